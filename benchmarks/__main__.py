@@ -1,0 +1,25 @@
+"""Print every benchmark and write BENCHMARKS.md. Measure with nothing else running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import checkpoint, numerics, quickstart, startup, step
+
+HEAD = """# Benchmarks
+
+Printed by `make bench`; each part also by its own command. Medians with their range; what is compared runs
+interleaved in one process or one call.
+"""
+
+
+def main() -> None:
+    """Run all parts one after the other."""
+    parts = [module.main() for module in (quickstart, numerics, step, startup, checkpoint)]
+    text = "\n".join([HEAD, *parts])
+    Path("BENCHMARKS.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The verbs, and what the process says and returns when one of them fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from dino_lab import __version__
+from dino_lab.cli import completion, components, folders, run, specs
+from dino_lab.errors import UserError
+
+# What a path that someone typed may lead to; every other OSError is the machine's.
+PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="dino-lab",
+    help="A declarative experiment runner for self-supervised vision: one YAML file, one run.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (
+    run.run,
+    specs.validate,
+    components.list_,
+    components.show,
+    specs.schema,
+    folders.eval_,
+    folders.export,
+    completion.completion,
+):
+    app.command(verb.__name__.rstrip("_"))(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dino-lab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    completion.answer_shell()
+    try:
+        code = app(given or ["--help"], prog_name="dino-lab", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; a second complaint at interpreter exit would help nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if os.environ.get("DINO_LAB_TRACEBACK"):
+            traceback.print_exception(error)
+        code, text = _in_words(error)
+        print(text, file=sys.stderr)
+        return code
+
+
+def _in_words(error: Exception) -> tuple[int, str]:
+    """Exit code and the line that is printed."""
+    if isinstance(error, UserError):
+        return WRONG_REQUEST, str(error)
+    # Typer brings its own copy of click from 0.16 on, so the class of a usage error is told by what it does.
+    if format_message := getattr(error, "format_message", None):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dino-lab"
+        return WRONG_REQUEST, f"{format_message().rstrip('.')} (see: {command} --help)"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return FAILED, f"no space left on the disk{where}; free some and run the same command to continue"
+    if isinstance(error, OSError) and error.filename:
+        return WRONG_REQUEST if isinstance(error, PATHS) else FAILED, f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return FAILED, "out of memory; a smaller train.batch_size, or a larger train.accumulate, needs less"
+    first = (str(error).strip().splitlines() or [""])[0]
+    hint = "DINO_LAB_TRACEBACK=1 shows where"
+    return FAILED, f"internal error: {type(error).__name__}: {first} ({hint})"

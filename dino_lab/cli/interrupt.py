@@ -1,0 +1,43 @@
+"""What Ctrl-C and a polite kill do to a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+STOPPING = "stopping after this step, then saving; Ctrl-C ends at once"
+
+
+class Interrupt:
+    """Within it, the first SIGINT or SIGTERM asks the run to stop; a second SIGINT ends it at once."""
+
+    def __init__(self, *, announce: bool) -> None:
+        self.asked = False
+        self._announce = announce
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether the run should stop now."""
+        return self.asked
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked = True
+            if self._announce:
+                # Not print(): the signal may have come in the middle of one.
+                os.write(2, f"{STOPPING}\n".encode())

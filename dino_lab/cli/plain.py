@@ -1,0 +1,68 @@
+"""The progress of a run as lines, for logs and pipes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dino_lab.cli.words import number, scores
+
+if TYPE_CHECKING:
+    from dino_lab.spec.model import Spec
+    from dino_lab.training.build import Run
+    from dino_lab.training.diagnostics import Verdict
+    from dino_lab.training.loop import Row
+
+
+class PlainView:
+    """One line every few seconds, and for every evaluation and change of verdict."""
+
+    def __init__(
+        self, spec: Spec, device: str, *, every: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.spec, self.device, self.every, self._clock = spec, device, every, clock
+        self._printed = float("-inf")
+        self._verdict = ""
+
+    def started(self, run: Run, folder: Path, step: int) -> None:
+        """Say what runs where."""
+        resumed = f", resumed at step {step}" if step else ""
+        _say(f"{self.spec.name} {self.spec.hash} on {self.device}, {folder}{resumed}")
+
+    def row(self, row: Row, verdict: Verdict) -> None:
+        """Print the row if it is time, or if it says something new."""
+        now = self._clock()
+        news = verdict.name != self._verdict or scores(row.numbers) or row.step == row.total
+        if not news and now - self._printed < self.every:
+            return
+        self._printed = now
+        _say(line(row, self.spec.train.epochs, verdict.name))
+        if verdict.name != self._verdict:
+            _say(verdict.sentence)
+        self._verdict = verdict.name
+
+    def progressed(self, step: int, total: int) -> None:
+        """Nothing: lines are for rows."""
+
+    def saved(self, step: int) -> None:
+        """Nothing: a checkpoint a minute is no news."""
+
+
+def line(row: Row, epochs: int, verdict: str) -> str:
+    """A row in one line."""
+    n = row.numbers
+    parts = [f"step {row.step}/{row.total}", f"epoch {row.epoch:.2f}/{epochs}"]
+    parts += [f"{key} {number(n[key])}" for key in ("loss", "lr") if key in n]
+    if "entropy" in n:
+        of = f" of {number(n['entropy_max'])}" if "entropy_max" in n else ""
+        parts.append(f"entropy {number(n['entropy'])}{of}")
+    if "images_per_second" in n:
+        parts.append(f"{n['images_per_second']:.0f} images/s")
+    parts += [f"{key} {value:.4f}" for key, value in scores(n).items()]
+    return "  ".join([*parts, verdict])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

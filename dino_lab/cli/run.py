@@ -1,0 +1,88 @@
+"""The verb that trains."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.options import (
+    CHECKPOINT_SECONDS,
+    Device,
+    Plugins,
+    Settings,
+    SpecPath,
+    choose_device,
+    load_plugins,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dino_lab.cli.interrupt import Interrupt
+    from dino_lab.spec.model import Spec
+    from dino_lab.training.experiment import Listener
+
+EXIT_CODES = {"finished": 0, "already finished": 0, "interrupted": 130, "collapsed": 1, "failed": 1}
+
+
+def run(
+    spec: SpecPath,
+    settings: Settings = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are made.")] = Path("runs"),
+    device: Device = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Time between two checkpoints.")
+    ] = CHECKPOINT_SECONDS,
+    plugin: Plugins = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.", show_default=False)
+    ] = None,
+) -> None:
+    """Train what a spec describes, or go on where it was stopped."""
+    from dino_lab.cli.console import console
+    from dino_lab.cli.interrupt import Interrupt
+
+    out = console()
+    began = time.monotonic()
+    with Interrupt(announce=not out.is_terminal) as interrupt:
+        load_plugins(plugin)
+        from dino_lab.cli.specs import located
+        from dino_lab.cli.summary import Notes, print_summary
+        from dino_lab.registry import registry
+        from dino_lab.spec.file import load
+        from dino_lab.training.experiment import execute
+
+        document = load(spec, settings or ())
+        target = choose_device(device)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        notes = Notes()
+        with located(document), _view(document.spec, str(target), out, interrupt) as view:
+            outcome = execute(
+                document.spec,
+                registry,
+                runs=runs,
+                device=target,
+                checkpoint_every=checkpoint_every,
+                listeners=[notes, view],
+                stop=interrupt,
+            )
+    print_summary(outcome, notes, time.monotonic() - began, out)
+    raise typer.Exit(EXIT_CODES[outcome.status])
+
+
+def _view(spec: Spec, device: str, out: Console, interrupt: Interrupt) -> AbstractContextManager[Listener]:
+    """The live panel on a terminal, lines elsewhere."""
+    if out.is_terminal:
+        from dino_lab.cli.live import LiveView
+
+        return LiveView(spec, device, out, stopping=interrupt)
+    from dino_lab.cli.plain import PlainView
+
+    return nullcontext(PlainView(spec, device))

@@ -1,0 +1,65 @@
+"""The verbs about specs: validate and schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.options import Plugins, Settings, SpecPath, load_plugins
+from dino_lab.errors import Misfit, SpecError
+
+if TYPE_CHECKING:
+    from dino_lab.spec.file import Document
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Point a Misfit found inside at its line of the file."""
+    try:
+        yield
+    except Misfit as misfit:
+        raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
+
+
+def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) -> None:
+    """Say whether a spec would run, and why not.
+
+    Prints every error at once, or the facts that follow from the spec.
+    """
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.spec.file import load
+    from dino_lab.training.build import check
+
+    document = load(spec, settings or ())
+    with located(document):
+        facts = check(document.spec, registry).lines
+    print(f"{spec}: OK")
+    for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
+        print(f"  {line}")
+
+
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to the terminal.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Print the JSON schema of a spec.
+
+    Editors complete and check a spec with it.
+    """
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.spec.json_schema import json_schema
+
+    text = json.dumps(json_schema(registry), indent=2, ensure_ascii=False)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")

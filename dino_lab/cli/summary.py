@@ -1,0 +1,111 @@
+"""What is said when a run has ended."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from dino_lab.cli.words import duration, verdict_text
+
+if TYPE_CHECKING:
+    from dino_lab.training.build import Run
+    from dino_lab.training.diagnostics import Verdict
+    from dino_lab.training.experiment import Outcome
+    from dino_lab.training.loop import Row
+
+FILES = {
+    "spec.yaml": "the spec as run, every default written out",
+    "env.json": "versions and hardware",
+    "rows.jsonl": "the logged numbers",
+    "events.out.*": "the same for TensorBoard",
+    "last.pt": "the checkpoint",
+    "backbone.safetensors": "the backbone, for plain timm",
+}
+STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
+
+
+class Notes:
+    """A listener that keeps what the summary needs."""
+
+    def __init__(self) -> None:
+        self.first_step = 0
+        self.protocols: list[str] = []
+        self.rates: list[float] = []
+
+    def started(self, run: Run, folder: Path, step: int) -> None:
+        """Keep the evaluators' protocols."""
+        self.first_step = step
+        self.protocols = [evaluator.protocol for evaluator in run.evaluators]
+
+    def row(self, row: Row, verdict: Verdict) -> None:
+        """Keep the speed."""
+        if "images_per_second" in row.numbers:
+            self.rates.append(row.numbers["images_per_second"])
+
+    def progressed(self, step: int, total: int) -> None:
+        """Nothing."""
+
+    def saved(self, step: int) -> None:
+        """Nothing."""
+
+
+def print_summary(
+    outcome: Outcome, notes: Notes, seconds: float, console: Console, *, fold: bool = False
+) -> None:
+    """Print how the run ended, what it learned, where its files are, and what can be done next.
+
+    `fold` breaks long lines at the console's width; a terminal does that itself, and copies them whole.
+    """
+    lines: list[Text | str] = ["", _headline(outcome, notes, seconds)]
+    lines += _scores(outcome)
+    lines += [f"  {protocol}" for protocol in notes.protocols if outcome.scores_after]
+    lines += [verdict_text(outcome.verdict), "", f"everything lies in {outcome.folder}"]
+    lines += [f"  {name:22}{what}" for name, what in FILES.items() if any(outcome.folder.glob(name))]
+    if load := _loading(outcome.folder / "backbone.safetensors"):
+        lines += ["", "load the backbone:", *(f"  {line}" for line in load.splitlines())]
+    if outcome.status == "interrupted":
+        lines += ["", f"to continue, run the same command again: {_command()}"]
+    for line in lines:
+        console.print(line, soft_wrap=not fold)
+
+
+def _headline(outcome: Outcome, notes: Notes, seconds: float) -> Text:
+    done = f"{outcome.step} of {outcome.total} steps"
+    if outcome.status == "already finished":
+        how = f": {done}, in {duration(outcome.seconds)}; nothing was done now"
+    else:
+        speed = f", {statistics.median(notes.rates):.0f} images/s" if notes.rates else ""
+        resumed = f" (resumed at step {notes.first_step})" if notes.first_step else ""
+        how = f": {done}{resumed}, {duration(seconds)}{speed}"
+    style = STYLES.get(outcome.status, "red")
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    return Text.assemble((outcome.status, f"bold {style}"), how, (reason, style))
+
+
+def _scores(outcome: Outcome) -> list[Text | str]:
+    lines: list[Text | str] = []
+    for name, after in outcome.scores_after.items():
+        before = outcome.scores_before.get(name)
+        history = "" if before is None else f"{before:.4f} before training, "
+        lines.append(Text.assemble((name, "bold"), f": {history}", (f"{after:.4f}", "bold"), " after"))
+    return lines
+
+
+def _loading(file: Path) -> str | None:
+    """The lines that load the exported backbone; the file itself carries them."""
+    if not file.exists():
+        return None
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as weights:
+        return (weights.metadata() or {}).get("load")
+
+
+def _command() -> str:
+    return shlex.join(["dino-lab", *sys.argv[1:]])

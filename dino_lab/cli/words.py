@@ -1,0 +1,46 @@
+"""Numbers, times and scores as people say them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from dino_lab.training.diagnostics import Verdict
+
+
+def verdict_text(verdict: Verdict) -> Text:
+    """A verdict's sentence, its first words green where it learns and red where it has collapsed."""
+    colour = "red" if verdict.collapsed else {"learning": "green"}.get(verdict.name, "cyan")
+    text = Text.assemble(("● ", f"bold {colour}"), verdict.sentence)
+    text.stylize(f"bold {colour}", 2, 2 + len(verdict.name))
+    return text
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `12:05`, `3:20:00`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def number(value: float) -> str:
+    """Four digits that matter."""
+    return f"{value:.4g}"
+
+
+def is_score(key: str) -> bool:
+    """Whether a number of a row is an evaluator's: those bear its name and a dot."""
+    return "." in key
+
+
+def scores(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Those of the numbers that evaluators gave."""
+    return {key: value for key, value in numbers.items() if is_score(key)}
+
+
+def main_score(names: Mapping[str, float]) -> str | None:
+    """The score to draw: 20-NN, which papers print, or the first there is."""
+    return next((name for name in names if name.endswith("20nn")), next(iter(names), None))

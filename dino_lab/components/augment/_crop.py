@@ -1,0 +1,95 @@
+"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased).
+
+A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image. With one weight
+matrix per image, all crops of a batch are two matrix products, whatever their boxes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TRIES = 10  # torchvision.transforms.RandomResizedCrop
+LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
+
+
+def draw_boxes(
+    shape: tuple[int, int], height: int, width: int, scale: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Boxes [*shape, 4] of whole pixels: top, left, height, width.
+
+    The area's share of the image is uniform in `scale`, the logarithm of the aspect ratio is uniform; of ten
+    tries the first that fits counts, and where none fits the largest centred box with an allowed ratio
+    (torchvision.transforms.RandomResizedCrop.get_params; Szegedy et al., arXiv 1409.4842, Sec. 6).
+    """
+    uniform = torch.rand(4, TRIES, *shape, generator=generator, device=generator.device)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
+    ratio = torch.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * uniform[1])
+    h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    top = (uniform[2] * (height - h + 1)).floor().clamp(max=height - 1)
+    left = (uniform[3] * (width - w + 1)).floor().clamp(max=width - 1)
+    boxes = torch.stack([top, left, h, w], dim=-1)  # [tries, *shape, 4]
+    first = fits.to(torch.uint8).argmax(dim=0)[None, ..., None].expand(1, *shape, 4)
+    chosen = boxes.gather(0, first).squeeze(0)
+    some, centred = fits.any(dim=0), _centred(height, width)
+    return torch.stack(
+        [torch.where(some, c, float(d)) for c, d in zip(chosen.unbind(-1), centred, strict=True)], -1
+    )
+
+
+def _centred(height: int, width: int) -> tuple[int, int, int, int]:
+    h = min(height, round(width / math.exp(LOG_RATIO[0])))
+    w = min(width, round(height * math.exp(LOG_RATIO[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Boxes [V, B, 4] of images [B, C, H, W] to crops [V, B, C, size, size]; `flip` bool [V, B] mirrors.
+
+    Equal to Pillow's `crop` and `resize(BICUBIC)` but for its rounding to whole grey levels.
+    """
+    B, C, H, W = images.shape
+    V = len(boxes)
+    top, left, h, w = boxes.transpose(0, 1).unbind(-1)  # each [B, V]
+    vertical = weights(top, h, H, size, torch.zeros_like(flip.mT))  # [B, V, size, H]
+    horizontal = weights(left, w, W, size, flip.mT)  # [B, V, size, W]
+    # Clamped after each direction, the horizontal one first, as Pillow's whole grey levels are: the cubic
+    # overshoots at edges.
+    x = images.reshape(B, C * H, W) @ horizontal.reshape(B, V * size, W).mT
+    x = x.clamp_(0, 1).view(B, C, H, V, size).permute(0, 3, 2, 1, 4).reshape(B * V, H, C * size)
+    x = vertical.reshape(B * V, size, H) @ x
+    return x.clamp_(0, 1).view(B, V, size, C, size).permute(1, 0, 3, 2, 4)  # [V, B, C, size, size]
+
+
+def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor) -> Tensor:
+    """Matrices [*shape, size, pixels] that resize `length` pixels from `start` on; all of shape [*shape].
+
+    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does.
+    """
+    step = (length / size)[..., None]  # source pixels per target pixel
+    target = torch.arange(size, device=start.device) + 0.5
+    mirror = flip[..., None].to(step)
+    target = target + mirror * (size - 2 * target)
+    centre = start[..., None] + target * step  # [*shape, size]
+    spread = step.clamp(min=1)
+    largest = max(1.0, pixels / size)
+    taps = torch.arange(math.ceil(4 * largest) + 1, device=start.device)
+    source = (centre - 2 * spread).floor()[..., None] + taps  # [*shape, size, taps]
+    begin, end = start[..., None, None], (start + length)[..., None, None]
+    weight = _cubic((source + 0.5 - centre[..., None]) / spread[..., None])
+    weight = weight * ((source >= begin) & (source < end))
+    weight = weight / weight.sum(-1, keepdim=True)
+    # What lies outside the image has weight 0; it wraps into columns of its own, which are cut off.
+    width = pixels + len(taps)
+    matrix = weight.new_zeros(*source.shape[:-1], width)
+    return matrix.scatter_(-1, source.long() % width, weight)[..., :pixels]
+
+
+def _cubic(x: Tensor) -> Tensor:
+    # As truncated powers: torch.where is some ten times slower than arithmetic on the CPU.
+    x = x.abs()
+    outer, inner = (2 - x).clamp_(min=0), (1 - x).clamp_(min=0)
+    return 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)

@@ -1,0 +1,118 @@
+"""Any model of timm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.components.backbones import _tokens
+from dino_lab.errors import UserError
+from dino_lab.registry import register, suggest
+
+
+@register("backbone", "timm")
+class Timm(nn.Module):
+    """A model of timm by name, without its classifier; features are what its classifier would see.
+
+    `pretrained` downloads weights. `stem: small` is for ResNets on images of 32 to 64 pixels: they then begin
+    with a 3x3 convolution of stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        model: str,
+        pretrained: bool = False,
+        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        stem: Literal["standard", "small"] = "standard",
+    ) -> None:
+        super().__init__()
+        _check(model, pretrained, stem)
+        self._name = model
+        given = {"in_chans": channels, "num_classes": 0}
+        self.model, self._arguments = _create(model, size, given, drop_path, pretrained)
+        self._stem: str | None = None
+        if stem == "small":
+            self._stem = _shrink_stem(self.model, channels)
+        # Some nets end in a layer after the pooling, wider than the feature map.
+        self.dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
+        self.check_size(size)
+
+    def check_size(self, size: int) -> None:
+        """ValueError where images of this size cannot be cut into patches; other nets take any size."""
+        _tokens.check_size(self.model, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, D]."""
+        return self.model(images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens, or the last feature map, [N, D, h, w]."""
+        return _tokens.tokens(self.model, images)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Last block, CLS to patches, [N, heads, h, w]; a UserError where there is no CLS token."""
+        return _tokens.attention(self.model, images)
+
+    def as_timm(self) -> tuple[nn.Module, str]:
+        """The timm model inside, and the expression that builds its like."""
+        arguments = "".join(f", {key}={value!r}" for key, value in self._arguments.items())
+        line = f"timm.create_model({self._name!r}{arguments})"
+        return self.model, line if self._stem is None else f"[m := {line}, {self._stem}][0]"
+
+
+def _check(model: str, pretrained: bool, stem: str) -> None:
+    import timm  # seconds to import, so not before it is needed
+
+    if not timm.is_model(model):
+        raise ValueError(f"timm has no model {model!r}{suggest(model, timm.list_models())}")
+    if pretrained and not timm.is_model_pretrained(model):
+        raise ValueError(f"timm has no pretrained weights for {model}; pretrained: false starts anew")
+    if stem == "small" and pretrained:
+        raise ValueError("stem 'small' has other weights than the pretrained ones; choose one of the two")
+
+
+def _create(
+    model: str, size: int, given: dict[str, Any], drop_path: float, pretrained: bool
+) -> tuple[Any, dict[str, Any]]:
+    """The model, told the size of the images if it wants to know, and the arguments that it took."""
+    import timm
+
+    drop = {"drop_path_rate": drop_path} if drop_path else {}
+    # Weights are of no use without memory, and not worth a download while a spec is only checked.
+    pretrained = pretrained and torch.get_default_device().type != "meta"
+    for sizes in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
+        arguments = {**given, **sizes}
+        try:
+            return timm.create_model(model, pretrained=pretrained, **arguments, **drop), arguments
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise ValueError(f"timm's {model} refuses its arguments: {error}") from error
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if not pretrained:
+                raise ValueError(f"timm's {model} cannot be built for {size} pixels: {reason}") from error
+            raise UserError(
+                f"the weights of {model} could not be had ({reason}); pretrained: false starts anew"
+            ) from error
+    raise ValueError(f"timm's {model} refuses every way of telling it the size of the images")
+
+
+def _shrink_stem(model: Any, channels: int) -> str:
+    """Change the stem in place; return the expressions that do so to a model `m`."""
+    first = getattr(model, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or first.kernel_size != (7, 7) or not hasattr(model, "maxpool"):
+        raise ValueError(
+            f"{type(model).__name__} has no 7x7 ResNet stem to make small; leave out stem: small"
+        )
+    width = first.out_channels
+    model.conv1 = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    conv = f"timm.layers.create_conv2d({channels}, {width}, 3)"
+    return f"setattr(m, 'conv1', {conv}), setattr(m, 'maxpool', timm.models.resnet.nn.Identity())"

@@ -1,0 +1,83 @@
+"""A vision transformer of any size."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.components.backbones import _tokens
+from dino_lab.registry import register
+
+
+@register("backbone", "vit")
+class Vit(nn.Module):
+    """Vision transformer with free width, depth, heads and patch (arXiv 2010.11929, Sec. 3.1).
+
+    Features are the CLS token after the last norm. Position embeddings are interpolated for crops of other
+    sizes. Weights start normal, by default with std 0.02 as in DINO (arXiv 2104.14294); a network narrower
+    than its 384 learns sooner from larger ones, 1 / sqrt(width). `drop_path` is the rate of stochastic depth
+    of the last block, rising linearly from 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        width: Annotated[int, Field(gt=0)] = 192,
+        depth: Annotated[int, Field(gt=0)] = 12,
+        heads: Annotated[int, Field(gt=0)] = 3,
+        patch: Annotated[int, Field(gt=0)] = 16,
+        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
+        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        init_std: Annotated[float, Field(gt=0)] = 0.02,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.patch = patch
+        self.check_size(size)
+        from timm.models import VisionTransformer  # seconds to import, so not before it is needed
+
+        self._arguments: dict[str, Any] = {
+            "img_size": size,
+            "patch_size": patch,
+            "in_chans": channels,
+            "embed_dim": width,
+            "depth": depth,
+            "num_heads": heads,
+            "mlp_ratio": mlp_ratio,
+            "num_classes": 0,
+            "dynamic_img_size": True,
+        }
+        self.model = VisionTransformer(**self._arguments, drop_path_rate=drop_path)
+        # timm starts CLS at almost 0; DINO draws all tokens and weights alike (std 0.02).
+        nn.init.trunc_normal_(self.model.cls_token, std=0.02)
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=init_std)
+        self.dim = width
+
+    def check_size(self, size: int) -> None:
+        """ValueError where images of this size cannot be cut into patches."""
+        if size % self.patch:
+            raise ValueError(f"{size} is not a multiple of patch {self.patch}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, D]."""
+        return self.model(images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens [N, D, h, w]."""
+        return _tokens.tokens(self.model, images)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Last block, CLS to patches, [N, heads, h, w]."""
+        return _tokens.attention(self.model, images)
+
+    def as_timm(self) -> tuple[nn.Module, str]:
+        """The timm model inside, and the line that builds its like."""
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
+        return self.model, f"timm.models.VisionTransformer({arguments})"

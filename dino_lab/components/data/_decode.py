@@ -1,0 +1,43 @@
+"""An encoded image made into uint8 pixels of one square size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]
+
+
+class BadImage(Exception):
+    """An image that cannot be read; the text says why."""
+
+
+def decode(image: Image.Image, size: int) -> Pixels:
+    """RGB pixels [3, size, size]: upright, the short side scaled to `size` (bicubic, antialiased), centred.
+
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits. Raises BadImage where the file is
+    truncated or its kind of pixel has no meaning in RGB.
+    """
+    try:
+        if image.format == "JPEG":
+            # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
+            image.draft(None, (2 * size, 2 * size))
+        square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC)
+        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
+    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16 bits instead of scaling them, and reads 16-bit PNG as "I" or "I;16" by version.
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no stated range")
+    if image.has_transparency_data:
+        # What lies under transparent pixels is arbitrary and often black.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

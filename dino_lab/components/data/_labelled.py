@@ -1,0 +1,124 @@
+"""What every data component shares: a labelled training and test split, and the order of their batches."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.data._storage import Batch, OnBadImage, Source, Storage, load
+from dino_lab.errors import UserError
+
+Mean = tuple[float, float, float]
+Std = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Size = Annotated[
+    int, Field(gt=0, description="pixels of a side: the short side is scaled, the centre cut out")
+]
+Limit = Annotated[
+    int | None,
+    Field(gt=0, description="use at most so many training images, a random subset that is always the same"),
+]
+IMAGENET_MEAN: Mean = (0.485, 0.456, 0.406)
+IMAGENET_STD: Std = (0.229, 0.224, 0.225)
+
+
+class Labelled:
+    """A training and a test split of square RGB images; the methods of the protocol `Data`."""
+
+    channels = 3
+
+    def __init__(
+        self, train: Storage, test: Storage, class_names: tuple[str, ...], size: int, mean: Mean, std: Std
+    ) -> None:
+        self._train, self._test = train, test
+        self.class_names, self.classes, self.size = class_names, len(class_names), size
+        self.train_images, self.test_images = len(train.labels), len(test.labels)
+        self.skipped = train.skipped + test.skipped
+        self.mean: tuple[float, ...] = mean
+        self.std: tuple[float, ...] = std
+
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+        """Batches from step `start` on, without end: see the protocol."""
+        if batch_size > self.train_images:
+            raise UserError(
+                f"train.batch_size: {batch_size} is more than {self.train_images} training images"
+            )
+        return self._train.batches(training_order(self.train_images, batch_size, seed, start))
+
+    def test(self, batch_size: int) -> Iterator[Batch]:
+        """The test split once, in order; the last batch may be smaller."""
+        return self._test.batches(torch.arange(self.test_images).split(batch_size))
+
+    def bank(self, batch_size: int) -> Iterator[Batch]:
+        """The training split once, in order; the last batch may be smaller."""
+        return self._train.batches(torch.arange(self.train_images).split(batch_size))
+
+
+class FromFiles(Labelled):
+    """Two splits of encoded images, checked, cut down to `limit`, and loaded.
+
+    Without `class_names` the classes are 0 .. the largest training label, named by their number.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        train: Source,
+        test: Source,
+        class_names: tuple[str, ...] | None,
+        *,
+        size: int,
+        limit: int | None,
+        on_bad_image: OnBadImage,
+        mean: Mean,
+        std: Std,
+    ) -> None:
+        names = class_names or tuple(map(str, range(int(train.labels.max()) + 1)))
+        _check_labels(train, len(names), None)
+        _check_labels(test, len(names), train.labels.unique())
+        rows = _subset(len(train.labels), limit)
+        super().__init__(
+            load(train, rows, size, device, on_bad_image),
+            load(test, torch.arange(len(test.labels)), size, device, on_bad_image),
+            names,
+            size,
+            mean,
+            std,
+        )
+
+
+def training_order(images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+    """Positions int64 [B] of the batches from step `start` on, each epoch ordered by (seed, epoch) alone."""
+    steps = images // batch_size
+    first_epoch, first_step = divmod(start, steps)
+    for epoch in itertools.count(first_epoch):
+        order = torch.randperm(images, generator=_generator(seed, epoch))
+        for step in range(first_step if epoch == first_epoch else 0, steps):
+            yield order[step * batch_size : (step + 1) * batch_size]
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    # A hash, not a sum: seed 1 epoch 0 must not be seed 0 epoch 1.
+    digest = hashlib.sha256(f"order of epoch {epoch} with seed {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _subset(images: int, limit: int | None) -> Tensor:
+    if limit is None or limit >= images:
+        return torch.arange(images)
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:limit].sort().values
+
+
+def _check_labels(source: Source, classes: int, seen: Tensor | None) -> None:
+    wrong = (source.labels < 0) | (source.labels >= classes)
+    what = f"is not in 0..{classes - 1}"
+    if not wrong.any() and seen is not None:
+        wrong, what = ~torch.isin(source.labels, seen), "never occurs in the training split"
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise UserError(f"{source.where(row)}: label {int(source.labels[row])} {what}")

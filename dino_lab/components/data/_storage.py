@@ -1,0 +1,176 @@
+"""Where the images of one split lie, and its batches: resident on the device, or decoded in the background.
+
+Resident is chosen where the decoded split takes at most `RESIDENT_SHARE` of the memory that is free on the
+host and, for CUDA, on the device. Both storages give the same batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dino_lab.components.data._decode import BadImage, Pixels, decode
+from dino_lab.errors import UserError
+
+RESIDENT_SHARE = 0.4
+MOST_WORKERS = 16
+Batch = tuple[Tensor, Tensor]
+OnBadImage = Literal["error", "skip"]
+logger = logging.getLogger("dino_lab")
+
+
+class Source(Protocol):
+    """Encoded images with labels; must survive pickling, for it travels to worker processes."""
+
+    labels: Tensor  # [N] int64
+
+    def open(self, index: int) -> Image.Image: ...
+    def where(self, index: int) -> str: ...
+
+
+class Storage(Protocol):
+    """The decoded images of one split."""
+
+    labels: Tensor  # [N] int64
+    skipped: int  # unreadable images that were left out
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+        """Images uint8 [B, C, H, W] and labels int64 [B], on the device, for each int64 [B] of `rows`."""
+        ...
+
+
+class Resident:
+    """All images in one tensor on the device."""
+
+    def __init__(self, images: Tensor, labels: Tensor, skipped: int = 0) -> None:
+        self.images, self.labels, self.skipped = images, labels, skipped
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+        for index in rows:
+            index = index.to(self.images.device, non_blocking=True)
+            yield self.images.index_select(0, index), self.labels.index_select(0, index)
+
+
+class Streamed:
+    """Images that worker processes decode when their turn comes."""
+
+    def __init__(self, source: Source, rows: Tensor, size: int, device: torch.device, skipped: int) -> None:
+        self.labels, self.skipped, self.device = source.labels[rows], skipped, device
+        self._decoder = _Decoder(source, rows.tolist(), size)
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+        loader = DataLoader(
+            self._decoder,
+            sampler=(index.tolist() for index in rows),
+            batch_size=None,
+            num_workers=_workers(),
+            pin_memory=self.device.type == "cuda",
+            # Without its own generator the loader would draw from the global one, and change the run.
+            generator=torch.Generator(),
+        )
+        for images, labels, message in loader:
+            if message:
+                raise UserError(message)
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
+    """One batch for a list of positions, and what went wrong: an exception would lose its one line."""
+
+    def __init__(self, source: Source, rows: list[int], size: int) -> None:
+        self.source, self.rows, self.size = source, rows, size
+
+    def __getitem__(self, index: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+        rows = [self.rows[i] for i in index]
+        images = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
+        message = ""
+        for i, row in enumerate(rows):
+            try:
+                images[i] = _read(self.source, row, self.size)
+            except BadImage as error:
+                message = message or _complaint(self.source, row, error)
+        return torch.from_numpy(images), self.source.labels[rows], message
+
+
+def load(source: Source, rows: Tensor, size: int, device: torch.device, on_bad_image: OnBadImage) -> Storage:
+    """The images `rows` of `source`, resident if they fit; a UserError names the first unreadable one."""
+    if not _fits(len(rows) * 3 * size * size, device):
+        # Decided once, before training, so that every epoch has the same images.
+        bad = _decode_all(source, rows, size, None) if on_bad_image == "skip" else {}
+        return Streamed(source, _without(source, rows, bad, on_bad_image), size, device, len(bad))
+    images = np.empty((len(rows), 3, size, size), np.uint8)
+    bad = _decode_all(source, rows, size, images)
+    kept = _without(source, rows, bad, on_bad_image)
+    pixels = torch.from_numpy(images)
+    if bad:
+        pixels = pixels[[i for i in range(len(rows)) if i not in bad]]
+    return Resident(pixels.to(device), source.labels[kept].to(device), len(bad))
+
+
+def _decode_all(source: Source, rows: Tensor, size: int, into: Pixels | None) -> dict[int, BadImage]:
+    """Decode every image in a thread pool (Pillow lets other threads run); the failures by position."""
+
+    def part(positions: range) -> dict[int, BadImage]:
+        bad = {}
+        for i in positions:
+            try:
+                pixels = _read(source, int(rows[i]), size)
+            except BadImage as error:
+                bad[i] = error
+            else:
+                if into is not None:
+                    into[i] = pixels
+        return bad
+
+    parts = [range(i, min(i + 256, len(rows))) for i in range(0, len(rows), 256)]
+    with ThreadPoolExecutor(_workers()) as pool:
+        return {i: error for bad in pool.map(part, parts) for i, error in bad.items()}
+
+
+def _read(source: Source, row: int, size: int) -> Pixels:
+    try:
+        image = source.open(row)
+    except Exception as error:  # as many kinds as Pillow has plug-ins
+        raise BadImage("not an image" if isinstance(error, UnidentifiedImageError) else f"{error}") from error
+    return decode(image, size)
+
+
+def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_image: OnBadImage) -> Tensor:
+    if not bad:
+        return rows
+    first = min(bad)
+    complaint = _complaint(source, int(rows[first]), bad[first])
+    if on_bad_image == "error":
+        raise UserError(complaint)
+    if len(bad) == len(rows):
+        raise UserError(f"none of {len(rows)} images can be read; the first: {complaint}")
+    logger.warning("left out %d of %d images, unreadable; the first: %s", len(bad), len(rows), complaint)
+    return rows[[i for i in range(len(rows)) if i not in bad]]
+
+
+def _complaint(source: Source, row: int, error: BadImage) -> str:
+    hint = "repair or remove it, or set data.on_bad_image: skip"
+    return f"{source.where(row)}: unreadable image ({error}); {hint}"
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    return size <= RESIDENT_SHARE * free
+
+
+def _workers() -> int:
+    # A container is often granted fewer processors than the machine has; macOS cannot tell.
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(granted, MOST_WORKERS)

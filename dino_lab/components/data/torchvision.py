@@ -1,0 +1,128 @@
+"""The labelled data sets that torchvision knows by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._storage import OnBadImage
+from dino_lab.errors import UserError
+from dino_lab.registry import register
+
+Name = Literal[
+    "CIFAR10",
+    "CIFAR100",
+    "DTD",
+    "FGVCAircraft",
+    "FashionMNIST",
+    "Flowers102",
+    "Food101",
+    "Imagenette",
+    "MNIST",
+    "OxfordIIITPet",
+    "STL10",
+    "SVHN",
+]
+_FLAG: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
+# How each data set asks for its training and its test split.
+_ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "CIFAR10": _FLAG,
+    "CIFAR100": _FLAG,
+    "DTD": ({"split": "train"}, {"split": "test"}),
+    "FGVCAircraft": ({"split": "trainval"}, {"split": "test"}),
+    "FashionMNIST": _FLAG,
+    "Flowers102": ({"split": "train"}, {"split": "test"}),
+    "Food101": ({"split": "train"}, {"split": "test"}),
+    "Imagenette": ({"split": "train", "size": "320px"}, {"split": "val", "size": "320px"}),
+    "MNIST": _FLAG,
+    "OxfordIIITPet": ({"split": "trainval"}, {"split": "test"}),
+    "STL10": ({"split": "train"}, {"split": "test"}),
+    "SVHN": ({"split": "train"}, {"split": "test"}),
+}
+
+
+@register("data", "torchvision")
+class Torchvision(FromFiles):
+    """A data set of torchvision, kept below `path` as torchvision does; `download` fetches what is missing.
+
+    The test split is the published one (Imagenette: val, in its 320 pixel edition); trainval is used to train
+    where the authors do so.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        dataset: Name,
+        path: str,
+        size: Size,
+        download: bool = False,
+        limit: Limit = None,
+        on_bad_image: OnBadImage = "error",
+        mean: Mean = IMAGENET_MEAN,
+        std: Std = IMAGENET_STD,
+    ) -> None:
+        train, test = (
+            _Named(_open(dataset, path, download, arguments), f"{dataset} in {path}: {split} image")
+            for arguments, split in zip(_ARGUMENTS[dataset], ("training", "test"), strict=True)
+        )
+        super().__init__(
+            device,
+            train,
+            test,
+            _class_names(train.dataset),
+            size=size,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            mean=mean,
+            std=std,
+        )
+
+
+class _Named:
+    """One split of a torchvision data set."""
+
+    def __init__(self, dataset: Any, where: str) -> None:
+        self.dataset, self._where = dataset, where
+        self.labels = _labels(dataset)
+
+    def open(self, index: int) -> Image.Image:
+        image: Image.Image = self.dataset[index][0]
+        return image
+
+    def where(self, index: int) -> str:
+        return f"{self._where} {index}"
+
+
+def _open(name: str, path: str, download: bool, arguments: dict[str, Any]) -> Any:
+    root = Path(path).expanduser()
+    try:
+        if download:
+            root.mkdir(parents=True, exist_ok=True)
+        return getattr(datasets, name)(root=str(root), download=download, **arguments)
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())[:120]
+        if download:
+            raise UserError(f"data.download: {name} could not be put into {path} ({reason})") from error
+        raise UserError(
+            f"data.path: {name} is not (whole) in {path}; set data.download: true to fetch it ({reason})"
+        ) from error
+
+
+def _labels(dataset: Any) -> torch.Tensor:
+    # No common name, and asking for every item would decode all images once more.
+    for attribute in ("targets", "labels", "_labels"):
+        if hasattr(dataset, attribute):
+            return torch.as_tensor(getattr(dataset, attribute)).long()
+    return torch.tensor([label for _, label in dataset._samples])
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    names = getattr(dataset, "classes", None)
+    # Imagenette gives every class several names.
+    return tuple(name if isinstance(name, str) else name[0] for name in names) if names else None

@@ -1,0 +1,92 @@
+"""Weighted nearest neighbours on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+BATCH = 256  # images encoded and looked up at once
+
+
+@register("evaluator", "knn")
+class Knn:
+    """Weighted k-NN accuracy: neighbours by cosine in the training split vote with exp(cosine / temperature).
+
+    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.1, after Wu et al., arXiv 1805.01978, Sec. 3.4.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (10, 20),
+        temperature: Annotated[float, Field(gt=0)] = 0.07,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        if len(set(k)) < len(k):
+            raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
+        self.k, self.temperature, self.every = k, temperature, every
+        self.of: Literal["teacher", "student"] = of
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        k = ",".join(map(str, self.k))
+        return (
+            f"knn/1: k={k} T={self.temperature:g}, cosine, votes exp(cosine/T), of the {self.of} in "
+            "evaluation mode, training split as bank, test split scored"
+        )
+
+    def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]:
+        """Top-1 accuracy for each k, and top-5 where there are more than five classes."""
+        bank, labels = self._bank(encode, data)
+        if max(self.k) > len(bank):
+            raise UserError(f"evaluator knn: k = {max(self.k)} is more than the {len(bank)} training images")
+        hits = {name: 0 for name in self._names(data.classes)}
+        count = 0
+        for features, truth in _encoded(encode, data.test(BATCH)):
+            cosine, nearest = (features @ bank.T).topk(max(self.k))  # [B, k]
+            # Relative to the nearest, which changes no ranking: exp(1 / temperature) may overflow.
+            weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
+            for k in self.k:
+                ranking = _ranking(weight[:, :k], labels[nearest[:, :k]], data.classes)
+                correct = ranking == truth[:, None]
+                for name, top in self._names(data.classes).items():
+                    if name.startswith(f"{k}nn"):
+                        hits[name] += int(correct[:, :top].sum())
+            count += len(truth)
+        return {name: hit / count for name, hit in hits.items()}
+
+    def _names(self, classes: int) -> dict[str, int]:
+        names = {f"{k}nn": 1 for k in self.k}
+        return names | ({f"{k}nn_top5": 5 for k in self.k} if classes > 5 else {})
+
+    def _bank(self, encode: Callable[[Tensor], Tensor], data: Data) -> tuple[Tensor, Tensor]:
+        features, labels = zip(*_encoded(encode, data.bank(BATCH)), strict=True)
+        return torch.cat(features), torch.cat(labels)
+
+
+def _encoded(
+    encode: Callable[[Tensor], Tensor], batches: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Unit-length features [B, D] and labels [B]."""
+    for images, labels in batches:
+        features = F.normalize(encode(images).float(), dim=-1)
+        if not features.isfinite().all():
+            raise UserError("evaluator knn: the features are not finite; the network has diverged")
+        yield features, labels
+
+
+def _ranking(weight: Tensor, label: Tensor, classes: int) -> Tensor:
+    """Classes [B, classes] by votes, most first, from weights and labels [B, k] of the neighbours."""
+    votes = weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
+    return votes.argsort(dim=1, descending=True, stable=True)

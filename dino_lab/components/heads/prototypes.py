@@ -1,0 +1,70 @@
+"""The DINO head."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.registry import register
+
+PAPER_WIDTH = 2048  # with 0.02 a narrower head would shrink its input until the biases drown it
+
+
+class Cosines(nn.Module):
+    """Similarity [N, K] of unit vectors [N, D] to K unit prototypes, times a gain (1 where it is fixed)."""
+
+    def __init__(self, in_dim: int, dim: int, *, gain: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, in_dim))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        self.gain = nn.Parameter(torch.ones(dim, 1)) if gain else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, D] to [N, K]."""
+        directions = F.normalize(self.weight, dim=-1)
+        return F.linear(x, directions if self.gain is None else directions * self.gain)
+
+
+@register("head", "prototypes")
+class Prototypes(nn.Module):
+    """MLP with GELU to a bottleneck, L2 norm, cosine to `dim` prototypes (DINO, arXiv 2104.14294, Sec. 3.1).
+
+    With `norm_last_layer` the gain of each prototype stays at 1, so the outputs lie in -1..1; without, it is
+    learned. `batch_norm` stands before each GELU. Appendix C of the paper ablates all of these.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        dim: Annotated[int, Field(gt=1)] = 65536,
+        layers: Annotated[int, Field(ge=1)] = 3,
+        hidden: Annotated[int, Field(gt=0)] = 2048,
+        bottleneck: Annotated[int, Field(gt=0)] = 256,
+        batch_norm: bool = False,
+        norm_last_layer: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        widths = [in_dim, *[hidden] * (layers - 1)]
+        inner: list[nn.Module] = []
+        for wide, narrow in pairwise(widths):
+            inner.append(nn.Linear(wide, narrow))
+            if batch_norm:
+                inner.append(nn.BatchNorm1d(narrow))
+            inner.append(nn.GELU())
+        self.mlp = nn.Sequential(*inner, nn.Linear(widths[-1], bottleneck))
+        self.last_layer = Cosines(bottleneck, dim, gain=not norm_last_layer)
+        for module in self.mlp.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02 * (PAPER_WIDTH / hidden) ** 0.5)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, in_dim] to [N, K]."""
+        return self.last_layer(F.normalize(self.mlp(features), dim=-1))

@@ -1,0 +1,35 @@
+"""Cross-entropy between distributions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.registry import register
+
+
+@register("loss", "cross_entropy")
+class CrossEntropy(nn.Module):
+    """-sum_k target_k log softmax(student / temperature)_k, mean over positive pairs and samples.
+
+    DINO, arXiv 2104.14294, Eq. 2 and 3.
+    """
+
+    negatives = False
+    cross_entropy = True
+
+    def __init__(self, dim: int, *, temperature: Annotated[float, Field(gt=0)] = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        """[S, B, K], [T, B, K], [S, T] to a scalar."""
+        logits = student / self.temperature
+        # log softmax = logits - logsumexp, so no second tensor of S x B x K is made.
+        match = torch.einsum("sbk,tbk->st", logits, target)
+        norm = torch.einsum("sb,tb->st", logits.logsumexp(-1), target.sum(-1))
+        positive = (pairs > 0).to(match.dtype)
+        return ((norm - match) * positive).sum() / (positive.sum() * student.shape[1])

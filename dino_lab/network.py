@@ -1,0 +1,54 @@
+"""Backbone, head and predictor, applied to crops of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dino_lab.types import Output
+
+
+class Network(nn.Module):
+    """Normalisation, backbone, head and (optional) predictor: crops by size to an `Output`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        predictor: nn.Module | None = None,
+        *,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.predictor = predictor
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] in 0..1 to backbone features [N, D]."""
+        return self.backbone(self.normalize(images))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images [..., C, H, W] in 0..1 to what the backbone expects."""
+        return (images - self.mean) / self.std
+
+    def forward(self, crops: list[Tensor]) -> Output:
+        """One backbone call per size, one head call for all views."""
+        features = torch.cat([_per_view(self.encode, group) for group in crops])  # [S, B, D]
+        z = _per_view(self.head, features)  # [S, B, K]
+        p = z if self.predictor is None else _per_view(self.predictor, z)
+        return Output(features, z, p)
+
+
+def _per_view(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function made for [N, ...] to [V, B, ...]."""
+    y = function(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])

@@ -1,0 +1,85 @@
+"""A number that may change over the run."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+
+class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A number, or a ramp from `start` to `end`, in fractions of the run.
+
+    The value rises linearly from 0 to `start` over the first `warmup` of the run, moves from `start` to
+    `end` until `until`, and stays there.
+    """
+
+    start: float
+    end: float
+    shape: Literal["linear", "cosine"] = "linear"
+    warmup: float = 0.0
+    until: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return {"start": value, "end": value}
+        return value
+
+    @model_validator(mode="after")
+    def _phases_are_ordered(self) -> Self:
+        if not 0 <= self.warmup < self.until <= 1:
+            raise ValueError(f"needs 0 <= warmup < until <= 1, got {self.warmup} and {self.until}")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "number"}, handler(core_schema)]}
+
+    def __call__(self, progress: float) -> float:
+        """The value at `progress`, the share of the run that is done (0 at the first step)."""
+        if progress < self.warmup:
+            return self.start * progress / self.warmup
+        x = min((progress - self.warmup) / (self.until - self.warmup), 1.0)
+        if self.shape == "cosine":
+            x = (1 - math.cos(math.pi * x)) / 2
+        return self.start + x * (self.end - self.start)
+
+
+def constant(value: float) -> Schedule:
+    """The schedule that is `value` throughout."""
+    return Schedule(start=value, end=value)
+
+
+class Within:
+    """Bounds for both ends of a schedule: `Annotated[Schedule, Within(above=0)]`."""
+
+    def __init__(
+        self, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
+    ) -> None:
+        self.above, self.at_least, self.at_most = above, at_least, at_most
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the ends after the schedule itself is valid."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, schedule: Schedule) -> Schedule:
+        for value in (schedule.start, schedule.end):
+            if value <= self.above:
+                raise ValueError(f"must be greater than {self.above:g}, got {value:g}")
+            if value < self.at_least:
+                raise ValueError(f"must be at least {self.at_least:g}, got {value:g}")
+            if value > self.at_most:
+                raise ValueError(f"must be at most {self.at_most:g}, got {value:g}")
+        return schedule
+
+
+Momentum = Annotated[Schedule, Within(at_least=0, at_most=1)]
+Temperature = Annotated[Schedule, Within(above=0)]
+Rate = Annotated[Schedule, Within(at_least=0)]

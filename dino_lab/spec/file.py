@@ -1,0 +1,95 @@
+"""A YAML file in, a Spec or every mistake in it out; and a Spec back to YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dino_lab.errors import Loc
+from dino_lab.registry import Registry
+from dino_lab.registry import registry as default_registry
+from dino_lab.spec.compose import NUMBERS, TAG
+from dino_lab.spec.merge import apply_setting, compose_all, read
+from dino_lab.spec.model import Spec
+from dino_lab.spec.narrow import narrowed
+from dino_lab.spec.nodes import child, data, mark_at
+from dino_lab.spec.problems import Problem, report, start_of
+from dino_lab.spec.words import in_words
+
+
+@dataclass(frozen=True)
+class Document:
+    """A spec and the text it came from."""
+
+    spec: Spec
+    root: yaml.Node
+
+    def line(self, loc: Loc, message: str) -> str:
+        """`file:line:column: dotted.key: message`, for a mistake that is found after loading."""
+        return str(Problem(mark_at(self.root, loc), loc, message))
+
+
+def load(path: Path, settings: Sequence[str] = (), registry: Registry = default_registry) -> Document:
+    """The spec in a file, with `a.b=c` settings laid over it; SpecError with one line for each mistake."""
+    return _load(read(path), path, settings, registry)
+
+
+def load_text(
+    text: str, name: str, settings: Sequence[str] = (), registry: Registry = default_registry
+) -> Document:
+    """The spec in `text`; messages call it `name`, and what it extends is looked for beside that path."""
+    return _load(text, Path(name), settings, registry)
+
+
+def _load(text: str, file: Path, settings: Sequence[str], registry: Registry) -> Document:
+    problems: list[Problem] = []
+    root = compose_all(text, file, problems)
+    for setting in settings:
+        root = apply_setting(root, setting, problems)
+    if child(root, "name") is None:
+        mark = start_of(str(file))
+        pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
+        root = yaml.MappingNode(root.tag, [*root.value, pair], root.start_mark, root.end_mark)
+    spec_type = narrowed(root, registry, problems)
+    told = {problem.loc for problem in problems}
+    try:
+        # Read as JSON, strict means: no true and no "1" for a 1, but a list for a tuple.
+        found = spec_type.model_validate_json(json.dumps(data(root)), strict=True)
+    except ValidationError as error:
+        problems += [problem for problem in in_words(error, spec_type, root) if problem.loc not in told]
+    if problems:
+        raise report(problems)
+    # The narrowed type has done its work; equal specs are equal, whatever file they came from.
+    return Document(Spec(**{field: getattr(found, field) for field in Spec.model_fields}), root)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or this package would read as something else."""
+
+
+for _tag, _pattern in NUMBERS.items():
+    _Dumper.add_implicit_resolver(TAG + _tag, _pattern, list("-+.0123456789"))
+
+
+def _list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
+    flow = not any(isinstance(item, (list, dict)) for item in items)
+    return dumper.represent_sequence(TAG + "seq", items, flow_style=flow)
+
+
+_Dumper.add_representer(list, _list)
+
+
+def dump_yaml(spec: Spec) -> str:
+    """The spec with every default written out; loading it gives an equal spec with the same hash."""
+    plain = {key: _name_first(value) for key, value in spec.dump().items()}
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _name_first(value: object) -> object:
+    return {"name": value["name"], **value} if isinstance(value, dict) and "name" in value else value

@@ -1,0 +1,109 @@
+"""The JSON Schema of a spec file, for completion and hover texts in editors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from dino_lab.kinds import KIND_OF_FIELD
+from dino_lab.registry import ComponentError, Registry
+from dino_lab.registry import registry as default_registry
+from dino_lab.spec.model import Spec
+from dino_lab.spec.narrow import OPTIMIZERS
+
+Schema = dict[str, Any]
+
+
+def json_schema(registry: Registry) -> Schema:
+    """Draft 2020-12. Imports every component; of one that fails to import only the name is known.
+
+    Each component is chosen by `if name is x then ...`, because of a `oneOf` editors only say that nothing
+    matched. A file with `extends` may leave out whatever its base gives.
+    """
+    schema = Spec.model_json_schema()
+    fields, definitions = schema["properties"], {"Train": schema["$defs"]["Train"]}
+    _hoist(definitions, schema["$defs"], "Train")
+    for field, kind in KIND_OF_FIELD.items():
+        choice = _choice(f"{kind}.", _params(registry, kind), definitions)
+        description = f"A component of the kind {kind}."
+        if field == "evaluators":
+            # A list is never merged with that of the base, so its items are whole.
+            choice["required"] = ["name"]
+            fields[field] = {"type": "array", "items": choice, "description": f"A list. {description}"}
+        else:
+            nullable = {"type": ["object", "null"]} if field == "predictor" else {}
+            fields[field] = choice | nullable | {"description": description}
+    fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
+    fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
+    required = [field for field in schema["required"] if field != "name"]
+    inner = {field: {"required": ["name"]} for field in [*KIND_OF_FIELD, "optim"] if field != "evaluators"}
+    inner["train"] = {"required": definitions["Train"].pop("required")}
+    return _exact(schema) | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": _exact(dict(sorted(definitions.items()))),
+        "required": [],
+        "if": {"not": {"required": ["extends"]}},
+        "then": {"required": required, "properties": inner},
+    }
+
+
+def _params(registry: Registry, kind: str) -> dict[str, type[BaseModel] | None]:
+    found: dict[str, type[BaseModel] | None] = {}
+    for name in registry.names(kind):
+        try:
+            found[name] = registry.find(kind, name).params
+        except ComponentError:
+            found[name] = None
+    return found
+
+
+def _choice(prefix: str, models: Any, definitions: Schema) -> Schema:
+    """One of `models` by name; what they refer to is added to `definitions`, under names of their own."""
+    branches = []
+    for name, model in sorted(models.items()):
+        if model is None:
+            continue
+        own = f"{prefix}{name}"
+        definition = model.model_json_schema(ref_template=f"#/$defs/{own}.{{model}}")
+        definitions |= {f"{own}.{inner}": part for inner, part in definition.pop("$defs", {}).items()}
+        definitions[own] = definition
+        chosen = {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
+        branches.append({"if": chosen, "then": {"$ref": f"#/$defs/{own}"}})
+    return {"type": "object", "properties": {"name": {"enum": sorted(models)}}, "allOf": branches}
+
+
+def _hoist(into: Schema, source: Schema, name: str) -> None:
+    """Copy whatever the definition `name` refers to."""
+    for other in source:
+        if other not in into and f'"#/$defs/{other}"' in json.dumps(source[name]):
+            into[other] = source[other]
+            _hoist(into, source, other)
+
+
+def _exact(node: Any) -> Any:
+    """`anyOf` of simple types and one mapping as `if` not simple `then` mapping: exact messages again."""
+    if isinstance(node, list):
+        return [_exact(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _exact(value) for key, value in node.items()}
+    options = node.get("anyOf", [])
+    simple = [option["type"] for option in options if set(option) == {"type"}]
+    rest = [option for option in options if set(option) != {"type"}]
+    if len(rest) == 1 and simple and (rest[0].get("type") == "object" or "$ref" in rest[0]):
+        del node["anyOf"]
+        if "$ref" not in rest[0]:
+            node["type"] = [*simple, rest[0].pop("type")]
+        node |= {"if": {"not": {"type": simple}}, "then": rest[0]}
+    return node
+
+
+def text(registry: Registry) -> str:
+    """The schema as it is committed."""
+    return json.dumps(json_schema(registry), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(default_registry), end="")

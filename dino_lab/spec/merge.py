@@ -1,0 +1,153 @@
+"""Specs laid over one another as nodes, so that every value remembers the file or setting it came from.
+
+The rule: a mapping with `name` replaces the component whole; a mapping without `name` changes keys of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from dino_lab.errors import SpecError
+from dino_lab.spec.compose import MAX_DEPTH, TAG, compose
+from dino_lab.spec.nodes import child, scalar, tidy
+from dino_lab.spec.problems import SETTING, Problem, report, start_of
+
+MAX_BYTES = 1_000_000
+_HOW = "write --set key=value, for example --set optim.lr=1e-4"
+
+
+def read(path: Path) -> str:
+    """The text of a spec file; SpecError in one line if there is none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: a folder, not a YAML file") from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > MAX_BYTES:
+        raise SpecError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, so it is no spec")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        column = error.start - content[: error.start].rfind(b"\n")
+        raise SpecError(f"{path}:{line}:{column}: not UTF-8 text") from None
+
+
+def compose_all(text: str, file: Path, problems: list[Problem]) -> yaml.MappingNode:
+    """The spec in `text`, laid over the files that it extends."""
+    layers: list[yaml.MappingNode] = []
+    chain = [file]
+    while True:
+        root, base = _without_extends(_compose_root(text, chain[-1], problems))
+        layers.append(root)
+        if base is None:
+            break
+        text = _read_base(base, chain, problems)
+    merged = layers.pop()
+    while layers:
+        merged = _merge_keys(merged, layers.pop())
+    return merged
+
+
+def _compose_root(text: str, file: Path, problems: list[Problem]) -> yaml.MappingNode:
+    node = compose(text, str(file))
+    if node is None:
+        raise SpecError(f"{file}: the file is empty")
+    if not isinstance(node, yaml.MappingNode):
+        raise report([Problem(node.start_mark, (), "a spec is a mapping: lines of 'key: value'")])
+    root = tidy(node, problems)
+    assert isinstance(root, yaml.MappingNode)
+    return root
+
+
+def _without_extends(root: yaml.MappingNode) -> tuple[yaml.MappingNode, yaml.Node | None]:
+    rest = [pair for pair in root.value if pair[0].value != "extends"]
+    pair = child(root, "extends")
+    return yaml.MappingNode(root.tag, rest, root.start_mark, root.end_mark), pair[1] if pair else None
+
+
+def _read_base(base: yaml.Node, chain: list[Path], problems: list[Problem]) -> str:
+    """Text of the file that `base` names, added to `chain`; without it nothing else can be judged."""
+    value = scalar(base) if isinstance(base, yaml.ScalarNode) else None
+    if not isinstance(value, str) or not value:
+        problem = "must be the path of one file, relative to this one"
+    else:
+        chain.append(chain[-1].parent / value)
+        if chain[-1].resolve() in [file.resolve() for file in chain[:-1]]:
+            problem = f"files extend each other in a circle: {' -> '.join(map(str, chain))}"
+        else:
+            try:
+                return read(chain[-1])
+            except SpecError as error:
+                problem = str(error)
+    raise report([*problems, Problem(base.start_mark, ("extends",), problem)])
+
+
+def merge(base: yaml.Node | None, over: yaml.Node) -> yaml.Node:
+    """`over` wins; two mappings are merged key by key, unless `over` has a `name`."""
+    if (
+        isinstance(base, yaml.MappingNode)
+        and isinstance(over, yaml.MappingNode)
+        and child(over, "name") is None
+    ):
+        return _merge_keys(base, over)
+    return over
+
+
+def _merge_keys(base: yaml.MappingNode, over: yaml.MappingNode) -> yaml.MappingNode:
+    pairs = {key.value: (key, value) for key, value in base.value}
+    for key, value in over.value:
+        old = pairs[key.value][1] if key.value in pairs else None
+        pairs[key.value] = (key, merge(old, value))
+    return yaml.MappingNode(base.tag, list(pairs.values()), base.start_mark, base.end_mark)
+
+
+def apply_setting(root: yaml.MappingNode, setting: str, problems: list[Problem]) -> yaml.MappingNode:
+    """`root` with one `a.b=c` laid over it."""
+    name = SETTING + " ".join(setting.split())
+    mark = start_of(name if len(name) <= 100 else f"{name[:97]}...")
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path) or len(path) > MAX_DEPTH:
+        problems.append(Problem(mark, (), _HOW))
+    elif path[0] == "extends":
+        problems.append(Problem(mark, (), "'extends' belongs in a file"))
+    else:
+        try:
+            node = compose(text, mark.name) or yaml.ScalarNode(TAG + "null", "", mark, mark)
+            value = tidy(node, problems, tuple(path))
+            merged = _put(root, path, value, mark, top=True)
+            assert isinstance(merged, yaml.MappingNode)
+            return merged
+        except SpecError as error:
+            problems.append(Problem(mark, (), str(error).removeprefix(f"{mark.name}: ")))
+    return root
+
+
+def _put(
+    node: yaml.Node | None, path: list[str], value: yaml.Node, mark: yaml.Mark, top: bool = False
+) -> yaml.Node:
+    if not path:
+        return merge(node, value)
+    step, rest = path[0], path[1:]
+    if isinstance(node, yaml.SequenceNode):
+        if not (step.isdecimal() and int(step) < len(node.value)):
+            raise SpecError(f"there is no item {step!r}: the list has {len(node.value)}, counted from 0")
+        items = list(node.value)
+        items[int(step)] = _put(items[int(step)], rest, value, mark)
+        return yaml.SequenceNode(node.tag, items, node.start_mark, node.end_mark)
+    pair = child(node, step)
+    inner = _put(pair[1] if pair else None, rest, value, mark)
+    key = yaml.ScalarNode(TAG + "str", step, mark, mark)
+    if isinstance(node, yaml.MappingNode) and (top or step != "name"):
+        pairs = {old.value: (old, its) for old, its in node.value}
+        # What merely lies on the way stays where it was.
+        pairs[step] = (pair[0] if pair and rest and isinstance(pair[1], yaml.CollectionNode) else key, inner)
+        return yaml.MappingNode(node.tag, list(pairs.values()), node.start_mark, node.end_mark)
+    return yaml.MappingNode(TAG + "map", [(key, inner)], mark, mark)

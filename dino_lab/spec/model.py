@@ -1,0 +1,120 @@
+"""One experiment, as data: everything that decides the outcome of a run, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dino_lab.registry import Params
+from dino_lab.schedule import Rate, Schedule, constant
+
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a spec that is no component."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LrScaling(Section):
+    """The learning rate grows with the batch: times batch_size / reference, or its square root.
+
+    Only the start of the schedule is scaled; its end is a floor (DINO, Sec. 3.2, and its code).
+    """
+
+    rule: Literal["none", "linear", "sqrt"] = "linear"
+    reference: int = Field(256, gt=0)
+
+    def factor(self, batch_size: int) -> float:
+        """What the rate is multiplied with."""
+        ratio = batch_size / self.reference
+        return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.rule]
+
+
+class Clip(Section):
+    """Gradient clipping by L2 norm: of each tensor by itself (DINO) or of all together (DINOv2)."""
+
+    norm: float = Field(3.0, gt=0)
+    per: Literal["tensor", "all"] = "tensor"
+
+
+class Optim(Section):
+    """What every optimizer has. Biases and 1-D tensors are not decayed."""
+
+    lr: Rate = Schedule(start=5e-4, end=1e-6, shape="cosine", warmup=0.1)
+    lr_scaling: LrScaling = LrScaling()
+    weight_decay: Rate = Schedule(start=0.04, end=0.4, shape="cosine")
+    clip: Clip | None = Clip()
+    freeze_last_layer: UnitInterval = Field(
+        0.0, description="share of the run in which the head's last layer does not move"
+    )
+
+
+class AdamW(Optim):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    name: Literal["adamw"]
+    betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.999)
+
+
+class Sgd(Optim):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    momentum: UnitInterval = 0.9
+    weight_decay: Rate = constant(1e-4)
+
+
+class Lars(Optim):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888); 1-D tensors take the plain step."""
+
+    name: Literal["lars"]
+    momentum: UnitInterval = 0.9
+    trust_coefficient: float = Field(0.001, gt=0)
+    weight_decay: Rate = constant(1e-6)
+
+
+class Train(Section):
+    """How long, how much at once, in which precision, and what is written down."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0, description="images of one optimizer step")
+    accumulate: int = Field(1, gt=0, description="parts that a batch is split into to save memory")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = Field(False, description="torch.compile the networks")
+    log_every: int = Field(10, gt=0, description="steps between two rows")
+    on_collapse: Literal["warn", "stop"] = "warn"
+
+
+class Spec(BaseModel):
+    """One experiment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder")
+    seed: int = Field(0, ge=0, lt=2**32)
+    data: Params
+    augment: Params
+    backbone: Params
+    head: Params
+    predictor: Params | None = None
+    teacher: Params
+    targets: Params
+    loss: Params
+    optim: Annotated[AdamW | Sgd | Lars, Field(discriminator="name")]
+    train: Train
+    evaluators: tuple[Params, ...] = ()
+
+    def dump(self) -> dict[str, object]:
+        """Plain data with every default written out; what is written to disk and hashed."""
+        return self.model_dump(mode="json", serialize_as_any=True)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits that name this spec and no other."""
+        text = json.dumps(self.dump(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

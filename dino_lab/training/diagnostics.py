@@ -1,0 +1,138 @@
+"""Is it training, or has it collapsed? The numbers of one step, and their reading in words."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_lab.types import Output
+
+PATIENCE = 5  # rows in a row that must agree before a collapse is called one
+UNIFORM = 0.99  # share of ln K above which a target says nothing
+ONE_OUTPUT = 1.5  # effective number of outputs in use below which there is only one
+NO_SPREAD = 0.02  # feature spread below which all features are the same
+
+
+@torch.no_grad()
+def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor]:
+    """Numbers that any method has: of the teacher's outputs [T, B, K] and the student's features.
+
+    center_norm: length of the mean teacher output. feature_spread: root of the variance over the batch of
+    unit-length features, summed over D: 1 if they fill the sphere evenly, 0 if they are all the same.
+    effective_rank: exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885, Eq. 1),
+    at most min(B, D).
+    """
+    features = student.features[0].float()  # [B, D]
+    directions = F.normalize(features, dim=-1)
+    spread = directions.std(0, correction=0).square().sum().sqrt()
+    return {
+        "center_norm": teacher.float().mean((0, 1)).norm(),
+        "feature_spread": spread,
+        "effective_rank": _effective_rank(features),
+    }
+
+
+def _effective_rank(features: Tensor) -> Tensor:
+    tall = features if len(features) >= features.shape[1] else features.T
+    # Singular values from the small Gram matrix: 10 times cheaper than an SVD of the features.
+    values = torch.linalg.eigvalsh((tall.T @ tall).double().nan_to_num()).clamp(min=0).sqrt()
+    share = values / values.sum().clamp(min=1e-12)
+    return torch.special.entr(share).sum().exp()
+
+
+@torch.no_grad()
+def diagnose_distribution(target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+    """Numbers of targets [T, B, K] whose rows sum to 1, views weighted as the loss weighs them.
+
+    entropy: of a single target, mean (DINO, arXiv 2104.14294, Sec. 5.3). entropy_max: ln K.
+    outputs_in_use: exp of the entropy of the mean target, at most K.
+    """
+    weight = (pairs > 0).sum(0).to(target.dtype)  # [T]
+    entropy = torch.special.entr(target).sum(-1).mean(1)  # [T]
+    return {
+        "entropy": (entropy * weight).sum() / weight.sum(),
+        "entropy_max": target.new_tensor(math.log(target.shape[-1])),
+        "outputs_in_use": torch.special.entr(target.mean((0, 1))).sum().exp(),
+    }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say, in words."""
+
+    name: Literal["warming up", "learning", "collapsed to uniform", "collapsed to one output"]
+    sentence: str
+
+    @property
+    def collapsed(self) -> bool:
+        """Nothing more will be learned."""
+        return self.name.startswith("collapsed")
+
+
+class Reader:
+    """Reads row after row and says what it sees; a collapse must show in several rows running."""
+
+    def __init__(self, warm_up: float) -> None:
+        """`warm_up`: share of the run in which nothing is called a collapse."""
+        self._warm_up = warm_up
+        self._signs: deque[str] = deque(maxlen=PATIENCE)
+        self.verdict = Verdict("warming up", "warming up: no row yet")
+
+    def read(self, numbers: Mapping[str, float], progress: float) -> Verdict:
+        """The verdict after one more row."""
+        if "loss" not in numbers:
+            return self.verdict
+        self._signs.append(_sign(numbers))
+        if progress < self._warm_up:
+            until = f"until {self._warm_up:.0%} of the run"
+            self.verdict = Verdict("warming up", f"warming up {until}: {_state(numbers)}")
+        elif self._signs.count("uniform") == PATIENCE:
+            self.verdict = Verdict("collapsed to uniform", _uniform(numbers))
+        elif self._signs.count("one output") == PATIENCE:
+            self.verdict = Verdict("collapsed to one output", _one_output(numbers))
+        else:
+            self.verdict = Verdict("learning", f"learning: {_state(numbers)}")
+        return self.verdict
+
+
+def _sign(numbers: Mapping[str, float]) -> str:
+    if numbers["feature_spread"] < NO_SPREAD or numbers.get("outputs_in_use", math.inf) < ONE_OUTPUT:
+        return "one output"
+    if "entropy" in numbers and numbers["entropy"] > UNIFORM * numbers["entropy_max"]:
+        return "uniform"
+    return ""
+
+
+def _state(numbers: Mapping[str, float]) -> str:
+    if "entropy" not in numbers:
+        return f"feature spread {numbers['feature_spread']:.2f}, rank {numbers['effective_rank']:.1f}"
+    text = f"target entropy {numbers['entropy']:.2f} of at most {numbers['entropy_max']:.2f}"
+    return text + (f", KL {numbers['kl']:.3f}" if "kl" in numbers else "")
+
+
+def _uniform(numbers: Mapping[str, float]) -> str:
+    outputs = round(math.exp(numbers["entropy_max"]))
+    return (
+        f"collapsed to uniform: target entropy {numbers['entropy']:.3f} is ln {outputs} = "
+        f"{numbers['entropy_max']:.3f}, so the teacher gives every output the same weight and there is "
+        "nothing to learn. Usual cause: targets.temperature is too high (0.04 is safe; above 0.06 it needs a "
+        "warm-up); else optim.lr is too high"
+    )
+
+
+def _one_output(numbers: Mapping[str, float]) -> str:
+    seen = f"feature spread {numbers['feature_spread']:.3f}"
+    if "outputs_in_use" in numbers:
+        seen = f"{numbers['outputs_in_use']:.1f} outputs in use, {seen}"
+    return (
+        f"collapsed to one output: {seen}: every image gets the same answer. Usual cause: no centring "
+        "(targets softmax, or targets.momentum at 1 or 0.999), a teacher that is the student itself, or a "
+        "loss without negatives and without predictor"
+    )

@@ -1,0 +1,125 @@
+"""The folder that a run leaves: `runs/<name>/<hash of the spec>/`.
+
+spec.yaml            the resolved spec, every default written out
+env.json             versions, plugins, git commit, hardware
+rows.jsonl           one row of numbers a line
+events.out.*         the same for TensorBoard
+last.pt              step and state of every part; replaced as a whole or not at all
+backbone.safetensors the features that were learned, for plain timm
+result.json          how it ended; there once the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dino_lab.errors import UserError
+
+CHECKPOINT_FORMAT = 1
+
+
+class RunFolder:
+    """Reads and writes the files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "last.pt"
+        self.backbone = path / "backbone.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and hold it; the lock goes with the process, however that ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is running this spec; wait for it, or change the spec"
+                ) from None
+            yield
+
+    def spec_text(self) -> str:
+        """The resolved spec as YAML."""
+        return self._read("spec.yaml")
+
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended, or None while it has not."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def rows(self) -> list[dict[str, float]]:
+        """Every whole line of rows.jsonl; a line that a kill cut in half is left out."""
+        file = self.path / "rows.jsonl"
+        if not file.exists():
+            return []
+        return [
+            json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")
+        ]
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file as a whole or not at all."""
+        self._replace(self.path / name, text.encode())
+
+    def append_row(self, row: dict[str, float]) -> None:
+        """Add one line to rows.jsonl."""
+        with (self.path / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_rows(self, step: int) -> list[dict[str, float]]:
+        """Forget rows after `step`, which a resumed run will write again; return those that stay."""
+        rows = [row for row in self.rows() if row["step"] <= step]
+        self.write_text("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return rows
+
+    def save(self, spec_hash: str, step: int, state: dict[str, Any]) -> None:
+        """Write last.pt."""
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, "spec": spec_hash, "step": step, **state}, buffer)
+        self._replace(self.checkpoint, buffer.getbuffer())
+
+    def load(self, spec_hash: str, device: torch.device) -> dict[str, Any] | None:
+        """The state that `save` wrote, or None where there is none."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            found = (state["format"], state["spec"])
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{self.checkpoint}: not a whole checkpoint ({reason}); delete it to start this run anew"
+            ) from error
+        if found != (CHECKPOINT_FORMAT, spec_hash):
+            raise UserError(
+                f"{self.checkpoint}: belongs to spec {found[1]} (format {found[0]}), not to {spec_hash} "
+                f"(format {CHECKPOINT_FORMAT}); move it away to start this run anew"
+            )
+        return state
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text()
+        except OSError as error:
+            raise UserError(f"{self.path}: no run lies here ({name}: {error.strerror})") from None
+
+    def _replace(self, target: Path, content: bytes | memoryview) -> None:
+        temporary = target.with_name(f"{target.name}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,31 @@
+"""Rows as TensorBoard events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dino_lab.training.loop import Row
+
+
+class Events:
+    """Writes the numbers of each row under their own names; on a resumed run, from `step` on."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, row: Row) -> None:
+        """Add one row."""
+        for name, value in row.numbers.items():
+            self._writer.add_scalar(name.replace(".", "/"), value, row.step)

@@ -1,0 +1,71 @@
+"""Draw docs/terminal.svg from a finished run: what its terminal showed last.
+
+python docs/terminal_picture.py runs/quickstart/<hash> experiments/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from dino_lab.cli.live import LiveView
+from dino_lab.cli.summary import Notes, print_summary
+from dino_lab.errors import UserError
+from dino_lab.registry import registry
+from dino_lab.spec.file import load_text
+from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.training.experiment import LEAST_WARM_UP, Outcome
+from dino_lab.training.loop import Row
+from dino_lab.training.run_dir import RunFolder
+
+WIDTH = 108  # characters
+
+
+def picture(folder: Path, command: str) -> str:
+    """The SVG of the panel and the summary of a finished run."""
+    run = RunFolder(folder)
+    spec = load_text(run.spec_text(), str(folder / "spec.yaml"), registry=registry).spec
+    result = run.result()
+    if result is None:
+        raise UserError(f"{folder}: this run is not finished")
+    device = json.loads((folder / "env.json").read_text()).get("device", "cpu")
+    console = Console(
+        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, markup=False, highlight=False
+    )
+    seconds = 0.0
+    view = LiveView(spec, device, console, clock=lambda: seconds)
+    notes = Notes()
+    notes.protocols = [registry.build("evaluator", params).protocol for params in spec.evaluators]
+    view.started(None, folder, 0)  # type: ignore[arg-type]
+    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
+    for numbers in run.rows():
+        step, epoch = int(numbers.pop("step")), numbers.pop("epoch")
+        row = Row(step, result["total"], epoch, numbers)
+        verdict = reader.read(numbers, step / row.total)
+        view.row(row, verdict)
+        notes.row(row, verdict)
+    seconds = result["seconds"]
+    console.print(f"$ {command}", style="bold")
+    console.print(view.render())
+    verdict = Verdict(**result.pop("verdict"))
+    print_summary(Outcome("finished", folder, verdict=verdict, **result), notes, seconds, console, fold=True)
+    # Some renderers drop blanks at the start of a text unless told otherwise.
+    return console.export_svg(title="dino-lab").replace("<svg ", '<svg xml:space="preserve" ', 1)
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("spec", help="the file that was run, as the picture's command line names it")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "terminal.svg")
+    arguments = parser.parse_args()
+    arguments.output.write_text(picture(arguments.folder, f"dino-lab run {arguments.spec}"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""multicrop, two_view and single as a run sees them."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dino_lab.components.augment._policy import Policy
+from dino_lab.errors import UserError
+from dino_lab.registry import registry
+
+WHOLE = {"global_scale": (1.0, 1.0), "local_scale": (1.0, 1.0)}
+PLAIN = {
+    **WHOLE,
+    "flip_probability": 0,
+    "jitter_probability": 0,
+    "grey_probability": 0,
+    "blur_probability": (0, 0, 0),
+    "solarize_probability": (0, 0, 0),
+}
+SMALL = {"global_size": 12, "local_views": 3, "local_size": 8}
+COMPONENTS = {
+    "multicrop": {**SMALL},
+    "two_view": {"size": 12},
+    "single": {"size": 12, "jitter_probability": 0.8, "blur_probability": 0.5, "solarize_probability": 0.2},
+}
+
+
+def build(name: str, **given: object) -> nn.Module:
+    """As a spec does: validated, then built."""
+    entry = registry.find("augment", name)
+    return registry.build("augment", entry.params.model_validate({"name": name, **given}))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(B: int = 5, C: int = 3, H: int = 16, W: int = 16) -> Tensor:
+    return torch.randint(0, 256, (B, C, H, W), dtype=torch.uint8, generator=seeded(1))
+
+
+def same(B: int, H: int = 16) -> Tensor:
+    """One image, B times."""
+    return batch(1, 3, H, H).expand(B, 3, H, H)
+
+
+def within(share: float, probability: float, trials: int) -> bool:
+    """Less than five standard deviations of the binomial from its mean."""
+    return abs(share - probability) <= 5 * math.sqrt(probability * (1 - probability) / trials)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize(("C", "H", "W"), [(3, 16, 16), (1, 16, 16), (3, 9, 31), (3, 1, 1), (3, 40, 25)])
+def test_crops_have_the_promised_shape_and_range(name: str, C: int, H: int, W: int) -> None:
+    augment = build(name, rotation=20, **COMPONENTS[name])
+    views = augment(batch(5, C, H, W), seeded(0))
+    assert [tuple(x.shape) for x in views.crops] == [(V, 5, C, s, s) for V, s in augment.groups]
+    for crop in views.crops:
+        assert crop.dtype == torch.float32
+        assert crop.is_contiguous()
+        assert not crop.requires_grad
+        assert crop.isfinite().all()
+        assert crop.min() >= -1e-6
+        assert crop.max() <= 1 + 1e-6
+    S, T = sum(V for V, _ in augment.groups), augment.groups[0][0]
+    assert views.pairs.shape == (S, T)
+    assert views.pairs.dtype == torch.int8
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_crops_can_be_made_again(name: str) -> None:
+    augment, images = build(name, rotation=10, **COMPONENTS[name]), batch()
+    torch.manual_seed(1)
+    first = augment(images, seeded(7)).crops
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = augment(images, seeded(7)).crops
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is not touched
+    other = augment(images, seeded(8)).crops
+    for a, b, c in zip(first, again, other, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_pairs() -> None:
+    assert build("multicrop", local_views=2, global_views=2).pairs.tolist() == [
+        [0, 1],
+        [1, 0],
+        [1, 1],
+        [1, 1],
+    ]
+    three = build("multicrop", local_views=1, global_views=3)
+    assert three.pairs.tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
+    assert build("two_view").pairs.tolist() == [[0, 1], [1, 0]]
+    assert build("single").pairs.tolist() == [[1]]
+    assert "pairs" in dict(three.named_buffers())
+
+
+def test_without_local_views_there_is_one_group() -> None:
+    augment = build("multicrop", local_views=0, global_size=9)
+    assert augment.groups == ((2, 9),)
+    assert [x.shape for x in augment(batch(4), seeded(0)).crops] == [(2, 4, 3, 9, 9)]
+
+
+def test_nothing_drawn_is_the_image() -> None:
+    images = batch(3, 3, 16, 16)
+    large, small = build("multicrop", **PLAIN | {"global_size": 16, "local_views": 1, "local_size": 16})(
+        images, seeded(0)
+    ).crops
+    for view in (*large, *small):
+        torch.testing.assert_close(view, images / 255, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"global_scale": (0.3, 1.0), "local_scale": (0.1, 0.3)},
+        {"jitter_probability": 1.0},
+        {"blur_probability": (1.0, 1.0, 1.0)},
+        {"rotation": 30.0},
+    ],
+)
+def test_every_view_of_every_image_is_drawn_by_itself(drawn: dict[str, object]) -> None:
+    crops = build("multicrop", **{**PLAIN, **SMALL, **drawn})(same(6), seeded(0)).crops
+    for group in crops:
+        flat = group.flatten(0, 1).flatten(1)
+        assert torch.cdist(flat, flat).fill_diagonal_(1).min() > 1e-4
+
+
+def changed(views: Tensor, reference: Tensor) -> Tensor:
+    """Share of each view's images that differ from the reference, [V]."""
+    return ((views - reference).abs().amax(dim=(2, 3, 4)) > 1e-3).float().mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"flip_probability": 0.5}, (0.5, 0.5, 0.5)),
+        ({"grey_probability": 0.2}, (0.2, 0.2, 0.2)),
+        ({"jitter_probability": 0.8}, (0.8, 0.8, 0.8)),
+        ({"blur_probability": (1.0, 0.1, 0.5), "blur_sigma": (1, 2)}, (1.0, 0.1, 0.5)),
+        ({"solarize_probability": (0.0, 0.2, 0.0)}, (0.0, 0.2, 0.0)),
+        ({"solarize_probability": (0.7, 0.0, 0.4)}, (0.7, 0.0, 0.4)),
+    ],
+)
+def test_probabilities_by_view(given: dict[str, object], expected: tuple[float, float, float]) -> None:
+    B = 1500
+    sizes = {"global_views": 3, "global_size": 8, "local_views": 2, "local_size": 8}
+    images = same(B, 8)
+    large, small = build("multicrop", **{**PLAIN, **sizes, **given})(images, seeded(3)).crops
+    shares = [*changed(large, images / 255).tolist(), *changed(small, images / 255).tolist()]
+    first, other, local = expected
+    for share, probability in zip(shares, (first, other, other, local, local), strict=True):
+        assert within(share, probability, B), (shares, expected)
+
+
+def test_strengths_are_the_drawn_range() -> None:
+    """Of a flat grey image only brightness is left: its factor is uniform between 0.6 and 1.4."""
+    images = torch.full((4000, 3, 2, 2), 100, dtype=torch.uint8)
+    view = build("multicrop", **PLAIN | {"global_size": 2, "local_views": 0, "jitter_probability": 1})(
+        images, seeded(0)
+    ).crops[0]
+    factor = view.amax(dim=(2, 3, 4)).flatten() * 255 / 100
+    assert 0.6 <= factor.min() < 0.605
+    assert 1.395 < factor.max() <= 1.4 + 1e-5
+    assert abs(factor.mean() - 1) < 5 * (0.8 / math.sqrt(12)) / math.sqrt(len(factor))
+
+
+def test_hue_strength_is_the_drawn_range() -> None:
+    images = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(4000, 3, 2, 2)
+    only = {"brightness": 0, "contrast": 0, "saturation": 0, "jitter_probability": 1, "local_views": 0}
+    view = build("multicrop", **PLAIN | only | {"global_size": 2})(images, seeded(0)).crops[0].flatten(0, 1)
+    turns = (view[:, 1] - view[:, 2])[:, 0, 0] / 6  # near red: green rises one way, blue the other
+    assert -0.1 <= turns.min() < -0.099
+    assert 0.099 < turns.max() <= 0.1 + 1e-6
+    assert abs(turns.mean()) < 5 * (0.2 / math.sqrt(12)) / math.sqrt(len(turns))
+
+
+def test_rotation_is_at_most_the_degrees_given() -> None:
+    policy = Policy(
+        size=33, scale=(1.0, 1.0), flip_probability=0, rotation=30, brightness=0, contrast=0, saturation=0,
+        hue=0, jitter_probability=0, grey_probability=0, blur_sigma=(1, 1), blur_probability=(0,),
+        solarize_probability=(0,),
+    )  # fmt: skip
+    image = torch.zeros(300, 1, 33, 33, dtype=torch.uint8)
+    image[:, :, 16, 26:31] = 255  # a bar to the right of the centre
+    y, x = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    crop = policy(image, seeded(0))[0, :, 0]
+    mass = crop.sum((1, 2))
+    angle = torch.rad2deg(torch.atan2(-(crop * y).sum((1, 2)) / mass, (crop * x).sum((1, 2)) / mass))
+    assert -31 < angle.min() < -28
+    assert 28 < angle.max() < 31
+    assert abs(angle.mean()) < 5 * (60 / math.sqrt(12)) / math.sqrt(300)
+
+
+def test_preset_is_the_defaults() -> None:
+    images = batch()
+    preset = build("multicrop", preset="dino_v1", **SMALL)(images, seeded(0)).crops
+    default = build("multicrop", **SMALL)(images, seeded(0)).crops
+    assert all(torch.equal(a, b) for a, b in zip(preset, default, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("global_scale", (0.3, 1.0)),
+        ("hue", 0.2),
+        ("rotation", 5.0),
+        ("blur_probability", (0.5, 0.5, 0.5)),
+        ("flip_probability", 0.0),
+    ],
+)
+def test_preset_refuses_what_contradicts_it(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{key} is .* in preset dino_v1, got "):
+        build("multicrop", preset="dino_v1", **{key: value})
+    build("multicrop", preset="dino_v1", global_views=3, global_size=32, local_views=0, local_size=16)
+    build("multicrop", **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"global_scale": (0.9, 0.4)}, r"low <= high, got \(0.9, 0.4\)"),
+        ({"global_scale": (0.0, 0.4)}, r"0 < low <= high <= 1, got \(0, 0.4\)"),
+        ({"local_scale": (0.5, 1.4)}, r"0 < low <= high <= 1, got \(0.5, 1.4\)"),
+        ({"blur_sigma": (2.0, 0.1)}, "low <= high"),
+        ({"blur_sigma": (0.0, 2.0)}, "greater than 0, got 0"),
+        ({"global_views": 1}, "greater than or equal to 2"),
+        ({"local_views": -1}, "greater than or equal to 0"),
+        ({"local_size": 0}, "greater than 0"),
+        ({"hue": 0.6}, "less than or equal to 0.5"),
+        ({"blur_probability": (0.5, 0.5)}, "blur_probability.2\n  Field required"),
+        ({"solarize_probability": (0.5, 1.5, 0)}, "less than or equal to 1"),
+        ({"preset": "dino_v9"}, "dino_v1"),
+    ],
+)
+def test_bad_parameters_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        build("multicrop", **given)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 3, 8, 8), torch.zeros(3, 8, 8).byte(), torch.zeros(2, 4, 8, 8).byte()]
+)
+def test_other_images_are_refused(images: Tensor) -> None:
+    with pytest.raises(UserError, match=r"images must be uint8 \[B, C, H, W\] with C of 1 .* got \w+ \[\d"):
+        build("single", size=8)(images, seeded(0))
+
+
+def test_autocast_does_not_reach_the_crops() -> None:
+    augment, images = build("multicrop", **SMALL), batch()
+    plain = augment(images, seeded(0)).crops
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = augment(images, seeded(0)).crops
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
+class Recorder(TorchDispatchMode):
+    """Names of the operations that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_would_never_be_waited_for() -> None:
+    """No value is read back, no shape depends on one, and no tensor is made from Python numbers."""
+    augment, images, generator = build("multicrop", **SMALL), batch(), seeded(0)
+    with Recorder() as recorder:
+        augment(images, generator)
+    assert {"bmm", "rand", "copysign"} <= recorder.names
+    assert not {"_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "equal"} & recorder.names
+
+
+def test_kornia_is_not_imported_to_validate() -> None:
+    code = (
+        "import sys; from dino_lab.registry import registry\n"
+        "for name in ('multicrop', 'two_view', 'single'): registry.find('augment', name)\n"
+        "assert 'kornia' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

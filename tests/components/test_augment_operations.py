@@ -1,0 +1,241 @@
+"""Every operation against Pillow (as torchvision calls it) and against Kornia, with the same parameters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from dino_lab.components.augment._blur import gaussian_blur
+from dino_lab.components.augment._colour import (
+    BRIGHTNESS,
+    CONTRAST,
+    SATURATION,
+    blend,
+    grayscale,
+    jitter,
+    luma,
+    shift_hue,
+    solarize,
+)
+from dino_lab.components.augment._crop import draw_boxes, resample
+
+ROUNDING = 1 / 255  # Pillow keeps whole grey levels
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Colour gradients, hard edges and texture, as photographs have them."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    image = torch.stack([x, y, 1 - x * y])
+    image[:, (x - 0.4) ** 2 + (y - 0.6) ** 2 < 0.05] = torch.tensor([0.9, 0.2, 0.1])[:, None]
+    image[:, (x > 0.7) & (y < 0.3)] = 0.0
+    image += 0.08 * torch.randn(3, height, width, generator=generator)
+    return F.to_pil_image(image.clamp(0, 1))
+
+
+def tensor(*images: Image.Image) -> Tensor:
+    return torch.stack([F.pil_to_tensor(image) for image in images]).float() / 255
+
+
+def difference(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    error = (ours - theirs).abs()
+    return float(error.mean()), float(error.max())
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (160, 213), (37, 61)])
+@pytest.mark.parametrize("size", [32, 17])
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_is_pillows(shape: tuple[int, int], size: int, flip: bool) -> None:
+    image, (H, W) = picture(*shape), shape
+    boxes = [(0, 0, H, W), (3, 5, H - 3, W - 5), (1, 2, H // 2, W // 3), (4, 1, 5, 6)]
+    ours = resample(
+        tensor(image), torch.tensor(boxes).float()[:, None], torch.full((len(boxes), 1), flip), size
+    )
+    for box, crop in zip(boxes, ours, strict=True):
+        theirs = F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
+        mean, largest = difference(crop, tensor(F.hflip(theirs) if flip else theirs))
+        assert mean < 0.5 * ROUNDING
+        assert largest < 2 * ROUNDING
+
+
+def test_crop_without_antialias_would_differ() -> None:
+    """The bound above tells the two apart."""
+    image = picture(160, 160)
+    plain = torch.nn.functional.interpolate(tensor(image), 32, mode="bicubic").clamp(0, 1)
+    theirs = F.resize(image, [32, 32], InterpolationMode.BICUBIC, antialias=True)
+    assert difference(plain, tensor(theirs))[0] > 4 * ROUNDING
+
+
+def test_boxes_are_torchvisions() -> None:
+    H, W, scale = 90, 140, (0.05, 0.4)
+    ours = draw_boxes((4, 5000), H, W, scale, torch.Generator().manual_seed(0)).view(-1, 4)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        image = torch.empty(3, H, W)
+        theirs = torch.tensor(
+            [RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(5000)]
+        )
+    for statistic in (
+        lambda box: box[:, 2] * box[:, 3] / (H * W),
+        lambda box: (box[:, 3] / box[:, 2]).log(),
+        lambda box: (box[:, 0] + box[:, 2] / 2) / H,
+        lambda box: (box[:, 1] + box[:, 3] / 2) / W,
+    ):
+        a, b = statistic(ours), statistic(theirs.float())
+        error = (a.var() / len(a) + b.var() / len(b)).sqrt()
+        assert abs(a.mean() - b.mean()) < 4 * error
+        assert 0.95 < a.std() / b.std() < 1.05
+    top, left, h, w = ours.unbind(1)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + h).max() == H
+    assert (left + w).max() == W
+    assert torch.equal(ours, ours.round())
+
+
+def test_box_where_no_try_fits_is_torchvisions() -> None:
+    for H, W in ((10, 100), (100, 10)):
+        box = draw_boxes((3, 2), H, W, (1.0, 1.0), torch.Generator().manual_seed(0))
+        fallback = RandomResizedCrop.get_params(torch.empty(3, H, W), (1.0, 1.0), (3 / 4, 4 / 3))
+        assert torch.equal(box, torch.tensor(fallback).float().expand(3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("operation", "theirs"),
+    [
+        (BRIGHTNESS, F.adjust_brightness),
+        (CONTRAST, F.adjust_contrast),
+        (SATURATION, F.adjust_saturation),
+    ],
+)
+def test_blend_is_pillows_and_kornias(operation: int, theirs) -> None:
+    import kornia.enhance as kornia
+
+    names = {
+        BRIGHTNESS: "adjust_brightness_accumulative",
+        CONTRAST: "adjust_contrast_with_mean_subtraction",
+        SATURATION: "adjust_saturation_with_gray_subtraction",
+    }
+    images = [picture(48, 40, seed) for seed in range(4)]
+    factors = torch.tensor([0.6, 0.9, 1.0, 1.4])
+    ours = blend(tensor(*images), torch.full((4,), operation), factors)
+    pillow = [theirs(image, float(f)) for image, f in zip(images, factors, strict=True)]
+    assert difference(ours, tensor(*pillow))[1] < 2 * ROUNDING
+    kornias = getattr(kornia, names[operation])(tensor(*images), factors)
+    torch.testing.assert_close(ours, kornias, rtol=0, atol=2e-6)
+    assert torch.equal(ours[2], tensor(images[2])[0])  # a factor of 1 changes nothing
+
+
+def test_hue_is_pillows_and_kornias() -> None:
+    import kornia.enhance as kornia
+
+    images = [picture(48, 40, seed) for seed in range(5)]
+    turns = torch.tensor([-0.5, -0.1, 0.0, 0.07, 0.5])
+    ours = shift_hue(tensor(*images), turns)
+    kornias = kornia.adjust_hue(tensor(*images), 2 * math.pi * turns)
+    torch.testing.assert_close(ours, kornias, rtol=0, atol=2e-5)
+    pillow = [F.adjust_hue(image, float(t)) for image, t in zip(images, turns, strict=True)]
+    assert difference(ours, tensor(*pillow))[0] < 2 * ROUNDING  # Pillow keeps the hue in 256 steps
+
+
+def test_hue_of_corner_colours() -> None:
+    """Black, white, grey and the six pure colours, a sixth of a turn at a time."""
+    red, yellow, green, cyan, blue, magenta = [
+        (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1),
+    ]  # fmt: skip
+    wheel = [red, yellow, green, cyan, blue, magenta]
+    greys = [(0, 0, 0), (1, 1, 1), (0.4, 0.4, 0.4)]
+    x = torch.tensor([*wheel, *greys]).float().T.reshape(1, 3, 1, 9)
+    for steps in range(-3, 4):
+        turned = (
+            torch.tensor([*(wheel[(i + steps) % 6] for i in range(6)), *greys]).float().T.reshape(1, 3, 1, 9)
+        )
+        torch.testing.assert_close(shift_hue(x, torch.tensor([steps / 6])), turned, rtol=0, atol=1e-5)
+
+
+def test_jitter_runs_in_each_images_order() -> None:
+    import kornia.enhance as kornia
+
+    orders = list(itertools.permutations(range(4)))
+    x = tensor(picture(20, 24)).expand(24, 3, 20, 24)
+    generator = torch.Generator().manual_seed(0)
+    factors = 0.6 + 0.8 * torch.rand(24, 3, generator=generator)
+    turns = 0.2 * torch.rand(24, generator=generator) - 0.1
+    keys = torch.tensor([[order.index(i) / 4 for i in range(4)] for order in orders])
+    ours = jitter(x, factors, turns, keys)
+    for n, order in enumerate(orders):
+        image, (b, c, s), t = x[n : n + 1], factors[n], turns[n : n + 1]
+        steps = [
+            lambda i, b=b: kornia.adjust_brightness_accumulative(i, b),
+            lambda i, c=c: kornia.adjust_contrast_with_mean_subtraction(i, c),
+            lambda i, s=s: kornia.adjust_saturation_with_gray_subtraction(i, s),
+            lambda i, t=t: kornia.adjust_hue(i, 2 * math.pi * t),
+        ]
+        for step in order:
+            image = steps[step](image)
+        torch.testing.assert_close(ours[n], image[0], rtol=0, atol=5e-5)
+    assert difference(ours[0], ours[-1])[0] > 1e-3  # the order matters
+
+
+def test_grey_is_pillows_and_kornias() -> None:
+    from kornia.color import rgb_to_grayscale
+
+    images = [picture(30, 30, seed) for seed in range(2)]
+    ours = grayscale(tensor(*images), torch.tensor([True, False]))
+    assert difference(ours[:1], tensor(F.to_grayscale(images[0], 3)))[1] < ROUNDING
+    torch.testing.assert_close(luma(tensor(*images)), rgb_to_grayscale(tensor(*images)), rtol=0, atol=1e-6)
+    assert torch.equal(ours[1], tensor(images[1])[0])
+
+
+def test_solarize_is_pillows_and_kornias() -> None:
+    from kornia.enhance import solarize as kornias
+
+    images = [picture(30, 30, seed) for seed in range(2)]
+    x = tensor(*images)
+    ours = solarize(x, torch.tensor([True, False]))
+    torch.testing.assert_close(ours[:1], tensor(F.solarize(images[0], 128)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours[:1], kornias(x[:1], 0.5), rtol=0, atol=1e-6)
+    assert torch.equal(ours[1], x[1])
+    edges = torch.tensor([0.0, 0.499, 0.5, 1.0]).view(1, 1, 2, 2)
+    torch.testing.assert_close(
+        solarize(edges, torch.tensor([True])).flatten(), torch.tensor([0.0, 0.499, 0.5, 0.0])
+    )
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 27)])
+def test_blur_is_kornias_and_near_pillows(shape: tuple[int, int]) -> None:
+    from kornia.filters import gaussian_blur2d
+
+    images = [picture(*shape, seed) for seed in range(4)]
+    x, sigma = tensor(*images), torch.tensor([0.1, 0.7, 1.3, 2.0])
+    ours = gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool), 2.0)
+    kornias = gaussian_blur2d(x, 17, sigma[:, None].expand(4, 2), border_type="replicate")
+    torch.testing.assert_close(ours, kornias, rtol=0, atol=2e-6)
+    pillow = [i.filter(ImageFilter.GaussianBlur(float(s))) for i, s in zip(images, sigma, strict=True)]
+    # Pillow's own is three box blurs, an approximation.
+    assert difference(ours, tensor(*pillow))[0] < 2 * ROUNDING
+    unblurred = gaussian_blur(x, sigma, torch.tensor([False, True, False, True]), 2.0)
+    torch.testing.assert_close(unblurred[[0, 2]], x[[0, 2]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(unblurred[[1, 3]], ours[[1, 3]], rtol=0, atol=1e-6)
+
+
+def test_grey_images_have_no_colour_to_change() -> None:
+    x = tensor(picture(16, 16))[:, :1]
+    assert torch.equal(shift_hue(x, torch.tensor([0.3])), x)
+    assert torch.equal(grayscale(x, torch.tensor([True])), x)
+    torch.testing.assert_close(
+        blend(x, torch.tensor([SATURATION]), torch.tensor([0.3])), x, rtol=0, atol=1e-6
+    )
+
+
+def test_picture_has_contrast() -> None:
+    """What the comparisons above rest on."""
+    assert statistics.pstdev(picture(48, 48).convert("L").tobytes()) > 25

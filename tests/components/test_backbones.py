@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones.timm import Timm
+from dino_lab.components.backbones.vit import Vit
+from dino_lab.errors import UserError
+
+
+def small_vit(**changes: Any) -> Vit:
+    given = {"width": 24, "depth": 2, "heads": 3, "patch": 4}
+    return Vit(3, 16, **{**given, **changes})
+
+
+def images(size: int, channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(size))
+
+
+def explicit_attention(model: Any, x: Tensor) -> Tensor:
+    """What the unfused layer itself multiplies its values with, from CLS to the patches [N, heads, h * w]."""
+    model = copy.deepcopy(model)
+    layer = model.blocks[-1].attn
+    layer.fused_attn = False
+    seen: list[Tensor] = []
+    layer.attn_drop.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(x)
+    return seen[0][:, :, 0, model.num_prefix_tokens :]
+
+
+@pytest.mark.parametrize("size", [8, 16, 24])
+def test_vit_takes_several_sizes(size: int) -> None:
+    vit = small_vit().eval()
+    features, tokens = vit(images(size)), vit.tokens(images(size))
+    assert features.shape == (2, 24) == (2, vit.dim)
+    assert tokens.shape == (2, 24, size // 4, size // 4)
+    assert features.isfinite().all()
+
+
+def test_vit_features_are_the_normed_class_token_and_tokens_the_normed_patches() -> None:
+    vit, x = small_vit().eval(), images(16)
+    out = vit.model.forward_features(x)  # [N, 1 + h * w, D]
+    torch.testing.assert_close(vit(x), out[:, 0])
+    torch.testing.assert_close(vit(x).mean(-1), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(vit.tokens(x)[:, :, 2, 1], out[:, 1 + 2 * 4 + 1])
+
+
+def test_vit_starts_with_a_standard_deviation_of_2_percent() -> None:
+    model = Vit(3, 32, width=192, depth=1, heads=3, patch=8).model
+    for tensor in (model.cls_token, model.pos_embed, model.blocks[0].attn.qkv.weight):
+        assert tensor.std().item() == pytest.approx(0.02, rel=0.2)
+    assert model.blocks[0].mlp.fc1.bias.abs().max() == 0
+
+
+def test_vit_takes_other_channels() -> None:
+    assert Vit(1, 16, width=24, depth=1, heads=3, patch=4)(images(16, channels=1)).shape == (2, 24)
+
+
+def test_drop_path_rises_to_the_last_block() -> None:
+    blocks = small_vit(depth=3, drop_path=0.2).model.blocks
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch": 12}, "16 is not a multiple of patch 12"),
+        ({"heads": 5}, "width 24 is not a multiple of 5 heads"),
+    ],
+)
+def test_vit_refuses_what_does_not_divide(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_vit(**changes)
+
+
+def test_vit_checks_the_size_of_other_crops() -> None:
+    vit = small_vit()
+    vit.check_size(8)
+    with pytest.raises(ValueError, match="6 is not a multiple of patch 4"):
+        vit.check_size(6)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize(
+    "extra", [{}, {"reg_tokens": 3}, {"qk_norm": True}, {"num_classes": 5}, {"no_embed_class": True}], ids=str
+)
+def test_attention_is_that_of_the_unfused_layer(extra: dict[str, Any], size: int) -> None:
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    model = VisionTransformer(**shape, dynamic_img_size=True, **extra).eval()
+    assert model.blocks[-1].attn.fused_attn
+    with torch.no_grad():
+        model.blocks[-1].attn.qkv.weight.mul_(30)  # far from uniform
+        attention = _tokens.attention(model, images(size))
+        expected = explicit_attention(model, images(size))
+    assert attention.shape == (2, 3, size // 4, size // 4)
+    torch.testing.assert_close(attention.flatten(2), expected, rtol=1e-4, atol=1e-7)
+    assert (attention.sum((2, 3)) <= 1 + 1e-6).all()
+    assert attention.std() > 1e-3
+
+
+def test_vit_and_timm_give_attention() -> None:
+    for backbone in (small_vit().eval(), Timm(3, 32, model="vit_tiny_patch16_224").eval()):
+        attention = backbone.attention(images(48))
+        assert attention.shape == (2, 3, *backbone.tokens(images(48)).shape[2:])
+        assert not backbone.model.blocks[-1].attn._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("resnet10t", "ResNet has no CLS token"), ("eva02_tiny_patch14_224", "Eva has another attention")],
+)
+def test_attention_is_refused_where_there_is_none(model: str, message: str) -> None:
+    with torch.device("meta"):
+        backbone = Timm(3, 224, model=model)
+        with pytest.raises(UserError, match=message):
+            backbone.attention(torch.zeros(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "swin_tiny_patch4_window7_224", "vgg11"]
+)
+def test_timm_dim_is_the_width_of_the_features(model: str) -> None:
+    with torch.device("meta"):
+        backbone = Timm(1, 224, model=model)
+        x = torch.zeros(2, 1, 224, 224)
+        assert backbone(x).shape == (2, backbone.dim)
+        assert backbone.tokens(x).shape[::2] == (2, 7)
+
+
+def test_timm_nets_take_several_sizes() -> None:
+    for model, sizes in (("resnet10t", (32, 50)), ("vit_tiny_patch16_224", (32, 64))):
+        backbone = Timm(3, sizes[0], model=model).eval()
+        for size in sizes:
+            backbone.check_size(size)
+            assert backbone(images(size)).shape == (2, backbone.dim)
+    with pytest.raises(ValueError, match="40 is not a multiple of patch 16"):
+        backbone.check_size(40)
+
+
+def test_timm_refuses_a_first_size_that_does_not_divide() -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="40 is not a multiple of patch 16"):
+        Timm(3, 40, model="vit_tiny_patch16_224")
+
+
+def test_overlapping_patches_take_any_size() -> None:
+    """Regression: the kernel of an overlapping patch, 7, is no number that the size must be a multiple of."""
+    with torch.device("meta"):
+        backbone = Timm(3, 32, model="pvt_v2_b0")
+        backbone.check_size(30)
+        assert backbone(torch.zeros(2, 3, 30, 30)).shape == (2, backbone.dim)
+
+
+def test_timm_says_what_it_cannot_build() -> None:
+    message = "xcit_nano_12_p16_224 cannot be built for 30 pixels: .* divide image dimensions evenly"
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        Timm(3, 30, model="xcit_nano_12_p16_224")
+
+
+@pytest.mark.parametrize(
+    "model", ["mixer_s32_224", "xcit_nano_12_p16_224", "mvitv2_tiny", "vit_tiny_r_s16_p8_224"]
+)
+def test_tokens_are_refused_where_there_are_none(model: str) -> None:
+    with torch.device("meta"):
+        backbone = Timm(3, 32, model=model)
+        with pytest.raises(UserError, match="gives no patch tokens"):
+            backbone.tokens(torch.zeros(1, 3, 32, 32))
+
+
+def test_timm_suggests_a_name() -> None:
+    with pytest.raises(ValueError, match="no model 'resnet_18'; did you mean 'resnet18'"):
+        Timm(3, 32, model="resnet_18")
+
+
+def test_timm_drop_path_reaches_the_model() -> None:
+    with torch.device("meta"):
+        backbone = Timm(3, 32, model="resnet18", drop_path=0.1)
+        with pytest.raises(ValueError, match="vgg11 refuses its arguments"):
+            Timm(3, 32, model="vgg11", drop_path=0.1)
+    rates = [module.drop_prob for module in backbone.modules() if hasattr(module, "drop_prob")]
+    assert max(rates) == pytest.approx(0.1)
+
+
+def test_small_stem_keeps_the_resolution() -> None:
+    with torch.device("meta"):
+        x = torch.zeros(2, 3, 32, 32)
+        assert Timm(3, 32, model="resnet18").tokens(x).shape == (2, 512, 1, 1)
+        assert Timm(3, 32, model="resnet18", stem="small").tokens(x).shape == (2, 512, 4, 4)
+
+
+@pytest.mark.parametrize("model", ["convnext_atto", "vit_tiny_patch16_224", "resnet18d"])
+def test_small_stem_is_refused_where_it_does_not_fit(model: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="no 7x7 ResNet stem to make small"):
+        Timm(3, 32, model=model, stem="small")
+
+
+def test_pretrained_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: Any, **__: Any) -> nn.Module:
+        raise OSError("cannot reach the hub\nand much more")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(UserError) as caught:
+        Timm(3, 224, model="resnet18", pretrained=True)
+    assert str(caught.value) == (
+        "the weights of resnet18 could not be had (cannot reach the hub); pretrained: false starts anew"
+    )
+
+
+def test_pretrained_is_refused_where_there_are_no_weights() -> None:
+    with pytest.raises(ValueError, match="no pretrained weights for botnet50ts_256"):
+        Timm(3, 224, model="botnet50ts_256", pretrained=True)
+    with pytest.raises(ValueError, match="stem 'small' has other weights"):
+        Timm(3, 32, model="resnet18", pretrained=True, stem="small")
+
+
+def test_nothing_is_downloaded_while_a_spec_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    create = timm.create_model
+
+    def spy(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+        asked.append(pretrained)
+        return create(model, **arguments)
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    with torch.device("meta"):
+        Timm(3, 32, model="resnet10t", pretrained=True)
+    assert asked
+    assert not any(asked)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_vit(drop_path=0.1),
+        lambda: Timm(3, 32, model="vit_tiny_patch16_224", drop_path=0.1),
+        lambda: Timm(3, 32, model="resnet10t"),
+        lambda: Timm(1, 32, model="resnet18", stem="small"),
+    ],
+    ids=["vit", "timm vit", "timm resnet", "small stem"],
+)
+def test_as_timm_builds_the_like_of_it(make: Any) -> None:
+    backbone = make().eval()
+    model, line = backbone.as_timm()
+    assert "\n" not in line
+    scope: dict[str, Any] = {}
+    exec(f"import timm\nmodel = {line}", scope)
+    other = scope["model"].eval()
+    other.load_state_dict(model.state_dict())
+    channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
+    with torch.no_grad():
+        assert torch.equal(other(images(32, channels)), backbone(images(32, channels)))
+
+
+def test_registering_imports_no_timm() -> None:
+    code = (
+        "import sys, dino_lab.components.backbones.timm, dino_lab.components.backbones.vit; "
+        "sys.exit('timm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

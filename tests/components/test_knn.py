@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from dino_lab.components.evaluators.knn import Knn
+from dino_lab.errors import UserError
+
+
+class Vectors:
+    """Images of one pixel whose channels are the features; neighbours are noisy."""
+
+    def __init__(self, train: int = 300, test: int = 70, classes: int = 7, dim: int = 6) -> None:
+        generator = torch.Generator().manual_seed(0)
+        centers = 30 * torch.randn(classes, dim, generator=generator)
+        self.classes = classes
+        self._bank = self._draw(train, centers, generator)
+        self._test = self._draw(test, centers, generator)
+
+    def _draw(self, count: int, centers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(len(centers), (count,), generator=generator)
+        noise = 30 * torch.randn(count, centers.shape[1], generator=generator)
+        values = (128 + centers[labels] + noise).clamp(0, 255).to(torch.uint8)
+        return values[:, :, None, None], labels
+
+    def bank(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(*(part.split(32) for part in self._bank), strict=True)
+
+    def test(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(*(part.split(16) for part in self._test), strict=True)
+
+    def features(self, split: str) -> tuple[list[list[float]], list[int]]:
+        images, labels = getattr(self, f"_{split}")
+        return encode(images).tolist(), labels.tolist()
+
+
+def encode(images: Tensor) -> Tensor:
+    return images[:, :, 0, 0].float() / 128 - 1
+
+
+def naive(data: Vectors, k: int, temperature: float, top: int = 1) -> float:
+    """Section 4.1 and appendix F.1 of the paper, one test image at a time."""
+    bank, labels = data.features("bank")
+    images, truth = data.features("test")
+    hits = 0
+    for x, right in zip(images, truth, strict=True):
+        cosines = [
+            sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y) for y in bank
+        ]
+        nearest = sorted(range(len(bank)), key=lambda i: -cosines[i])[:k]
+        votes: dict[int, float] = defaultdict(float)
+        for i in nearest:
+            votes[labels[i]] += math.exp(cosines[i] / temperature)
+        hits += right in sorted(range(data.classes), key=lambda label: -votes[label])[:top]
+    return hits / len(images)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_scores_are_those_of_a_loop(temperature: float) -> None:
+    data = Vectors()
+    scores = Knn(k=(1, 5, 20), temperature=temperature).forward(encode, data)
+    assert list(scores) == ["1nn", "5nn", "20nn", "1nn_top5", "5nn_top5", "20nn_top5"]
+    for k in (1, 5, 20):
+        assert scores[f"{k}nn"] == pytest.approx(naive(data, k, temperature))
+    assert 1 / 7 < scores["20nn"] < 1
+    assert scores["20nn"] != scores["1nn"]
+
+
+def test_top_5_is_that_of_a_loop() -> None:
+    data = Vectors(classes=40)
+    scores = Knn(k=(20,)).forward(encode, data)
+    assert scores["20nn_top5"] == pytest.approx(naive(data, 20, 0.07, top=5))
+    assert scores["20nn"] < scores["20nn_top5"] < 1
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    data = Vectors()
+    model = KNeighborsClassifier(
+        20, weights=lambda distance: numpy.exp((1 - distance) / 0.07), metric="cosine", algorithm="brute"
+    )
+    model.fit(*data.features("bank"))
+    expected = model.score(*data.features("test"))
+    assert Knn(k=(20,)).forward(encode, data)["20nn"] == pytest.approx(expected)
+
+
+def test_votes_are_weighted() -> None:
+    data = Vectors()
+    cold, warm = (Knn(k=(100,), temperature=t).forward(encode, data)["100nn"] for t in (0.01, 1e6))
+    assert cold != warm
+
+
+def test_a_small_temperature_is_the_nearest_neighbour() -> None:
+    data = Vectors()
+    score = Knn(k=(20,), temperature=1e-4).forward(encode, data)["20nn"]
+    assert score == naive(data, 1, 1.0)
+
+
+def test_several_k_are_the_same_as_one_by_one() -> None:
+    data = Vectors()
+    together = Knn(k=(10, 20)).forward(encode, data)
+    assert together == {**Knn(k=(10,)).forward(encode, data), **Knn(k=(20,)).forward(encode, data)}
+
+
+@pytest.mark.parametrize(("classes", "top5"), [(2, False), (5, False), (6, True), (1200, True)])
+def test_any_number_of_classes_and_few_test_images(classes: int, top5: bool) -> None:
+    scores = Knn(k=(3,)).forward(encode, Vectors(train=50, test=2, classes=classes))
+    assert ("3nn_top5" in scores) is top5
+    assert all(0 <= score <= 1 for score in scores.values())
+
+
+def test_a_test_image_of_the_bank_finds_itself() -> None:
+    data = Vectors()
+    data._test = data._bank
+    assert Knn(k=(1,)).forward(encode, data)["1nn"] == 1.0
+
+
+def test_more_neighbours_than_images_are_refused() -> None:
+    with pytest.raises(UserError, match="k = 60 is more than the 50 training images"):
+        Knn(k=(10, 60)).forward(encode, Vectors(train=50))
+
+
+def test_a_number_of_neighbours_is_named_once() -> None:
+    """Regression: hits of a repeated k were counted twice, for accuracies above 1."""
+    with pytest.raises(ValueError, match="k names a number twice: 10, 20, 10"):
+        Knn(k=(10, 20, 10))
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match="not finite"):
+        Knn().forward(lambda images: encode(images) * math.nan, Vectors())
+
+
+def test_protocol_names_every_constant() -> None:
+    knn = Knn(k=(5, 7), temperature=0.2, of="student")
+    for part in ("knn/1:", "k=5,7", "T=0.2", "exp(cosine/T)", "student", "training split", "test split"):
+        assert part in knn.protocol
+    assert "\n" not in knn.protocol
+    assert (Knn().k, Knn().every, Knn().of) == ((10, 20), 1, "teacher")

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = """\
+name: tiny
+data: {name: shapes, train_images: 96, test_images: 48, size: 16}
+augment: {name: multicrop, global_size: 16, local_size: 8, local_views: 2}
+backbone: {name: vit, width: 24, depth: 2, heads: 2, patch: 4, drop_path: 0.1}
+head: {name: prototypes, hidden: 32, bottleneck: 16, dim: 32}
+teacher: {name: ema, momentum: {start: 0.9, end: 1.0, shape: cosine}}
+targets: {name: center}
+loss: {name: cross_entropy}
+optim: {name: adamw, lr: 1e-3, freeze_last_layer: 0.1}
+train: {epochs: 3, batch_size: 24, log_every: 2}
+evaluators: [{name: knn, k: [5]}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A spec file of a run that takes a second: 12 steps."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture
+def tiny_spec(tiny: Path) -> Callable[..., object]:
+    """The tiny spec, with settings."""
+    from dino_lab.spec.file import load
+
+    def make(*settings: str) -> object:
+        return load(tiny, settings).spec
+
+    return make
+
+
+@pytest.fixture
+def execute(tmp_path: Path) -> Callable[..., object]:
+    """Run a spec under tmp_path/runs on the CPU."""
+    from dino_lab.registry import registry
+    from dino_lab.training import experiment
+
+    def run(spec: object, **options: object) -> object:
+        given = {"runs": tmp_path / "runs", "device": torch.device("cpu"), "checkpoint_every": 3600.0}
+        return experiment.execute(spec, registry, **{**given, **options})
+
+    return run

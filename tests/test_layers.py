@@ -1,0 +1,88 @@
+"""Imports go down only: a row may import the rows above it, never one below."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dino_lab
+
+ROOT = Path(dino_lab.__file__).parent
+LAYERS = [
+    "kinds errors types schedule collectives",
+    "names",
+    "network",
+    "protocols",
+    "registry",
+    "components",
+    "spec",
+    "training",
+    "cli",
+    "__main__",
+]
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
+FOLDERS = {"components", "spec", "training", "cli"}  # whose files may import one another
+
+
+def imported(tree: ast.AST) -> list[tuple[int, str]]:
+    """Line and full name of everything imported from this package, inside functions too."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            found += [(node.lineno, f"{dots}{node.module or ''}.{alias.name}") for alias in node.names]
+    return [(line, name) for line, name in found if name.split(".")[0] in ("dino_lab", "")]
+
+
+def complaint(file: Path, name: str) -> str | None:
+    """Why `file`, relative to the package, may not import `name`."""
+    me, other = file.with_suffix("").parts, tuple(name.split(".")[1:])
+    if name.startswith("."):
+        return "is relative; write the whole name"
+    if other == ("__version__",):
+        return None
+    if not other or me[0] not in RANK or other[0] not in RANK:
+        return "has no layer; add it to LAYERS"
+    if RANK[other[0]] > RANK[me[0]] or (RANK[other[0]] == RANK[me[0]] and me[0] not in FOLDERS):
+        return "is not below"
+    if me[0] == other[0] == "components" and not (
+        me[1:2] == other[1:2] and "".join(other[2:3]).startswith("_")
+    ):
+        return "is another component; share a _helper of the folder"
+    return None
+
+
+def test_imports_go_down() -> None:
+    files = [file for file in sorted(ROOT.rglob("*.py")) if file != ROOT / "__init__.py"]
+    assert len(files) > 10
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}: {name} {why}"
+        for file in files
+        for line, name in imported(ast.parse(file.read_text(encoding="utf-8")))
+        if (why := complaint(file.relative_to(ROOT), name))
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "why"),
+    [
+        ("registry.py", "from dino_lab.spec.model import Spec", "not below"),
+        ("types.py", "import dino_lab.schedule", "not below"),
+        ("spec/file.py", "def f():\n    from dino_lab.training import loop", "not below"),
+        ("components/losses/a.py", "from dino_lab.components.losses.b import B", "another component"),
+        ("components/losses/a.py", "from dino_lab.components.heads._norm import f", "another component"),
+        ("components/losses/a.py", "from ._norm import f", "relative"),
+        ("components/losses/a.py", "from dino_lab.spec.model import Spec", "not below"),
+        ("extra.py", "from dino_lab.types import Views", "no layer"),
+        ("components/losses/a.py", "from dino_lab.components.losses._norm import f", None),
+        ("training/loop.py", "from dino_lab.spec.model import Spec\nfrom dino_lab import __version__", None),
+    ],
+)
+def test_the_test_sees_it(file: str, source: str, why: str | None) -> None:
+    whys = [complaint(Path(file), name) for _, name in imported(ast.parse(source))]
+    assert whys == [None] * len(whys) if why is None else why in (whys[0] or "")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from dino_lab.schedule import Momentum, Rate, Schedule, Temperature, constant
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (constant(0.3), {0.0: 0.3, 0.5: 0.3, 1.0: 0.3}),
+        (Schedule(start=1.0, end=3.0), {0.0: 1.0, 0.25: 1.5, 1.0: 3.0}),
+        (Schedule(start=3.0, end=1.0), {0.0: 3.0, 0.25: 2.5, 1.0: 1.0}),
+        (
+            Schedule(start=0.996, end=1.0, shape="cosine"),
+            {0.0: 0.996, 0.25: 1 - 0.004 * (1 + math.cos(math.pi / 4)) / 2, 0.5: 0.998, 1.0: 1.0},
+        ),
+        (Schedule(start=2.0, end=4.0, until=0.5), {0.0: 2.0, 0.25: 3.0, 0.5: 4.0, 0.75: 4.0, 1.0: 4.0}),
+        (
+            Schedule(start=2.0, end=0.0, shape="cosine", warmup=0.1),
+            {0.0: 0.0, 0.05: 1.0, 0.1: 2.0, 0.55: 1.0, 1.0: 0.0},
+        ),
+        (
+            Schedule(start=2.0, end=4.0, warmup=0.2, until=0.6),
+            {0.0: 0.0, 0.1: 1.0, 0.2: 2.0, 0.4: 3.0, 0.6: 4.0, 1.0: 4.0},
+        ),
+    ],
+    ids=["constant", "up", "down", "cosine", "until", "warmup", "warmup and until"],
+)
+def test_values(schedule: Schedule, values: dict[float, float]) -> None:
+    assert [schedule(progress) for progress in values] == pytest.approx(list(values.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_ends_are_exact(shape: str) -> None:
+    """A momentum of 1 that comes out as 1 + 1e-16 would be another experiment."""
+    schedule = Schedule(start=0.9995, end=1.0, shape=shape)
+    assert (schedule(0.0), schedule(1.0)) == (0.9995, 1.0)
+
+
+@pytest.mark.parametrize("number", [0.5, 3])
+def test_a_number_is_a_constant(number: float) -> None:
+    assert Schedule.model_validate(number) == constant(number)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"start": 1, "end": 2, "warmup": 0.5, "until": 0.5}, "0 <= warmup < until <= 1, got 0.5 and 0.5"),
+        ({"start": 1, "end": 2, "warmup": -0.1}, "0 <= warmup < until <= 1"),
+        ({"start": 1, "end": 2, "until": 1.5}, "0 <= warmup < until <= 1"),
+        ({"start": 1, "end": 2, "shape": "step"}, "'linear' or 'cosine'"),
+        ({"start": 1, "end": math.nan}, "finite number"),
+        ({"start": 1}, "Field required"),
+        ({"start": 1, "end": 2, "warm": 0.1}, "Extra inputs are not permitted"),
+        (True, "valid dictionary"),
+        ("0.5", "valid dictionary"),
+    ],
+)
+def test_refused(given: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Schedule.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Momentum, 1.5, "must be at most 1, got 1.5"),
+        (Momentum, {"start": 0.9, "end": -0.1}, "must be at least 0, got -0.1"),
+        (Temperature, 0, "must be greater than 0, got 0"),
+        (Temperature, {"start": 0.04, "end": 0}, "must be greater than 0, got 0"),
+        (Rate, {"start": -1e-3, "end": 0}, "must be at least 0, got -0.001"),
+    ],
+)
+def test_bounds_hold_for_both_ends(kind: object, given: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(kind).validate_python(given)
+
+
+@pytest.mark.parametrize(("kind", "number"), [(Momentum, 0), (Momentum, 1), (Temperature, 1e-3), (Rate, 0)])
+def test_bounds_themselves(kind: object, number: float) -> None:
+    assert TypeAdapter(kind).validate_python(number)(0.5) == number
+
+
+def test_schema_offers_a_number_or_a_ramp() -> None:
+    schema = TypeAdapter(Momentum).json_schema()
+    schema = next(iter(schema.get("$defs", {"": schema}).values()))
+    number, ramp = schema["anyOf"]
+    assert number == {"type": "number"}
+    assert set(ramp["properties"]) == {"start", "end", "shape", "warmup", "until"}

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dino_lab.errors import Misfit
+from dino_lab.registry import registry
+from dino_lab.training.build import build, check
+from dino_lab.types import Views
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "loc", "message"),
+    [
+        (["train.batch_size=97"], ("train", "batch_size"), "more than the 96 training images"),
+        (["backbone.patch=5"], ("backbone",), "5"),
+        (["augment.local_size=10"], ("backbone",), "10"),
+        (["predictor={name: mlp, hidden: 8, dim: 8}"], ("predictor", "dim"), "32 outputs, not 8"),
+        (["head={name: linear, dim: 8}"], ("optim", "freeze_last_layer"), "no last layer"),
+        (["train.accumulate=25"], ("train", "accumulate"), "parts"),
+        (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_work_starts(
+    settings: list[str], loc: tuple[str, ...], message: str, tiny_spec: Callable
+) -> None:
+    with pytest.raises(Misfit) as caught:
+        build(tiny_spec(*settings), registry, CPU)
+    assert caught.value.loc == loc
+    assert message in caught.value.message
+
+
+def test_pairs_to_push_apart_need_a_loss_with_negatives(tiny_spec: Callable) -> None:
+    class Repelling(nn.Module):
+        """Two views that repel."""
+
+        groups = ((2, 16),)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("pairs", torch.tensor([[1, -1], [-1, 1]], dtype=torch.int8))
+
+        def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+            return Views([images[None].float() / 255], self.pairs)
+
+    with registry.scratch():
+        registry.register("augment", "repelling")(Repelling)
+        with pytest.raises(Misfit, match="knows no negatives") as caught:
+            check(tiny_spec("augment={name: repelling}"), registry)
+    assert caught.value.loc == ("loss", "name")
+
+
+def test_changing_the_head_leaves_the_backbone_as_it_was(tiny_spec: Callable) -> None:
+    one = build(tiny_spec(), registry, CPU)
+    other = build(tiny_spec("head.dim=48", "head.hidden=40"), registry, CPU)
+    for a, b in zip(one.student.backbone.parameters(), other.student.backbone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_seed_gives_other_weights_and_crops(tiny_spec: Callable) -> None:
+    one, other = (build(tiny_spec(f"seed={seed}"), registry, CPU) for seed in (0, 1))
+    name = "backbone.model.blocks.0.attn.qkv.weight"
+    weights = [dict(run.student.named_parameters()) for run in (one, other)]
+    assert name in weights[0]
+    assert not torch.equal(weights[0][name], weights[1][name])
+    images = next(one.data.train(24, 0, 0))[0]
+    crops = [run.augment.forward(images, run.generator(0)).crops[0] for run in (one, other)]
+    assert not torch.equal(*crops)
+
+
+def test_the_crops_of_a_step_can_be_made_again(tiny_spec: Callable) -> None:
+    run = build(tiny_spec(), registry, CPU)
+    images = next(run.data.train(24, 0, 0))[0]
+    again = [run.augment.forward(images, run.generator(7)).crops[1] for _ in range(2)]
+    assert torch.equal(*again)
+    assert not torch.equal(again[0], run.augment.forward(images, run.generator(8)).crops[1])
+
+
+def test_evaluation_leaves_the_run_as_it_was(tiny_spec: Callable) -> None:
+    run = build(tiny_spec(), registry, CPU)
+    before = {key: value.clone() for key, value in run.student.state_dict().items()}
+    modes = [module.training for module in run.teacher.modules()]
+    scores = run.evaluate_after(0)
+    assert scores.keys() >= {"knn.5nn"}
+    assert all(torch.equal(value, before[key]) for key, value in run.student.state_dict().items())
+    assert modes == [module.training for module in run.teacher.modules()]

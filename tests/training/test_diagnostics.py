@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dino_lab.training.diagnostics import PATIENCE, Reader, diagnose, diagnose_distribution
+from dino_lab.types import Output
+
+PAIRS = 1 - torch.eye(4, 2, dtype=torch.int8)
+
+
+def output(features: torch.Tensor) -> Output:
+    z = torch.zeros(len(features), features.shape[1], 3)
+    return Output(features, z, z)
+
+
+def numbers(target: torch.Tensor, features: torch.Tensor) -> dict[str, float]:
+    found = diagnose(output(features), target) | diagnose_distribution(target, PAIRS)
+    return {key: value.item() for key, value in found.items()} | {"loss": 1.0}
+
+
+def verdict(target: torch.Tensor, features: torch.Tensor, progress: float = 0.5, rows: int = PATIENCE):
+    reader = Reader(warm_up=0.1)
+    for _ in range(rows):
+        seen = reader.read(numbers(target, features), progress)
+    return seen
+
+
+def healthy() -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(4, 16, 8)
+
+
+def test_effective_rank_is_that_of_the_singular_values() -> None:
+    features = healthy()
+    values = torch.linalg.svdvals(features[0].double())
+    p = values / values.sum()
+    expected = math.exp(-(p * p.log()).sum())
+    assert diagnose(output(features), torch.zeros(2, 16, 3))["effective_rank"].item() == pytest.approx(
+        expected
+    )
+
+
+def test_feature_spread_is_one_on_the_sphere_and_zero_at_a_point() -> None:
+    opposite = torch.cat([torch.eye(8), -torch.eye(8)])[None].repeat(4, 1, 1)
+    target = torch.zeros(2, 16, 3)
+    assert diagnose(output(opposite), target)["feature_spread"].item() == pytest.approx(1.0)
+    assert diagnose(output(torch.ones(4, 16, 8)), target)["feature_spread"].item() == pytest.approx(
+        0, abs=1e-3
+    )
+
+
+def test_entropy_weighs_views_as_the_loss_does() -> None:
+    sharp, flat = torch.eye(4).repeat(4, 1)[:16], torch.full((16, 4), 0.25)
+    target = torch.stack([sharp, flat])
+    pairs = torch.tensor([[1, 0], [1, 0], [1, 1]], dtype=torch.int8)  # view 0 counts three times, view 1 once
+    found = diagnose_distribution(target, pairs)
+    assert found["entropy"].item() == pytest.approx(math.log(4) / 4)
+    assert found["entropy_max"].item() == pytest.approx(math.log(4))
+    assert found["outputs_in_use"].item() == pytest.approx(4.0)
+
+
+def test_uniform_targets_are_named_with_ln_k() -> None:
+    seen = verdict(torch.full((2, 16, 65536), 1 / 65536), healthy())
+    assert seen.name == "collapsed to uniform"
+    assert "ln 65536 = 11.090" in seen.sentence
+    assert "temperature" in seen.sentence
+
+
+def test_one_output_is_named() -> None:
+    target = torch.zeros(2, 16, 64)
+    target[..., 3] = 1
+    assert verdict(target, healthy()).name == "collapsed to one output"
+
+
+def test_sharp_targets_on_many_outputs_are_learning() -> None:
+    target = torch.eye(64)[torch.randperm(64)[:16]].repeat(2, 1, 1)
+    assert verdict(target, healthy()).name == "learning"
+
+
+def test_equal_features_are_a_collapse_without_any_distribution() -> None:
+    reader = Reader(warm_up=0.1)
+    row = {"loss": 0.0, "feature_spread": 0.001, "effective_rank": 1.0, "center_norm": 1.0}
+    names = [reader.read(row, 0.5).name for _ in range(PATIENCE)]
+    assert names[-1] == "collapsed to one output"
+    assert "collapsed" not in "".join(names[:-1])
+
+
+def test_nothing_collapses_while_warming_up() -> None:
+    assert verdict(torch.full((2, 16, 64), 1 / 64), healthy(), progress=0.05).name == "warming up"
+
+
+def test_one_healthy_row_ends_the_alarm() -> None:
+    reader = Reader(warm_up=0.1)
+    flat, sharp = torch.full((2, 16, 64), 1 / 64), torch.eye(64)[:16].repeat(2, 1, 1)
+    for _ in range(PATIENCE):
+        reader.read(numbers(flat, healthy()), 0.5)
+    assert reader.verdict.collapsed
+    assert reader.read(numbers(sharp, healthy()), 0.5).name == "learning"

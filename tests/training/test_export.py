@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dino_lab.registry import registry
+from dino_lab.training.evaluate import evaluate, open_run
+from dino_lab.training.export import export
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        [
+            "backbone={name: timm, model: vit_tiny_patch16_224}",
+            "augment.global_size=32",
+            "augment.local_size=16",
+        ],
+        ["backbone={name: timm, model: resnet10t}"],
+    ],
+    ids=["vit", "timm vit", "timm resnet"],
+)
+@pytest.mark.parametrize("of", ["teacher", "student"])
+def test_plain_timm_gives_the_same_features(
+    settings: list[str], of: str, tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    outcome = execute(tiny_spec(*settings, "train.epochs=1", "evaluators=[]"))
+    file = tmp_path / "b.safetensors"
+    lines = export(outcome.folder, registry, to=file, of=of)
+    assert len(lines.splitlines()) == 3
+    scope: dict[str, torch.nn.Module] = {}
+    exec(lines, scope)
+    run = open_run(outcome.folder, registry, CPU)
+    size = run.augment.groups[0][1]
+    images = torch.rand(4, 3, size, size)
+    with torch.no_grad():
+        theirs = scope["model"].eval()(images)
+        ours = run.network(of).backbone.eval()(images)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
+    if of == "teacher":
+        written, left = (load_file(f) for f in (file, outcome.folder / "backbone.safetensors"))
+        assert written.keys() == left.keys()
+        assert all(torch.equal(value, left[key]) for key, value in written.items())
+
+
+def test_evaluating_a_run_again_gives_its_last_scores(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec())
+    ((protocol, scores),) = evaluate(outcome.folder, registry, CPU)
+    assert protocol.startswith("knn/1")
+    assert {f"knn.{key}": value for key, value in scores.items()} == outcome.scores_after

@@ -1,0 +1,106 @@
+"""A run killed at any moment ends with the same weights, bit for bit, as one never killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+METHODS = {
+    "dino": [],
+    "dino accumulated": ["train.accumulate=2"],
+    "dino without multi-crop": ["augment={name: two_view, size: 16}"],
+    "dino without centring": ["targets={name: softmax}"],
+    "byol": [
+        "augment={name: two_view, size: 16}",
+        "head={name: mlp, hidden: 32, dim: 16}",
+        "predictor={name: mlp, hidden: 32, dim: 16}",
+        "targets={name: identity}",
+        "loss={name: mse}",
+        "optim={name: lars, lr: 0.2}",
+    ],
+    "simsiam": [
+        "augment={name: two_view, size: 16}",
+        "head={name: mlp, hidden: 32, dim: 16}",
+        "predictor={name: mlp, hidden: 32, dim: 16}",
+        "teacher={name: siamese}",
+        "targets={name: identity}",
+        "loss={name: mse}",
+        "optim={name: sgd, lr: 0.05}",
+    ],
+    "resnet": ["backbone={name: timm, model: resnet10t}", "teacher={name: ema, buffers: ema}"],
+}
+
+
+def tensors(state: object, prefix: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return {prefix: state}
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {k: v for key, value in items for k, v in tensors(value, f"{prefix}.{key}").items()}
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    a, b = (tensors(torch.load(folder / "last.pt", weights_only=True)) for folder in (one, other))
+    assert a.keys() == b.keys()
+    assert len(a) > 20
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different
+
+
+@pytest.mark.parametrize("settings", METHODS.values(), ids=METHODS.keys())
+def test_stopped_and_resumed_is_never_stopped(
+    settings: list[str], tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    spec = tiny_spec(*settings)
+    whole = execute(spec, runs=tmp_path / "whole")
+    steps = iter(range(100))
+    first = execute(spec, stop=lambda: next(steps) >= 4)
+    assert (first.status, first.step) == ("interrupted", 5)
+    second = execute(spec)
+    assert (second.status, second.step) == ("finished", 12)
+    assert_same_state(whole.folder, second.folder)
+
+
+def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
+    from dino_lab.training.run_dir import RunFolder
+
+    folders = [execute(tiny_spec(), runs=tmp_path / name).folder for name in "ab"]
+    rows = [RunFolder(folder).rows() for folder in folders]
+    for row in (*rows[0], *rows[1]):
+        row.pop("images_per_second", None)
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [0, 2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.slow
+def test_killed_with_9_is_never_killed(tiny: Path, tmp_path: Path) -> None:
+    def start(runs: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dino_lab", "run", tiny, "--runs", tmp_path / runs]
+        return subprocess.Popen(
+            [*command, "--checkpoint-every", "0", "--device", "cpu", "--set", "train.epochs=10"],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    assert start("whole").wait() == 0
+    killed = 0
+    for rows in (2, 5, 9):
+        process = start("killed")
+        while process.poll() is None:
+            found = list((tmp_path / "killed").rglob("rows.jsonl"))
+            if found and len(found[0].read_text().splitlines()) > rows:
+                process.send_signal(signal.SIGKILL)
+                killed += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.002)
+    assert killed == 3
+    assert start("killed").wait() == 0
+    whole, resumed = (next((tmp_path / name).rglob("last.pt")).parent for name in ("whole", "killed"))
+    assert_same_state(whole, resumed)
