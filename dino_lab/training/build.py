@@ -262,10 +262,17 @@ def _check_size(backbone: Any, pixels: int) -> None:
 
 @contextmanager
 def _misfits(*loc: str | int) -> Iterator[None]:
-    """Say of a constructor's ValueError or UserError which part of the spec it belongs to."""
+    """Say of a constructor's ValueError or UserError which part of the spec it belongs to.
+
+    A message that begins with a key of that part, as "data.path: ..." does, belongs to that key.
+    """
     try:
         yield
     except Misfit:
         raise
     except (ValueError, UserError) as error:
+        key, _, message = str(error).partition(": ")
+        prefix = ".".join(map(str, loc)) + "."
+        if key.startswith(prefix) and key.replace(".", "").replace("_", "").isalnum():
+            raise Misfit((*loc, *key.removeprefix(prefix).split(".")), message) from error
         raise Misfit(loc, str(error)) from error

@@ -271,7 +271,8 @@ def test_path_may_be_a_file_or_a_pattern(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"path": "absent"}, r"nothing in .* matches absent"),
+        ({"path": "absent"}, r"data.path: \S*absent does not exist"),
+        ({"path": "absent*"}, r"nothing in .* matches absent\*"),
         ({"path": "absent/folder"}, "does not exist"),
         ({"path": "", "test": "val*.parquet"}, r"data\.test: nothing in .* there is: test\.parquet, train-0"),
         ({"path": "", "test": "*.parquet"}, "matches both"),

@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
         (["head={name: linear, dim: 8}"], ("optim", "freeze_last_layer"), "no last layer"),
         (["train.accumulate=25"], ("train", "accumulate"), "parts"),
         (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
+        (["data={name: parquet, path: absent, size: 16}"], ("data", "path"), "absent does not exist"),
     ],
 )
 def test_what_does_not_fit_is_said_before_work_starts(

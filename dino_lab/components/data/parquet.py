@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _find(path: str, train: str, test: str) -> tuple[list[Path], list[Path]]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         folder, train = folder.parent, folder.name
-    if not folder.is_dir():
+    if not folder.is_dir() or not (has_magic(train) or (folder / train).exists()):
         raise UserError(f"data.path: {path} does not exist")
     train_files, test_files = _match(folder, train, "train"), _match(folder, test, "test")
     both = sorted(set(train_files) & set(test_files))
