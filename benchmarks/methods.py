@@ -1,0 +1,83 @@
+"""Every method of experiments/methods on the embedded shapes: its k-NN accuracy, and what the diagnosis says.
+
+Three seeds each, two runs at a time with one thread each. Finished runs are kept in runs/methods and not
+repeated, so this may be stopped and called again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import section, spread, table
+from dino_lab.spec.file import load
+
+ROOT = Path(__file__).parents[1]
+METHODS = ROOT / "experiments" / "methods"
+RUNS = ROOT / "runs" / "methods"
+SEEDS = 3
+EPOCHS = 3
+# What the papers say becomes of it; of all others they say that they learn.
+COLLAPSES = {
+    "dino_without_centring": "one output",
+    "dino_without_sharpening": "uniform",
+    "dino_student_copy": "uniform or one output",
+    "dino_previous_iteration": "uniform or one output",
+}
+
+
+def result(method: str, seed: int, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Train, unless that is done, and give what the run's `result.json` says, with the run's folder."""
+    options = [f"seed={seed}", f"train.epochs={EPOCHS}", *settings]
+    file = METHODS / f"{method}.yaml"
+    spec = load(file, options).spec
+    folder = RUNS / spec.name / spec.hash
+    program = str(Path(sys.executable).with_name("dino-lab"))
+    words = [word for option in options for word in ("--set", option)]
+    command = [program, "run", str(file), "--runs", str(RUNS), "--threads", "1", "--device", "cpu", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return json.loads((folder / "result.json").read_text()) | {"folder": str(folder)}
+
+
+def line(method: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """A row of the table."""
+    before, after = ([r[f"scores_{when}"]["knn.20nn"] for r in results] for when in ("before", "after"))
+    verdicts = [r["verdict"]["name"].removeprefix("collapsed to ") for r in results]
+    said = ", ".join(f"{verdicts.count(v)} x {v}" for v in dict.fromkeys(verdicts))
+    more = [b > a for a, b in zip(before, after, strict=True)]
+    return [
+        f"`{method}`",
+        spread(before, 3),
+        spread(after, 3),
+        f"{sum(more)} of {len(more)}",
+        said,
+        COLLAPSES.get(method, "learning"),
+    ]
+
+
+def main() -> str:
+    """All methods; a distilled student learns from the DINO run of its seed."""
+    methods = sorted(path.stem for path in METHODS.glob("*.yaml") if path.stem != "distillation")
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {(m, seed): pool.submit(result, m, seed) for m in methods for seed in range(SEEDS)}
+        results = {job: future.result() for job, future in jobs.items()}
+        teachers = [f"teacher.run.path={results['dino', seed]['folder']}" for seed in range(SEEDS)]
+        for seed, teacher in enumerate(teachers):
+            jobs["distillation", seed] = pool.submit(result, "distillation", seed, [teacher])
+            results["distillation", seed] = jobs["distillation", seed].result()
+    lines = [line(m, [results[m, s] for s in range(SEEDS)]) for m in [*methods, "distillation"]]
+    header = ["method", "20-NN, untrained", "20-NN, trained", "rose", "diagnosis at the end", "expected"]
+    text = table(header, lines)
+    text += f"\n\nMedian (range) over {SEEDS} seeds; {EPOCHS} epochs of 4,000 images."
+    return section("Methods on the embedded shapes", "python -m benchmarks.methods", text)
+
+
+if __name__ == "__main__":
+    print(main())
