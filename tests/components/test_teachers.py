@@ -58,7 +58,7 @@ def test_average_is_the_formula_by_name() -> None:
     teacher = Ema(student, momentum=constant(0.9))
     before = {name: p.clone() for name, p in teacher.network.named_parameters()}
     shift(student)
-    teacher.update(student, 0.5)
+    teacher.update(student, 0.5, False)
     weights = dict(student.named_parameters())
     assert set(before) == {name for name in weights if not name.startswith("predictor")}
     for name, parameter in teacher.network.named_parameters():
@@ -71,7 +71,7 @@ def test_average_does_not_depend_on_the_order_of_parameters() -> None:
     teacher = Ema(student, momentum=constant(0.0))
     student._modules = dict(reversed(student._modules.items()))  # head before backbone
     shift(student)
-    teacher.update(student, 0.0)
+    teacher.update(student, 0.0, False)
     for name, parameter in teacher.network.named_parameters():
         torch.testing.assert_close(parameter, dict(student.named_parameters())[name])
 
@@ -81,9 +81,9 @@ def test_momentum_follows_its_schedule() -> None:
     teacher = Ema(student, momentum=Schedule(start=0.5, end=1.0))
     shift(student)
     before = teacher.network.head.weight.clone()
-    teacher.update(student, 1.0)
+    teacher.update(student, 1.0, False)
     assert torch.equal(teacher.network.head.weight, before)
-    teacher.update(student, 0.5)
+    teacher.update(student, 0.5, False)
     torch.testing.assert_close(teacher.network.head.weight, 0.75 * before + 0.25 * student.head.weight)
 
 
@@ -128,7 +128,7 @@ def test_buffers_policy_own_comes_from_the_own_forward_pass() -> None:
     student = network()
     teacher = Ema(student, buffers="own")
     shift(student)
-    teacher.update(student, 0.0)
+    teacher.update(student, 0.0, False)
     _, norm = norms(student, teacher)
     assert torch.equal(norm.running_mean, torch.zeros(3))
     teacher(views(), student(views().crops), LABELS)
@@ -142,7 +142,7 @@ def test_buffers_policy_copy_takes_those_of_the_student(mode: Any) -> None:
     student = network()
     teacher = Ema(student, buffers="copy", mode=mode)
     shift(student)
-    teacher.update(student, 0.0)
+    teacher.update(student, 0.0, False)
     theirs, ours = norms(student, teacher)
     for name, buffer in theirs.named_buffers():
         assert torch.equal(dict(ours.named_buffers())[name], buffer)
@@ -152,7 +152,7 @@ def test_buffers_policy_ema_moves_with_the_momentum() -> None:
     student = network()
     teacher = Ema(student, buffers="ema", momentum=constant(0.9))
     shift(student)
-    teacher.update(student, 0.0)
+    teacher.update(student, 0.0, False)
     theirs, ours = norms(student, teacher)
     torch.testing.assert_close(ours.running_mean, 0.1 * theirs.running_mean)
     torch.testing.assert_close(ours.running_var, 0.9 + 0.1 * theirs.running_var)
@@ -164,7 +164,7 @@ def test_integer_buffers_are_copied_not_averaged() -> None:
     teacher = Ema(student, buffers="ema", momentum=constant(0.996))
     for _ in range(3):
         shift(student)
-        teacher.update(student, 0.0)
+        teacher.update(student, 0.0, False)
     theirs, ours = norms(student, teacher)
     assert ours.num_batches_tracked == theirs.num_batches_tracked > 0
     assert ours.num_batches_tracked.dtype == torch.int64
@@ -185,7 +185,7 @@ def test_teacher_survives_a_checkpoint() -> None:
     student = network()
     teacher, other = Ema(student, momentum=constant(0.5)), Ema(student)
     shift(student)
-    teacher.update(student, 0.0)
+    teacher.update(student, 0.0, False)
     other.load_state_dict(teacher.state_dict())
     assert torch.equal(other.network.head.weight, teacher.network.head.weight)
 
@@ -200,7 +200,7 @@ def test_siamese_is_the_student_before_its_predictor(stop_gradient: bool) -> Non
     assert target.requires_grad is not stop_gradient
     assert teacher.network is None
     assert not list(teacher.parameters())
-    teacher.update(student, 0.5)
+    teacher.update(student, 0.5, False)
 
 
 def test_the_twin_loses_its_drop_path_and_the_student_keeps_it() -> None:
