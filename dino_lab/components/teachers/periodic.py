@@ -19,11 +19,11 @@ from dino_lab.registry import register
 class Periodic(Follower):
     """A copy of the student, made anew after every `every` steps or epochs, and used `lag` periods later.
 
-    DINO, arXiv 2104.14294, Sec. 5.2 and Fig. 6: its copy of the student is every step without lag, its
-    previous iteration (the weights before the last step) every step with lag 1, its previous epoch every epoch
-    without lag. `buffers` says where the BatchNorm statistics come from: a `copy` of the student's, made with
-    that of the weights, or the teacher's `own` forward passes. `mode: eval` makes the teacher use them instead
-    of the batch's. Each period of lag keeps one more copy of the network.
+    Of DINO, arXiv 2104.14294, Sec. 5.2 and Fig. 6, the student copy is every step without lag, the previous
+    iteration (the weights before the last step) every step with lag 1, the previous epoch every epoch without
+    lag. `buffers` says where the BatchNorm statistics come from: a `copy` of the student's, made with that of
+    the weights, or the teacher's `own` forward passes. `mode: eval` makes the teacher use them instead of the
+    batch's. Each period of lag keeps one more copy of the network.
     """
 
     def __init__(
