@@ -87,14 +87,18 @@ class Head(Protocol):
 
 
 class Teacher(Protocol):
-    """What the student should agree with, [T, B, K], for the views in crops[0]."""
+    """What the student should agree with, [T, B, K], for the views in crops[0].
+
+    A teacher may also have, and the builder then calls it:
+        check_classes(classes: int) -> None        ValueError where it cannot teach so many classes
+    """
 
     network: Network | None  # to evaluate; None if there is no network but the student
 
     def __init__(self, student: Network) -> None: ...
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor: ...
-    def update(self, student: Network, progress: float) -> None:
-        """Called after each optimizer step."""
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
+        """Called after each optimizer step; `ends_epoch` after the last one of an epoch."""
         ...
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dino_lab import collectives
 from dino_lab.components.targets.center import Center
+from dino_lab.components.targets.sinkhorn import Sinkhorn
 
 WORLD, B, K = 2, 3, 4
 
@@ -51,6 +52,7 @@ def results_of(mine: Tensor) -> dict[str, object]:
         "unchanged": torch.equal(mine, before),
         "target": [targets(mine, 0.0), targets(mine, 0.5)][1],
         "center": targets.mean,
+        "balanced": [Sinkhorn(K, joint=joint)(mine, 0.0) for joint in (False, True)],
         "gathered": gathered.detach(),
         "gradient": rows.grad,
     }
@@ -95,6 +97,16 @@ def test_the_center_is_that_of_the_whole_batch(results: list[dict[str, Tensor]])
     for rank, result in enumerate(results):
         torch.testing.assert_close(result["center"], targets.mean)
         torch.testing.assert_close(result["target"], target[:, rank * B : (rank + 1) * B])
+
+
+def test_sinkhorn_balances_the_whole_batch(results: list[dict[str, Tensor]]) -> None:
+    batch = torch.cat([share(0), share(1)], dim=1)
+    for i, joint in enumerate((False, True)):
+        target = Sinkhorn(K, joint=joint)(batch, 0.0)
+        for rank, result in enumerate(results):
+            found = result["balanced"][i]
+            torch.testing.assert_close(found, target[:, rank * B : (rank + 1) * B], rtol=1e-10, atol=0)
+            assert not torch.allclose(found, Sinkhorn(K, joint=joint)(share(rank), 0.0))
 
 
 def test_one_process_is_the_identity() -> None:

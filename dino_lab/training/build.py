@@ -19,6 +19,7 @@ from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.seeding import seed_everything, seed_for
+from dino_lab.types import Views
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
 
@@ -137,6 +138,9 @@ def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
         )
     augment = _part(spec, registry, device, "augment")
     method = _method(spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std)
+    if hasattr(method.teacher, "check_classes"):
+        with _misfits("head", "dim"):
+            method.teacher.check_classes(data.classes)
     if spec.train.compile:
         for network in filter(None, (method.student, method.teacher.network)):
             network.compile()
@@ -166,6 +170,7 @@ def check(spec: Spec, registry: Registry) -> Check:
     for _, pixels in augment.groups:
         _check_size(method.student.backbone, pixels)
     _check_heads(spec, method.student)
+    _check_teacher(method)
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
     return Check(_facts(method))
@@ -181,6 +186,24 @@ def _check_heads(spec: Spec, student: Network) -> None:
         raise Misfit(
             ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
         )
+
+
+def _check_teacher(method: Method) -> None:
+    """Two images without memory, through student and teacher: both must give as many outputs."""
+    views = Views(
+        [torch.zeros(v, 2, 3, pixels, pixels, device="meta") for v, pixels in method.augment.groups],
+        method.augment.pairs,
+    )
+    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    with torch.no_grad():
+        student = method.student(views.crops)
+        try:
+            teacher = method.teacher.forward(views, student, labels)
+        except Exception as error:
+            raise Misfit(("teacher",), f"refuses the crops: {_first_line(error)}") from error
+    wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
+    if found != wanted:
+        raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
 
 
 def _facts(method: Method) -> list[str]:
@@ -256,8 +279,12 @@ def _check_size(backbone: Any, pixels: int) -> None:
             backbone.check_size(pixels)
         backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Misfit(("backbone",), f"refuses the crops of {pixels} x {pixels} px: {text}") from error
+        message = f"refuses the crops of {pixels} x {pixels} px: {_first_line(error)}"
+        raise Misfit(("backbone",), message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

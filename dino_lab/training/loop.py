@@ -51,7 +51,7 @@ def train(run: Run, start: int = 0) -> Iterator[Row]:
         norm = clip_gradients(run.parameters, run.spec.optim.clip)
         lr, weight_decay = set_rates(run.optimizer, run.spec.optim, settings.batch_size, progress)
         run.optimizer.step()
-        run.teacher.update(run.student, progress)
+        run.teacher.update(run.student, progress, run.ends_epoch(step))
 
         numbers: dict[str, float] = {}
         if writes:

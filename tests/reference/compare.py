@@ -112,7 +112,7 @@ def package(weights: Head, batches: list[list[Tensor]]) -> list[Step]:
         value = loss(output.p, target, pairs)
         value.backward()
         optimizer.step()
-        teacher.update(student, i / STEPS)
+        teacher.update(student, i / STEPS, False)
         steps.append(
             Step(
                 loss=value.item(),

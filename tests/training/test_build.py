@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import Misfit
+from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.training.build import build, check
-from dino_lab.types import Views
+from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")
 
@@ -25,6 +26,12 @@ CPU = torch.device("cpu")
         (["train.accumulate=25"], ("train", "accumulate"), "parts"),
         (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
         (["data={name: parquet, path: absent, size: 16}"], ("data", "path"), "absent does not exist"),
+        (
+            ["teacher={name: labels}", "head.dim=8"],
+            ("head", "dim"),
+            "8 outputs are too few for the 10 classes of the data",
+        ),
+        (["teacher={name: periodic, buffers: own, mode: eval}"], ("teacher",), "statistics of its own"),
     ],
 )
 def test_what_does_not_fit_is_said_before_work_starts(
@@ -54,6 +61,27 @@ def test_pairs_to_push_apart_need_a_loss_with_negatives(tiny_spec: Callable) -> 
         with pytest.raises(Misfit, match="knows no negatives") as caught:
             check(tiny_spec("augment={name: repelling}"), registry)
     assert caught.value.loc == ("loss", "name")
+
+
+def test_a_teacher_must_answer_as_the_student_does(tiny_spec: Callable) -> None:
+    class Terse(nn.Module):
+        """One number for each image."""
+
+        network = None
+
+        def __init__(self, student: Network) -> None:
+            super().__init__()
+
+        def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
+            return student.z[:2, :, :1]
+
+        def update(self, student: Network, progress: float, ends_epoch: bool) -> None: ...
+
+    with registry.scratch():
+        registry.register("teacher", "terse")(Terse)
+        with pytest.raises(Misfit, match=r"gives \(2, 2, 1\) .* not \(2, 2, 32\)") as caught:
+            check(tiny_spec("teacher={name: terse}"), registry)
+    assert caught.value.loc == ("teacher",)
 
 
 def test_changing_the_head_leaves_the_backbone_as_it_was(tiny_spec: Callable) -> None:

@@ -18,6 +18,21 @@ METHODS = {
     "dino accumulated": ["train.accumulate=2"],
     "dino without multi-crop": ["augment={name: two_view, size: 16}"],
     "dino without centring": ["targets={name: softmax}"],
+    "dino with sinkhorn": ["targets={name: sinkhorn}"],
+    "dino with batch softmax": ["targets={name: batch_softmax}"],
+    "student copy": ["teacher={name: periodic, unit: step}"],
+    "previous iteration": ["teacher={name: periodic, unit: step, lag: 1}"],
+    "every third step": ["teacher={name: periodic, every: 3, unit: step, lag: 1}"],
+    "every other epoch": ["teacher={name: periodic, every: 2, unit: epoch}"],
+    "frozen": ["teacher={name: frozen, mode: train}"],
+    "labels": [
+        "augment={name: single, size: 16}",
+        "head={name: linear, dim: 10}",
+        "teacher={name: labels, smoothing: 0.1}",
+        "targets={name: identity}",
+        "loss={name: cross_entropy, temperature: 1.0}",
+        "optim.freeze_last_layer=0",
+    ],
     "byol": [
         "augment={name: two_view, size: 16}",
         "head={name: mlp, hidden: 32, dim: 16}",
@@ -36,6 +51,10 @@ METHODS = {
         "optim={name: sgd, lr: 0.05}",
     ],
     "resnet": ["backbone={name: timm, model: resnet10t}", "teacher={name: ema, buffers: ema}"],
+    "resnet before": [
+        "backbone={name: timm, model: test_resnet}",
+        "teacher={name: periodic, every: 3, unit: step, buffers: own}",
+    ],
 }
 
 

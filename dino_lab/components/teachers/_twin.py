@@ -1,4 +1,4 @@
-"""A copy of the student that no gradient reaches."""
+"""Networks that no gradient reaches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from dino_lab.network import Network
 
 def twin(student: Network) -> Network:
     """A copy without predictor, gradients, dropout and stochastic depth."""
-    network = copy.deepcopy(student)
+    return at_rest(copy.deepcopy(student))
+
+
+def at_rest(network: Network) -> Network:
+    """The network itself, from now on without predictor, gradients, dropout and stochastic depth."""
     network.predictor = None
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):

@@ -27,5 +27,5 @@ class Siamese(nn.Module):
         z = student.z[: len(views.crops[0])]
         return z.detach() if self.stop_gradient else z
 
-    def update(self, student: Network, progress: float) -> None:
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
         """Nothing to do: the student has moved already."""

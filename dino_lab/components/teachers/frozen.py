@@ -1,0 +1,68 @@
+"""A teacher that never changes."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dino_lab.components.teachers._saved_run import SavedRun, load_run
+from dino_lab.components.teachers._timm_model import TimmModel, load_timm
+from dino_lab.components.teachers._twin import at_rest, twin
+from dino_lab.network import Network
+from dino_lab.registry import register
+from dino_lab.types import Output, Views
+
+
+@register("teacher", "frozen")
+class Frozen(nn.Module):
+    """A network whose weights never change: of a `run`, a model of `timm`, or the student's first weights.
+
+    For distillation (Hinton et al., arXiv 1503.02531, Sec. 2) and BYOL's fixed random network (arXiv
+    2006.07733, Sec. 3). It must have as many outputs as the student's head. BatchNorm uses its running
+    statistics, or in `mode: train` those of the batch. Evaluators get the student, which is what is learned.
+    """
+
+    network = None
+
+    def __init__(
+        self,
+        student: Network,
+        *,
+        run: SavedRun | None = None,
+        timm: TimmModel | None = None,
+        mode: Literal["eval", "train"] = "eval",
+    ) -> None:
+        super().__init__()
+        if run is not None and timm is not None:
+            raise ValueError("one teacher, please: either run or timm")
+        self.source, self.mode = _source(student, run, timm), mode
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, which reaches the network only if it is meant to use the batch's statistics."""
+        super().train(mode)
+        self.source.train(mode and self.mode == "train")
+        return self
+
+    @torch.no_grad()
+    def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
+        """The network's outputs [T, B, K] for the views in crops[0]."""
+        return self.source(views.crops[:1]).z
+
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
+        """Nothing to do."""
+
+
+def _source(student: Network, run: SavedRun | None, timm: TimmModel | None) -> Network:
+    if run is not None:
+        network, who = load_run(run), f"the network of {run.path}"
+    elif timm is not None:
+        network, who = load_timm(timm), f"timm's {timm.model}"
+    else:
+        return twin(student)
+    given, wanted = network.head.dim, student.head.dim
+    if given != wanted:
+        raise ValueError(f"{who} has {given} outputs, and head.dim is {wanted}")
+    return at_rest(network)
