@@ -1,4 +1,4 @@
-"""Batch statistics over every process of a run; on one process each function is the identity.
+"""Batch statistics over every process of a run; on one process `mean` and `gather` are the identity.
 
 Components that use statistics of the whole batch (a centre, Sinkhorn, keys of a contrastive loss) call
 these, and nothing else in the package talks to other processes.
@@ -12,12 +12,15 @@ from torch import Tensor
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of `x` over processes, elementwise."""
+    """The mean of `x` over processes, elementwise.
+
+    Its gradient is that of `x` here: averaged over processes, as gradients are, that of the mean.
+    """
     if not _several():
         return x
-    x = x.clone()
-    distributed.all_reduce(x)
-    return x / distributed.get_world_size()
+    total = x.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size() + (x - x.detach())
 
 
 def gather(x: Tensor) -> Tensor:
@@ -28,6 +31,16 @@ def gather(x: Tensor) -> Tensor:
     distributed.all_gather(parts, x.contiguous())
     parts[distributed.get_rank()] = x
     return torch.cat(parts)
+
+
+def rank() -> int:
+    """The number of this process, which is its place in `gather`; 0 where there is one."""
+    return distributed.get_rank() if _several() else 0
+
+
+def processes() -> int:
+    """How many processes the run has."""
+    return distributed.get_world_size() if _several() else 1
 
 
 def _several() -> bool:

@@ -41,6 +41,7 @@ _TITLES = {
     "teacher": "Teachers",
     "targets": "Targets",
     "loss": "Losses",
+    "regularizer": "Regularizers",
     "evaluator": "Evaluators",
 }
 _PLAIN = {
