@@ -17,7 +17,7 @@ LEAST_VARIANCE = 1e-12  # far below any output's; keeps an output that is the sa
 
 @register("loss", "barlow")
 class Barlow(nn.Module):
-    """sum_i (1 - C_ii)^2 + off_diagonal * sum_i!=j C_ij^2, where C correlates student and target over the batch.
+    """sum_i (1 - C_ii)^2 + off_diagonal * sum_i!=j C_ij^2, C being the correlations of student and target.
 
     Barlow Twins, arXiv 2103.03230, Eq. 1 and 2; mean over positive pairs of views, each counted once. Wants a
     target that a gradient reaches: teacher siamese, `stop_gradient: false`.
