@@ -1,4 +1,4 @@
-"""The eight kinds of component, and where each one lives.
+"""The nine kinds of component, and where each one lives.
 
 A kind's built-in components are the files of `dino_lab/components/<folder>`; a plugin's components are
 the entry points of the group `dino_lab.<folder>`. Nothing here imports torch, so that names can be
@@ -15,10 +15,11 @@ FOLDERS: dict[str, str] = {
     "teacher": "teachers",
     "targets": "targets",
     "loss": "losses",
+    "regularizer": "regularizers",
     "evaluator": "evaluators",
 }
 
-# Which kind each field of a Spec names. `evaluators` is a list, all others are single components.
+# Which kind each field of a Spec names.
 KIND_OF_FIELD: dict[str, str] = {
     "data": "data",
     "augment": "augment",
@@ -28,5 +29,7 @@ KIND_OF_FIELD: dict[str, str] = {
     "teacher": "teacher",
     "targets": "targets",
     "loss": "loss",
+    "regularizers": "regularizer",
     "evaluators": "evaluator",
 }
+LISTS = ("regularizers", "evaluators")  # fields that name any number of components; all others name one

@@ -112,13 +112,28 @@ class Targets(Protocol):
 
 
 class Loss(Protocol):
-    """Student [S, B, K], target [T, B, K] and pairs [S, T] to a scalar."""
+    """Student [S, B, K], target [T, B, K] and pairs [S, T] to a scalar.
+
+    A loss may also have:
+        measure(student, target, pairs) -> dict[str, Tensor]   scalars for a row, such as an accuracy; called
+                                                               before forward, and changes nothing
+        check_pairs(pairs)                                     ValueError where they give nothing to learn
+    """
 
     negatives: bool  # understands -1 pairs
     cross_entropy: bool  # the value is H(target, student), so that less the target's entropy it is a KL
 
     def __init__(self, dim: int) -> None: ...
     def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor: ...
+
+
+class Regularizer(Protocol):
+    """What the student says about its views, in any precision, to a scalar that is added times `weight`."""
+
+    weight: float
+
+    def __init__(self) -> None: ...
+    def forward(self, views: Views, student: Output) -> Tensor: ...
 
 
 class Evaluator(Protocol):
@@ -143,5 +158,6 @@ PROTOCOLS: dict[str, type] = {
     "teacher": Teacher,
     "targets": Targets,
     "loss": Loss,
+    "regularizer": Regularizer,
     "evaluator": Evaluator,
 }

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from dino_lab.cli.curves import History, curve
 from dino_lab.cli.interrupt import STOPPING
-from dino_lab.cli.words import duration, main_score, number, scores, verdict_text
+from dino_lab.cli.words import duration, main_score, number, verdict_text
+from dino_lab.training.rows import REGULARIZER, scores
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NUMBERS = {
     "kl": "KL to the target",
+    "accuracy": "pretext accuracy",
     "feature_spread": "feature spread",
     "effective_rank": "effective rank",
     "center_norm": "centre norm",
@@ -161,6 +163,7 @@ class LiveView:
 
     def _table(self) -> RenderableType:
         shown = {label: self._numbers[key] for key, label in NUMBERS.items() if key in self._numbers}
+        shown |= {key: value for key, value in self._numbers.items() if key.startswith(REGULARIZER)}
         main = main_score(scores(self._numbers))
         shown |= {key: value for key, value in scores(self._numbers).items() if key != main}
         cells: list[RenderableType] = [

@@ -31,16 +31,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def is_score(key: str) -> bool:
-    """Whether a number of a row is an evaluator's: those bear its name and a dot."""
-    return "." in key
-
-
-def scores(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Those of the numbers that evaluators gave."""
-    return {key: value for key, value in numbers.items() if is_score(key)}
-
-
 def main_score(names: Mapping[str, float]) -> str | None:
     """The score to draw: 20-NN, which papers print, or the first there is."""
     return next((name for name in names if name.endswith("20nn")), next(iter(names), None))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dino_lab.kinds import KIND_OF_FIELD
+from dino_lab.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.spec.model import Spec
@@ -28,7 +28,7 @@ def json_schema(registry: Registry) -> Schema:
     for field, kind in KIND_OF_FIELD.items():
         choice = _choice(f"{kind}.", _params(registry, kind), definitions)
         description = f"A component of the kind {kind}."
-        if field == "evaluators":
+        if field in LISTS:
             # A list is never merged with that of the base, so its items are whole.
             choice["required"] = ["name"]
             fields[field] = {"type": "array", "items": choice, "description": f"A list. {description}"}
@@ -38,7 +38,7 @@ def json_schema(registry: Registry) -> Schema:
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
     fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
     required = [field for field in schema["required"] if field != "name"]
-    inner = {field: {"required": ["name"]} for field in [*KIND_OF_FIELD, "optim"] if field != "evaluators"}
+    inner = {field: {"required": ["name"]} for field in [*KIND_OF_FIELD, "optim"] if field not in LISTS}
     inner["train"] = {"required": definitions["Train"].pop("required")}
     return _exact(schema) | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -105,6 +105,7 @@ class Spec(BaseModel):
     teacher: Params
     targets: Params
     loss: Params
+    regularizers: tuple[Params, ...] = ()
     optim: Annotated[AdamW | Sgd | Lars, Field(discriminator="name")]
     train: Train
     evaluators: tuple[Params, ...] = ()

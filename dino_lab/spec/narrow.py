@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, create_model
 
 from dino_lab.errors import Loc, UserError
-from dino_lab.kinds import KIND_OF_FIELD
+from dino_lab.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.registry import Registry, suggest
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child, data, mark_at
@@ -36,7 +36,7 @@ def narrowed(root: yaml.MappingNode, registry: Registry, problems: list[Problem]
             continue
         narrow = _Narrow(root, kind, _finder(registry, kind), registry.names(kind), problems)
         fields[field] = (
-            narrow.many((field,), pair[1]) if field == "evaluators" else narrow.one((field,), pair[1]),
+            narrow.many((field,), pair[1]) if field in LISTS else narrow.one((field,), pair[1]),
             ...,
         )
     if (pair := child(root, "optim")) is not None:

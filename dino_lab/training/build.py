@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from dino_lab.errors import Misfit, UserError
 from dino_lab.kinds import KIND_OF_FIELD
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Data, Evaluator, Loss, Targets, Teacher
+from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, Targets, Teacher
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.optimizer import make_optimizer
+from dino_lab.training.rows import REGULARIZER
 from dino_lab.training.seeding import seed_everything, seed_for
 from dino_lab.types import Views
 
@@ -33,6 +34,7 @@ class Method:
     teacher: Teacher
     targets: Targets
     loss: Loss
+    regularizers: dict[str, Regularizer]
     evaluators: tuple[Evaluator, ...]
 
 
@@ -48,6 +50,7 @@ class Run:
     teacher: Teacher
     targets: Targets
     loss: Loss
+    regularizers: dict[str, Regularizer]  # by the name that a row gives them
     evaluators: tuple[Evaluator, ...]
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
@@ -77,12 +80,15 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""
-        return {part: getattr(self, part).state_dict() for part in STATEFUL}
+        return {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        for part in STATEFUL:
-            getattr(self, part).load_state_dict(state[part])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {part: getattr(self, part) for part in STATEFUL} | self.regularizers
 
     def network(self, of: str) -> Network:
         """The teacher's network if `of` is "teacher" and it has one, else the student."""
@@ -246,8 +252,22 @@ def _method(
         teacher=make("teacher", student),
         targets=make("targets", head.dim),
         loss=make("loss", head.dim),
+        regularizers=_regularizers(spec, registry, device),
         evaluators=tuple(evaluators),
     )
+
+
+def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
+    """By name; a second one of a name bears a number."""
+    found: dict[str, Regularizer] = {}
+    for i, params in enumerate(spec.regularizers):
+        seed_everything(spec.seed, "build", "regularizers", i)
+        with _misfits("regularizers", i):
+            part = registry.build("regularizer", params)
+        earlier = sum(other.name == params.name for other in spec.regularizers[:i])
+        name = f"{params.name}_{earlier + 1}" if earlier else params.name
+        found[REGULARIZER + name] = part.to(device)
+    return found
 
 
 def _part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
@@ -271,6 +291,9 @@ def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
             f"augment {spec.augment.name!r} gives pairs to push apart, and loss {spec.loss.name!r} knows no "
             "negatives",
         )
+    if hasattr(loss, "check_pairs"):
+        with _misfits("loss"):
+            loss.check_pairs(pairs)
 
 
 def _check_size(backbone: Any, pixels: int) -> None:

@@ -19,6 +19,7 @@ from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.environment import environment
 from dino_lab.training.export import write_backbone
 from dino_lab.training.loop import NonFinite, Row, train
+from dino_lab.training.rows import scores
 from dino_lab.training.run_dir import RunFolder
 from dino_lab.training.tensorboard import Events
 
@@ -167,7 +168,7 @@ class _Execution:
             listener.saved(self.step)
 
     def _end(self, status: Status, reason: str = "") -> Outcome:
-        scores = [_scores(row) for row in self.folder.rows() if _scores(row)]
+        scored = [found for row in self.folder.rows() if (found := scores(row))]
         outcome = Outcome(
             status,
             self.folder.path,
@@ -175,8 +176,8 @@ class _Execution:
             self.run.total_steps,
             self.reader.verdict,
             seconds=time.monotonic() - self.began,
-            scores_before=scores[0] if scores else {},
-            scores_after=scores[-1] if scores else {},
+            scores_before=scored[0] if scored else {},
+            scores_after=scored[-1] if scored else {},
             reason=reason,
         )
         if status == "finished":
@@ -199,8 +200,3 @@ class _Clock:
 
     def rate(self, step: int) -> float:
         return (step - self.step) * self.batch_size / (time.perf_counter() - self.time)
-
-
-def _scores(row: dict[str, float]) -> dict[str, float]:
-    """The scores in a row: the keys that an evaluator's name stands before."""
-    return {key: value for key, value in row.items() if "." in key}

@@ -45,7 +45,7 @@ def train(run: Run, start: int = 0) -> Iterator[Row]:
             _backward(run, *part, generator, progress, share=len(part[0]) / len(images), writes=writes)
             for part in parts
         ]
-        loss = torch.stack([part["loss"] for part in seen]).sum()
+        loss = torch.stack([part for part, _ in seen]).sum()
         if (writes or run.device.type == "cpu") and not loss.isfinite():
             raise NonFinite(f"the loss is {loss.item()} at step {step}")
         norm = clip_gradients(run.parameters, run.spec.optim.clip)
@@ -55,7 +55,7 @@ def train(run: Run, start: int = 0) -> Iterator[Row]:
 
         numbers: dict[str, float] = {}
         if writes:
-            numbers = {key: float(sum(part[key] for part in seen)) for key in seen[0]}
+            numbers = {key: float(sum(part[key] for _, part in seen)) for key in seen[0][1]}
             numbers |= {"gradient_norm": norm.item(), "lr": lr, "weight_decay": weight_decay}
         yield Row(step + 1, run.total_steps, (step + 1) / run.steps_per_epoch, numbers)
 
@@ -69,21 +69,34 @@ def _backward(
     *,
     share: float,
     writes: bool,
-) -> dict[str, Tensor]:
-    """Views, networks, target, loss and gradient of one part of a batch; its share of each number."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Views, networks, target, loss and gradient of one part of a batch; its share of what is minimised and
+    of each number.
+    """
     views = run.augment.forward(images, generator)
     with run.autocast():
         student = run.student(views.crops)  # features [S, B, D]; z, p [S, B, K]
         teacher = run.teacher.forward(views, student, labels)  # [T, B, K]
     target = run.targets.forward(teacher.float(), progress)  # [T, B, K]
-    loss = run.loss.forward(student.p.float(), target, views.pairs)
-    (loss * share).backward()
+    compared = (student.p.float(), target, views.pairs)
+    measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
+    loss = run.loss.forward(*compared)
+    added = {name: part.forward(views, student) for name, part in run.regularizers.items()}
+    total = loss + sum(part.weight * added[name] for name, part in run.regularizers.items())
+    (total * share).backward()
 
     numbers = {"loss": loss.detach()}
     if writes:
+        numbers |= measured | {name: value.detach() for name, value in added.items()}
         numbers |= diagnose(student, teacher)
         if run.targets.distribution:
             numbers |= diagnose_distribution(target.detach(), views.pairs)
             if run.loss.cross_entropy:
                 numbers["kl"] = numbers["loss"] - numbers["entropy"]
-    return {key: value * share for key, value in numbers.items()}
+    return total.detach() * share, {key: value * share for key, value in numbers.items()}
+
+
+@torch.no_grad()
+def _measure(run: Run, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+    """What the loss says of itself beside its value, if it says anything."""
+    return run.loss.measure(student, target, pairs) if hasattr(run.loss, "measure") else {}

@@ -32,6 +32,8 @@ CPU = torch.device("cpu")
             "8 outputs are too few for the 10 classes of the data",
         ),
         (["teacher={name: periodic, buffers: own, mode: eval}"], ("teacher",), "statistics of its own"),
+        (["loss={name: info_nce, in_batch: false}"], ("loss",), "nothing to push apart"),
+        (["augment={name: triplet, size: 16}"], ("loss", "name"), "knows no negatives"),
     ],
 )
 def test_what_does_not_fit_is_said_before_work_starts(

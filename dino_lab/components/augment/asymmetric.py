@@ -1,0 +1,73 @@
+"""Two crops with operations of their own, and many small ones where wanted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.components.augment._operations import Operations
+from dino_lab.components.augment._parameters import Pixels, Probability, Scale
+from dino_lab.registry import register
+from dino_lab.types import Views
+
+
+class FirstView(Operations):
+    """What happens to the first view; always blurred, as BYOL's."""
+
+    blur_probability: Probability = 1.0
+
+
+class SecondView(Operations):
+    """What happens to the second view; seldom blurred and sometimes solarized, as BYOL's."""
+
+    blur_probability: Probability = 0.1
+    solarize_probability: Probability = 0.2
+
+
+class LocalView(Operations):
+    """What happens to the local views; small, as DINO's."""
+
+    scale: Scale = (0.05, 0.4)
+
+
+FIRST, SECOND, LOCAL = FirstView(), SecondView(), LocalView()
+
+
+@register("augment", "asymmetric")
+class Asymmetric(nn.Module):
+    """Two views with different operations, compared with each other (BYOL, arXiv 2006.07733, App. B).
+
+    With `one_way` the teacher sees the first view alone, the key, and the other views are queries for it
+    (MoCo, arXiv 1911.05722, Alg. 1). `local_views` are seen by the student only and compared with every
+    view of the teacher (SwAV, arXiv 2006.09882, Sec. 3.3).
+    """
+
+    pairs: Tensor
+
+    def __init__(
+        self,
+        *,
+        size: Pixels = 224,
+        first: Annotated[FirstView, Field(description="operations; by default BYOL's")] = FIRST,
+        second: Annotated[SecondView, Field(description="operations; by default BYOL's")] = SECOND,
+        one_way: Annotated[bool, Field(description="the first view is the teacher's alone")] = False,
+        local_views: Annotated[int, Field(ge=0)] = 0,
+        local_size: Pixels = 96,
+        local: Annotated[LocalView, Field(description="operations; by default DINO's")] = LOCAL,
+    ) -> None:
+        super().__init__()
+        large = [first.policy(size), second.policy(size)]
+        groups = [[policy] for policy in large] if one_way else [large]
+        # By size of crop: what happens to the views of a group, one policy after the other.
+        self.policies = groups + [[local.policy(local_size, local_views)]] * bool(local_views)
+        self.groups = tuple((sum(p.views for p in group), group[0].size) for group in self.policies)
+        pairs = 1 - torch.eye(2 + local_views, 1 if one_way else 2, dtype=torch.int8)
+        self.register_buffer("pairs", pairs)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W], grey or RGB, to the teacher's views, further queries, local views."""
+        crops = [torch.cat([policy(images, generator) for policy in group]) for group in self.policies]
+        return Views(crops, self.pairs)

@@ -1,0 +1,80 @@
+"""A patch, another one of the same image, and one of another image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dino_lab.components.augment._parameters import (
+    Degrees,
+    HueStrength,
+    Pixels,
+    Probability,
+    Scale,
+    Sigma,
+    Strength,
+)
+from dino_lab.components.augment._policy import Policy
+from dino_lab.errors import UserError
+from dino_lab.registry import register
+from dino_lab.types import Views
+
+ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
+
+
+@register("augment", "triplet")
+class Triplet(nn.Module):
+    """Three patches of each sample: an anchor, patch A of the same image, and patch B of another image.
+
+    The anchor is to be pulled to A and pushed from B; A and B ask nothing themselves. B comes from the image
+    before in the batch, for the first from the last, so never from its own where there are two. Teacher and
+    student see all three. By default patches are cut and coloured as DINO's local crops are.
+    """
+
+    pairs: Tensor
+
+    def __init__(
+        self,
+        *,
+        size: Pixels = 96,
+        scale: Scale = (0.05, 0.4),
+        flip_probability: Probability = 0.5,
+        rotation: Degrees = 0.0,
+        brightness: Strength = 0.4,
+        contrast: Strength = 0.4,
+        saturation: Strength = 0.2,
+        hue: HueStrength = 0.1,
+        jitter_probability: Probability = 0.8,
+        grey_probability: Probability = 0.2,
+        blur_sigma: Sigma = (0.1, 2.0),
+        blur_probability: Probability = 0.5,
+        solarize_probability: Probability = 0.0,
+    ) -> None:
+        super().__init__()
+        self.policy = Policy(
+            size=size,
+            scale=scale,
+            flip_probability=flip_probability,
+            rotation=rotation,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+            jitter_probability=jitter_probability,
+            grey_probability=grey_probability,
+            blur_sigma=blur_sigma,
+            blur_probability=(blur_probability,) * 3,
+            solarize_probability=(solarize_probability,) * 3,
+        )
+        self.groups = ((3, size),)
+        pairs = torch.zeros(3, 3, dtype=torch.int8)
+        pairs[ANCHOR, OF_SAME_IMAGE], pairs[ANCHOR, OF_OTHER_IMAGE] = 1, -1
+        self.register_buffer("pairs", pairs)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W], grey or RGB, to one group of three views; UserError if B is 1."""
+        if len(images) < 2:
+            raise UserError("augment triplet: a patch of another image needs 2 images at once, got 1")
+        crops = self.policy(images, generator)  # [3, B, C, H, W]
+        crops[OF_OTHER_IMAGE] = crops[OF_OTHER_IMAGE].roll(1, dims=0)
+        return Views([crops], self.pairs)

@@ -1,0 +1,20 @@
+"""Which pairs of views count, and how much."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def weights(pairs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights [S, T] that sum to 1, alike for every two views that are to be pulled together.
+
+    Where student s is compared with target t and student t with target s, each of the two weighs half: they
+    are the same two views.
+    """
+    positive = (pairs > 0).to(dtype)
+    S, T = pairs.shape
+    mirrored = positive[:T].mT * (1 - torch.eye(T, dtype=dtype, device=pairs.device))
+    weight = positive / (1 + F.pad(mirrored, (0, 0, 0, S - T)))
+    return weight / weight.sum()

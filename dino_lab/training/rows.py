@@ -1,0 +1,12 @@
+"""What the names of a row's numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+REGULARIZER = "regularizer."  # stands before the name of a regularizer
+
+
+def scores(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Those of the numbers that evaluators gave: an evaluator's name and a dot stand before them."""
+    return {key: value for key, value in numbers.items() if "." in key and not key.startswith(REGULARIZER)}
