@@ -6,18 +6,24 @@ what YAML may set. The registry refuses a class whose `__init__` or methods take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from dino_lab.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.types import Output, Views
 
 
 class Data(Protocol):
-    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`."""
+    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`.
+
+    Data may also have, and an evaluator may ask for, what is in its images, on the CPU, for indices int64 [N]:
+        annotated(split, indices) -> (images uint8 [N, C, H, W], labels int64 [N], object masks bool [N, H, W],
+            part masks uint8 [N, H, W], 0 background and 1, 2, ... the parts, boxes int64 [N, 4])
+    """
 
     classes: int  # labels are 0 .. classes - 1
     size: int  # H = W of every image
@@ -120,7 +126,12 @@ class Loss(Protocol):
 class Evaluator(Protocol):
     """Scores of frozen features, by name; the names are prefixed with the evaluator's.
 
-    `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient.
+    `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
+    `encode.ask("tokens", images)` to what else the backbone can give. An evaluator may also have:
+        needs: tuple[str, ...]                     what it asks for, as in `backbone.tokens` or `data.annotated`;
+                                                   a spec whose components lack it is refused
+        files(encode, data) -> dict[str, bytes]    names and contents, kept in the run's folder, one set for
+                                                   each evaluation
     """
 
     every: int  # epochs between two evaluations
@@ -128,7 +139,7 @@ class Evaluator(Protocol):
     protocol: str  # name/version and every constant, in one line
 
     def __init__(self) -> None: ...
-    def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]: ...
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]: ...
 
 
 PROTOCOLS: dict[str, type] = {
