@@ -20,9 +20,9 @@ from dino_lab.types import Output, Views
 class Data(Protocol):
     """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`.
 
-    Data may also have, and an evaluator may ask for, what is in its images, on the CPU, for indices int64 [N]:
-        annotated(split, indices) -> (images uint8 [N, C, H, W], labels int64 [N], object masks bool [N, H, W],
-            part masks uint8 [N, H, W], 0 background and 1, 2, ... the parts, boxes int64 [N, 4])
+    Data may also have, and an evaluator may ask for, images with what is in them, on the CPU:
+        annotated(split, indices) -> (images, labels, object masks bool [N, H, W], part masks uint8 [N, H, W],
+            boxes int64 [N, 4]), for indices int64 [N]; 0 is background in a part mask, 1, 2, ... the parts
     """
 
     classes: int  # labels are 0 .. classes - 1
@@ -128,10 +128,9 @@ class Evaluator(Protocol):
 
     `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
     `encode.ask("tokens", images)` to what else the backbone can give. An evaluator may also have:
-        needs: tuple[str, ...]                     what it asks for, as in `backbone.tokens` or `data.annotated`;
-                                                   a spec whose components lack it is refused
-        files(encode, data) -> dict[str, bytes]    names and contents, kept in the run's folder, one set for
-                                                   each evaluation
+        needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose
+                                                   components lack one is refused
+        files(encode, data) -> dict[str, bytes]    names and contents of what it leaves in the run's folder
     """
 
     every: int  # epochs between two evaluations

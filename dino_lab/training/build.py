@@ -189,10 +189,8 @@ def _check_needs(spec: Spec, registry: Registry, evaluators: tuple[Evaluator, ..
             field, _, capability = need.partition(".")
             name = getattr(spec, field).name
             if not hasattr(registry.find(KIND_OF_FIELD[field], name).cls, capability):
-                raise Misfit(
-                    ("evaluators", i, "name"),
-                    f"{spec.evaluators[i].name!r} asks for {capability}, which {field} {name!r} does not give",
-                )
+                asks = f"{spec.evaluators[i].name!r} asks for {capability}"
+                raise Misfit(("evaluators", i, "name"), f"{asks}, which {field} {name!r} does not give")
 
 
 def _facts(method: Method) -> list[str]:

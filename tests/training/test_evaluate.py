@@ -85,7 +85,10 @@ def test_files_leave_the_networks_as_they_were(tiny_spec: Callable) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["evaluators.1.extra=backbone.levels"], "'picky' asks for levels, which backbone 'vit' does not give"),
+        (
+            ["evaluators.1.extra=backbone.levels"],
+            "'picky' asks for levels, which backbone 'vit' does not give",
+        ),
         (
             ["data={name: image_folder, path: nowhere, size: 16}"],
             "'picky' asks for annotated, which data 'image_folder' does not give",
