@@ -16,7 +16,7 @@ from dino_lab.registry import register
 from dino_lab_glom import _agreement, _picture
 
 Count = Annotated[int, Field(gt=0)]
-BATCH = 50  # images at once: all pairs of their columns are compared
+BATCH = 20  # images at once: all pairs of their columns are compared
 
 
 @register("evaluator", "islands")
