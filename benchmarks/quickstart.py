@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import section, spread, table
+from dino_lab.components.evaluators.knn import Knn
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import build
@@ -30,7 +31,9 @@ def raw_pixels(settings: list[str]) -> float:
     def encode(batch: Tensor) -> Tensor:
         return (batch.float() - middle).flatten(1)
 
-    return run.evaluators[0].forward(encode, run.data)["20nn"]
+    (knn,) = run.evaluators
+    assert isinstance(knn, Knn), "which takes any function for an encoder"
+    return knn.forward(encode, run.data)["20nn"]
 
 
 def one_run(settings: list[str]) -> tuple[float, float, float]:

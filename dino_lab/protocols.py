@@ -6,18 +6,24 @@ what YAML may set. The registry refuses a class whose `__init__` or methods take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from dino_lab.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.types import Output, Views
 
 
 class Data(Protocol):
-    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`."""
+    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`.
+
+    Data may also have, and an evaluator may ask for, images with what is in them, on the CPU:
+        annotated(split, indices) -> (images, labels, object masks bool [N, H, W], part masks uint8 [N, H, W],
+            boxes int64 [N, 4]), for indices int64 [N]; 0 is background in a part mask, 1, 2, ... the parts
+    """
 
     classes: int  # labels are 0 .. classes - 1
     size: int  # H = W of every image
@@ -139,7 +145,11 @@ class Regularizer(Protocol):
 class Evaluator(Protocol):
     """Scores of frozen features, by name; the names are prefixed with the evaluator's.
 
-    `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient.
+    `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
+    `encode.ask("tokens", images)` to what else the backbone can give. An evaluator may also have:
+        needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose
+                                                   components lack one is refused
+        files(encode, data) -> dict[str, bytes]    names and contents of what it leaves in the run's folder
     """
 
     every: int  # epochs between two evaluations
@@ -147,7 +157,7 @@ class Evaluator(Protocol):
     protocol: str  # name/version and every constant, in one line
 
     def __init__(self) -> None: ...
-    def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]: ...
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]: ...
 
 
 PROTOCOLS: dict[str, type] = {

@@ -14,6 +14,7 @@ LAYERS = [
     "kinds errors types schedule collectives",
     "names",
     "network",
+    "encoder",
     "protocols",
     "registry",
     "components",

@@ -26,6 +26,7 @@ FILES = {
     "events.out.*": "the same for TensorBoard",
     "last.pt": "the checkpoint",
     "backbone.safetensors": "the backbone, for plain timm",
+    "evaluations": "files of the evaluators, by step",
 }
 STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit, UserError
 from dino_lab.kinds import KIND_OF_FIELD
 from dino_lab.network import Network
@@ -94,41 +94,40 @@ class Run:
         """The teacher's network if `of` is "teacher" and it has one, else the student."""
         return self.teacher.network if of == "teacher" and self.teacher.network is not None else self.student
 
-    def evaluate_after(self, steps: int) -> dict[str, float]:
-        """Scores of the evaluators that are due after so many steps: at 0 and at the ends of epochs."""
+    def due(self, steps: int) -> list[tuple[str, Evaluator]]:
+        """Name and evaluator of those that are due after so many steps: at 0 and at the ends of epochs."""
         epoch, inside = divmod(steps, self.steps_per_epoch)
-        if inside:
-            return {}
         last = steps == self.total_steps
-        due = [(i, e) for i, e in enumerate(self.evaluators) if last or epoch % e.every == 0]
+        named = zip(self.spec.evaluators, self.evaluators, strict=True)
+        return [(p.name, e) for p, e in named if not inside and (last or epoch % e.every == 0)]
+
+    def evaluate_after(self, steps: int) -> dict[str, float]:
+        """Scores of the evaluators that are due after so many steps."""
         scores: dict[str, float] = {}
-        for i, evaluator in due:
-            name = self.spec.evaluators[i].name
+        for name, evaluator in self.due(steps):
             scores |= {f"{name}.{key}": value for key, value in self.evaluate(evaluator).items()}
         return scores
 
     def evaluate(self, evaluator: Evaluator) -> dict[str, float]:
         """Scores of one evaluator."""
-        with self._encoder(self.network(evaluator.of)) as encode:
+        with self._encoder(evaluator.of) as encode:
             return evaluator.forward(encode, self.data)
 
+    def files(self, evaluator: Any) -> dict[str, bytes]:
+        """Name and content of the files that an evaluator leaves, where it leaves any."""
+        if not hasattr(evaluator, "files"):
+            return {}
+        with self._encoder(evaluator.of) as encode:
+            return evaluator.files(encode, self.data)
+
     @contextmanager
-    def _encoder(self, network: Network) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Uint8 images [B, C, H, W] to features [B, D], at the size of the teacher's crops."""
-        size = self.augment.groups[0][1]
-
-        def encode(images: Tensor) -> Tensor:
-            x = images.float() / 255
-            if x.shape[-1] != size:
-                x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
-            with self.autocast():
-                return network.encode(x).float()
-
+    def _encoder(self, of: str) -> Iterator[Encoder]:
+        """The teacher's network, or the student's, in evaluation mode, at the size of the teacher's crops."""
+        network = self.network(of)
         mode = network.training
         network.eval()
         try:
-            with torch.no_grad():
-                yield encode
+            yield Encoder(network, self.augment.groups[0][1], self.autocast)
         finally:
             network.train(mode)
 
@@ -177,6 +176,7 @@ def check(spec: Spec, registry: Registry) -> Check:
         _check_size(method.student.backbone, pixels)
     _check_heads(spec, method.student)
     _check_teacher(method)
+    _check_needs(spec, registry, method.evaluators)
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
     return Check(_facts(method))
@@ -210,6 +210,16 @@ def _check_teacher(method: Method) -> None:
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
+
+
+def _check_needs(spec: Spec, registry: Registry, evaluators: tuple[Evaluator, ...]) -> None:
+    for i, evaluator in enumerate(evaluators):
+        for need in getattr(evaluator, "needs", ()):
+            field, _, capability = need.partition(".")
+            name = getattr(spec, field).name
+            if not hasattr(registry.find(KIND_OF_FIELD[field], name).cls, capability):
+                asks = f"{spec.evaluators[i].name!r} asks for {capability}"
+                raise Misfit(("evaluators", i, "name"), f"{asks}, which {field} {name!r} does not give")
 
 
 def _facts(method: Method) -> list[str]:

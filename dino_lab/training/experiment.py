@@ -17,6 +17,7 @@ from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
 from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.environment import environment
+from dino_lab.training.evaluate import write_files
 from dino_lab.training.export import write_backbone
 from dino_lab.training.loop import NonFinite, Row, train
 from dino_lab.training.rows import scores
@@ -112,7 +113,7 @@ class _Execution:
             listener.started(self.run, self.folder.path, self.step)
         with Events(self.folder.path, self.step) as self.events:
             if self.step == 0:
-                self._write(Row(0, self.run.total_steps, 0.0, self.run.evaluate_after(0)))
+                self._write(Row(0, self.run.total_steps, 0.0, self._evaluate()))
             try:
                 status = self._train()
             except NonFinite as error:
@@ -127,7 +128,7 @@ class _Execution:
                 listener.progressed(row.step, row.total)
             if row.numbers:
                 row.numbers["images_per_second"] = self.clock.rate(row.step)
-                row.numbers.update(self.run.evaluate_after(row.step))
+                row.numbers.update(self._evaluate())
                 self._write(row)
                 if self.run.spec.train.on_collapse == "stop" and self.reader.verdict.collapsed:
                     self._save()
@@ -153,6 +154,13 @@ class _Execution:
         folder.write_text("spec.yaml", dump_yaml(run.spec))
         folder.write_text("env.json", json.dumps(environment(run.device), indent=2) + "\n")
         return step
+
+    def _evaluate(self) -> dict[str, float]:
+        """Scores of the evaluators that are due, whose files are written."""
+        scores = self.run.evaluate_after(self.step)
+        for name, evaluator in self.run.due(self.step):
+            write_files(self.run, name, evaluator, self.folder, self.step)
+        return scores
 
     def _write(self, row: Row) -> None:
         verdict = self.reader.read(row.numbers, row.step / row.total)

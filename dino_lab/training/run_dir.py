@@ -6,6 +6,7 @@ rows.jsonl           one row of numbers a line
 events.out.*         the same for TensorBoard
 last.pt              step and state of every part; replaced as a whole or not at all
 backbone.safetensors the features that were learned, for plain timm
+evaluations/<step>/  pictures and other files of the evaluators
 result.json          how it ended; there once the run is finished
 """
 
@@ -69,6 +70,12 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file as a whole or not at all."""
         self._replace(self.path / name, text.encode())
+
+    def write_evaluation(self, step: int, name: str, content: bytes) -> None:
+        """Write a file that an evaluator leaves after so many steps."""
+        folder = self.path / "evaluations" / f"{step:06}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._replace(folder / name, content)
 
     def append_row(self, row: dict[str, float]) -> None:
         """Add one line to rows.jsonl."""

@@ -1,0 +1,105 @@
+"""Evaluators that ask for more than features, and what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from dino_lab.encoder import Encoder
+from dino_lab.errors import Misfit
+from dino_lab.registry import registry
+from dino_lab.training.build import build, check
+from dino_lab.training.evaluate import evaluate
+
+CPU = torch.device("cpu")
+
+
+class Picky:
+    """Writes down how many patch tokens there are."""
+
+    every = 2
+    protocol = "picky/1"
+    needs = ("backbone.tokens", "data.annotated")
+
+    def __init__(self, *, of: Literal["teacher", "student"] = "teacher", extra: str = "") -> None:
+        self.of = of
+        self.needs = (*self.needs, extra) if extra else self.needs
+
+    def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
+        return {"tokens": float(self._tokens(encode, data).shape[2])}
+
+    def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
+        assert not encode.network.training
+        return {"tokens.txt": str(tuple(self._tokens(encode, data).shape)).encode()}
+
+    def _tokens(self, encode: Encoder, data: Any) -> torch.Tensor:
+        return encode.ask("tokens", data.annotated("test", torch.arange(2))[0])
+
+
+@pytest.fixture(autouse=True)
+def picky() -> Iterator[None]:
+    with registry.scratch():
+        registry.register("evaluator", "picky")(Picky)
+        yield
+
+
+def test_files_are_kept_for_each_evaluation(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec("evaluators=[{name: picky}, {name: knn, k: [5]}]"))
+    left = sorted(file for file in (outcome.folder / "evaluations").rglob("*") if file.is_file())
+    # Before training, after the second of the three epochs of 4 steps, and at the end.
+    assert [str(file.relative_to(outcome.folder)) for file in left] == [
+        f"evaluations/{step:06}/picky.teacher.tokens.txt" for step in (0, 8, 12)
+    ]
+    assert {file.read_text() for file in left} == {"(2, 24, 4, 4)"}
+    assert outcome.scores_after["picky.tokens"] == 4
+
+
+def test_evaluating_a_run_again_writes_its_files_again(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec("evaluators=[{name: picky}]"))
+    last = outcome.folder / "evaluations" / "000012"
+    (last / "picky.teacher.tokens.txt").unlink()
+    for of in (None, "student"):
+        evaluate(outcome.folder, registry, CPU, of=of)
+    assert sorted(file.name for file in last.iterdir()) == [
+        "picky.student.tokens.txt",
+        "picky.teacher.tokens.txt",
+    ]
+
+
+def test_an_evaluator_that_leaves_nothing_makes_no_folder(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec("train.epochs=1"))
+    assert not (outcome.folder / "evaluations").exists()
+
+
+def test_files_leave_the_networks_as_they_were(tiny_spec: Callable) -> None:
+    run = build(tiny_spec("evaluators=[{name: picky}]"), registry, CPU)
+    before = [module.training for module in run.teacher.modules()]
+    assert run.files(run.evaluators[0]).keys() == {"tokens.txt"}
+    assert before == [module.training for module in run.teacher.modules()]
+    assert any(before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["evaluators.1.extra=backbone.levels"],
+            "'picky' asks for levels, which backbone 'vit' does not give",
+        ),
+        (
+            ["data={name: image_folder, path: nowhere, size: 16}"],
+            "'picky' asks for annotated, which data 'image_folder' does not give",
+        ),
+    ],
+)
+def test_what_an_evaluator_needs_is_checked_before_data_is_read(
+    settings: list[str], message: str, tiny_spec: Callable
+) -> None:
+    spec = tiny_spec("evaluators=[{name: knn}, {name: picky}]", *settings)
+    with pytest.raises(Misfit) as caught:
+        check(spec, registry)
+    assert caught.value.loc == ("evaluators", 1, "name")
+    assert caught.value.message == message
