@@ -124,10 +124,10 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "*required*"
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, Schedule):
-        value = value.start if value.start == value.end else value.model_dump(exclude_defaults=True)
+    if isinstance(value, Schedule) and value.start == value.end:
+        value = value.start
     if isinstance(value, BaseModel):
-        value = value.model_dump()
+        value = value.model_dump(exclude_defaults=True)
     return f"`{value if isinstance(value, str) else _yaml(value)}`"
 
 

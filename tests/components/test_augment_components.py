@@ -1,4 +1,4 @@
-"""multicrop, two_view and single as a run sees them."""
+"""The augmentations as a run sees them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ COMPONENTS = {
     "multicrop": {**SMALL},
     "two_view": {"size": 12},
     "single": {"size": 12, "jitter_probability": 0.8, "blur_probability": 0.5, "solarize_probability": 0.2},
+    "triplet": {"size": 12},
+    "asymmetric": {"size": 12, "local_views": 3, "local_size": 8},
+}
+NOTHING = {
+    "flip_probability": 0,
+    "jitter_probability": 0,
+    "grey_probability": 0,
+    "blur_probability": 0,
+    "solarize_probability": 0,
 }
 
 
@@ -37,6 +46,13 @@ def build(name: str, **given: object) -> nn.Module:
     """As a spec does: validated, then built."""
     entry = registry.find("augment", name)
     return registry.build("augment", entry.params.model_validate({"name": name, **given}))
+
+
+def turned(name: str, degrees: float) -> dict[str, object]:
+    """The parameters of COMPONENTS, with rotation too."""
+    if name != "asymmetric":
+        return {**COMPONENTS[name], "rotation": degrees}
+    return COMPONENTS[name] | {part: {"rotation": degrees} for part in ("first", "second", "local")}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -60,7 +76,7 @@ def within(share: float, probability: float, trials: int) -> bool:
 @pytest.mark.parametrize("name", COMPONENTS)
 @pytest.mark.parametrize(("C", "H", "W"), [(3, 16, 16), (1, 16, 16), (3, 9, 31), (3, 1, 1), (3, 40, 25)])
 def test_crops_have_the_promised_shape_and_range(name: str, C: int, H: int, W: int) -> None:
-    augment = build(name, rotation=20, **COMPONENTS[name])
+    augment = build(name, **turned(name, 20))
     views = augment(batch(5, C, H, W), seeded(0))
     assert [tuple(x.shape) for x in views.crops] == [(V, 5, C, s, s) for V, s in augment.groups]
     for crop in views.crops:
@@ -77,7 +93,7 @@ def test_crops_have_the_promised_shape_and_range(name: str, C: int, H: int, W: i
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_crops_can_be_made_again(name: str) -> None:
-    augment, images = build(name, rotation=10, **COMPONENTS[name]), batch()
+    augment, images = build(name, **turned(name, 10)), batch()
     torch.manual_seed(1)
     first = augment(images, seeded(7)).crops
     torch.manual_seed(2)
@@ -101,7 +117,13 @@ def test_pairs() -> None:
     assert three.pairs.tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
     assert build("two_view").pairs.tolist() == [[0, 1], [1, 0]]
     assert build("single").pairs.tolist() == [[1]]
-    assert "pairs" in dict(three.named_buffers())
+    assert build("triplet").pairs.tolist() == [[0, 1, -1], [0, 0, 0], [0, 0, 0]]
+    assert build("asymmetric").pairs.tolist() == [[0, 1], [1, 0]]
+    assert build("asymmetric", local_views=2).pairs.tolist() == [[0, 1], [1, 0], [1, 1], [1, 1]]
+    assert build("asymmetric", one_way=True).pairs.tolist() == [[0], [1]]
+    assert build("asymmetric", one_way=True, local_views=2).pairs.tolist() == [[0], [1], [1], [1]]
+    for name in COMPONENTS:
+        assert "pairs" in dict(build(name).named_buffers())
 
 
 def test_without_local_views_there_is_one_group() -> None:
@@ -275,9 +297,10 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_gpu_would_never_be_waited_for() -> None:
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_gpu_would_never_be_waited_for(name: str) -> None:
     """No value is read back, no shape depends on one, and no tensor is made from Python numbers."""
-    augment, images, generator = build("multicrop", **SMALL), batch(), seeded(0)
+    augment, images, generator = build(name, **COMPONENTS[name]), batch(), seeded(0)
     with Recorder() as recorder:
         augment(images, generator)
     assert {"bmm", "rand", "copysign"} <= recorder.names
@@ -287,7 +310,101 @@ def test_a_gpu_would_never_be_waited_for() -> None:
 def test_kornia_is_not_imported_to_validate() -> None:
     code = (
         "import sys; from dino_lab.registry import registry\n"
-        "for name in ('multicrop', 'two_view', 'single'): registry.find('augment', name)\n"
+        "for name in registry.names('augment'): registry.find('augment', name)\n"
         "assert 'kornia' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def plain_triplet(size: int = 8, scale: tuple[float, float] = (1.0, 1.0)) -> nn.Module:
+    return build("triplet", **NOTHING, size=size, scale=scale)
+
+
+@pytest.mark.parametrize("B", [2, 3, 7])
+def test_the_other_patch_is_never_of_the_same_image(B: int) -> None:
+    """Whole images, so that each patch tells where it comes from."""
+    images = batch(B, 3, 8, 8)
+    (crops,) = plain_triplet()(images, seeded(0)).crops
+    whole = images / 255
+    source = (crops[:, :, None] - whole).abs().amax(dim=(3, 4, 5)).argmin(dim=2)  # [3, B]
+    own = torch.arange(B)
+    assert torch.equal(source[0], own)
+    assert torch.equal(source[1], own)
+    assert (source[2] != own).all()
+    assert sorted(source[2].tolist()) == own.tolist()  # every image gives one
+
+
+def test_the_patches_of_a_triplet_are_drawn_by_themselves() -> None:
+    (crops,) = plain_triplet(scale=(0.1, 0.3))(same(6), seeded(0)).crops
+    flat = crops.flatten(0, 1).flatten(1)
+    assert torch.cdist(flat, flat).fill_diagonal_(1).min() > 1e-4
+
+
+def test_a_triplet_of_one_image_is_refused() -> None:
+    with pytest.raises(UserError, match="needs 2 images at once, got 1"):
+        plain_triplet()(batch(1), seeded(0))
+
+
+def asymmetric(**given: object) -> nn.Module:
+    """Nothing is drawn but what is given."""
+    still = {**NOTHING, "scale": (1.0, 1.0)}
+    parts = {part: still | dict(given.pop(part, {})) for part in ("first", "second", "local")}  # type: ignore[call-overload]
+    return build("asymmetric", size=8, local_size=8, **parts, **given)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"flip_probability": 1.0},
+        {"jitter_probability": 1.0},
+        {"grey_probability": 1.0},
+        {"blur_probability": 1.0, "blur_sigma": (1, 2)},
+        {"solarize_probability": 1.0},
+        {"scale": (0.2, 0.4)},
+        {"rotation": 60.0},
+    ],
+    ids=lambda operation: next(iter(operation)),
+)
+@pytest.mark.parametrize("part", ["first", "second", "local"])
+def test_an_operation_happens_to_the_views_it_is_given_to(part: str, operation: dict[str, object]) -> None:
+    images = batch(20, 3, 8, 8)
+    for one_way in (False, True):
+        views = asymmetric(**{part: operation}, one_way=one_way, local_views=2)(images, seeded(0))
+        shares = changed(torch.cat(views.crops), images / 255)
+        touched = (shares > 0.8).tolist()
+        assert touched == [part == "first", part == "second", part == "local", part == "local"]
+        assert (shares[~torch.tensor(touched)] == 0).all()
+
+
+def test_views_differ_by_default_as_byols_do() -> None:
+    first, second = build("asymmetric").policies[0]
+    assert (first.blur_probability, second.blur_probability) == ((1.0,), (0.1,))
+    assert (first.solarize_probability, second.solarize_probability) == ((0.0,), (0.2,))
+    # A change of one thing leaves the others as they were.
+    _, second = build("asymmetric", second={"hue": 0.0}).policies[0]
+    assert (second.hue, second.blur_probability, second.solarize_probability) == (0.0, (0.1,), (0.2,))
+
+
+def test_the_key_comes_alone() -> None:
+    images = batch(4)
+    augment = build("asymmetric", size=9, one_way=True, local_views=3, local_size=7)
+    assert augment.groups == ((1, 9), (1, 9), (3, 7))
+    assert [len(group) for group in augment(images, seeded(0)).crops] == [1, 1, 3]
+    both = build("asymmetric", size=9, local_views=3, local_size=7)
+    assert both.groups == ((2, 9), (3, 7))
+    one_way, two_way = (torch.cat(a(images, seeded(0)).crops[:-1]) for a in (augment, both))
+    assert torch.equal(one_way, two_way)  # the same crops, compared in other ways
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"first": {"scale": (0.9, 0.4)}}, "first.scale"),
+        ({"second": {"hue": 0.6}}, "second.hue"),
+        ({"local": {"blur": 1}}, "local.blur"),
+        ({"local_views": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_bad_parameters_of_views_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        build("asymmetric", **given)

@@ -122,6 +122,14 @@ class FakeNce:
     def forward(self, student: Any, target: Any, pairs: Any) -> Any: ...
 
 
+@registry.register("regularizer", "fake_spread")
+class FakeSpread:
+    """The spread of nothing."""
+
+    def __init__(self, *, weight: Annotated[float, Field(ge=0)] = 0.1) -> None: ...
+    def forward(self, views: Any, student: Any) -> Any: ...
+
+
 @registry.register("evaluator", "fake_knn")
 class FakeKnn:
     """The neighbours of nothing."""
@@ -156,4 +164,5 @@ evaluators:
   - {name: fake_knn, k: [1, 2]}
   - name: fake_knn
     every: 5
+regularizers: [{name: fake_spread, weight: 0.5}]
 """

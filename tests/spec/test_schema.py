@@ -58,6 +58,8 @@ BAD = [
     ("seed: 0", "wandb: 1", "", "Additional properties are not allowed ('wandb' was unexpected)"),
     ("every: 5", "every: 0", "evaluators.1.every", "0 is less than or equal to the minimum of 0"),
     ("name: fake_knn, ", "", "evaluators.0", "'name' is a required property"),
+    ("name: fake_spread, ", "", "regularizers.0", "'name' is a required property"),
+    ("weight: 0.5", "weight: -1", "regularizers.0.weight", "-1 is less than the minimum of 0"),
 ]
 
 

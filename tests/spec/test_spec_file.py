@@ -45,6 +45,8 @@ def test_narrowing_gives_each_place_the_component_it_names() -> None:
     assert spec.predictor is None
     assert spec_of(GOOD, "predictor={name: fake_head}").predictor.layers == 3  # type: ignore[union-attr]
     assert spec_of(GOOD, "predictor=null", "evaluators=[]").evaluators == ()
+    assert [r.model_dump() for r in spec.regularizers] == [{"name": "fake_spread", "weight": 0.5}]
+    assert spec_of(GOOD, "regularizers=[]").regularizers == ()
 
 
 def test_only_what_a_spec_names_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

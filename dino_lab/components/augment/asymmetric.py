@@ -51,12 +51,12 @@ class Asymmetric(nn.Module):
         self,
         *,
         size: Pixels = 224,
-        first: FirstView = FIRST,
-        second: SecondView = SECOND,
-        one_way: bool = False,
+        first: Annotated[FirstView, Field(description="operations; by default BYOL's")] = FIRST,
+        second: Annotated[SecondView, Field(description="operations; by default BYOL's")] = SECOND,
+        one_way: Annotated[bool, Field(description="the first view is the teacher's alone")] = False,
         local_views: Annotated[int, Field(ge=0)] = 0,
         local_size: Pixels = 96,
-        local: LocalView = LOCAL,
+        local: Annotated[LocalView, Field(description="operations; by default DINO's")] = LOCAL,
     ) -> None:
         super().__init__()
         large = [first.policy(size), second.policy(size)]
