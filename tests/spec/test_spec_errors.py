@@ -96,8 +96,8 @@ REPLACED = [  # a piece of GOOD, what stands there instead, and every line of th
         "of: techer",
         "17:5: evaluators.1.of: must be one of teacher, student, got 'techer'; did you mean 'teacher'?",
     ),
-    ("weight: 0.5", "wait: 1", "18:37: regularizers.0.wait: unknown key; did you mean 'weight'? (accepted: weight)"),
-    ("weight: 0.5", "weight: -1", "18:37: regularizers.0.weight: must be at least 0, got -1"),
+    ("weight: 0.5", "wait: 1", "18:36: regularizers.0.wait: unknown key; did you mean 'weight'? (accepted: weight)"),
+    ("weight: 0.5", "weight: -1", "18:36: regularizers.0.weight: must be at least 0, got -1"),
     ("[{name: fake_spread, weight: 0.5}]", "1", "18:1: regularizers: must be a list with '-' before each item, got 1"),
     # schedules
     (

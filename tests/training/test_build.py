@@ -24,6 +24,8 @@ CPU = torch.device("cpu")
         (["head={name: linear, dim: 8}"], ("optim", "freeze_last_layer"), "no last layer"),
         (["train.accumulate=25"], ("train", "accumulate"), "parts"),
         (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
+        (["loss={name: info_nce, in_batch: false}"], ("loss",), "nothing to push apart"),
+        (["augment={name: triplet, size: 16}"], ("loss", "name"), "knows no negatives"),
     ],
 )
 def test_what_does_not_fit_is_said_before_work_starts(

@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.loop import NonFinite, train
+from dino_lab.training.run_dir import RunFolder
+from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")
 
@@ -71,3 +74,100 @@ def test_bfloat16_stays_close_to_float32(tiny_spec: Callable) -> None:
         losses.append(next(train(run)).numbers["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_regularizers_join_the_loss_by_their_weight(tiny_spec: Callable) -> None:
+    """The gradient is the sum; the row has the loss and each term by itself."""
+
+    def step(*settings: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        run = build(tiny_spec("train.log_every=1", "optim.clip=null", *settings), registry, CPU)
+        row = next(train(run))
+        return row.numbers, {name: p.grad for name, p in run.student.named_parameters()}
+
+    plain, without = step()
+    once, one = step("regularizers=[{name: koleo, weight: 0.5}]")
+    both, two = step("regularizers=[{name: koleo, weight: 1.0}, {name: koleo, weight: 2.0, on: projections}]")
+    idle, nothing = step("regularizers=[{name: koleo, weight: 0.0}]")
+    assert plain["loss"] == once["loss"] == both["loss"] == idle["loss"]
+    assert not [key for key in plain if key.startswith("regularizer")]
+    assert once["regularizer.koleo"] == both["regularizer.koleo"] == idle["regularizer.koleo"]
+    assert both["regularizer.koleo_2"] != both["regularizer.koleo"]
+    assert all(torch.equal(without[name], nothing[name]) for name in without)
+    _, only_second = step("regularizers=[{name: koleo, weight: 2.0, on: projections}]")
+    for name, gradient in without.items():
+        first, second = one[name] - gradient, only_second[name] - gradient
+        torch.testing.assert_close(two[name], gradient + 2 * first + second, rtol=1e-3, atol=1e-5)
+        if name.startswith("head"):
+            assert torch.equal(one[name], gradient)  # of the backbone's features only
+        elif name.endswith("attn.qkv.weight"):
+            assert first.abs().sum() > 0
+
+
+def test_a_regularizer_that_is_no_number_stops_before_the_weights_move(tiny_spec: Callable) -> None:
+    run = build(tiny_spec("regularizers=[{name: koleo}]"), registry, CPU)
+    before = [p.clone() for p in run.parameters]
+    run.regularizers["regularizer.koleo"].weight = float("nan")
+    with pytest.raises(NonFinite, match="nan at step 0"):
+        next(train(run))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
+
+
+def test_a_regularizer_is_no_score(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec("regularizers=[{name: koleo}]", "train.epochs=1"))
+    assert {key.split(".")[0] for key in (*outcome.scores_before, *outcome.scores_after)} == {"knn"}
+    assert "regularizer.koleo" in RunFolder(outcome.folder).rows()[-1]
+
+
+def test_the_state_of_a_regularizer_is_the_runs(tiny_spec: Callable) -> None:
+    class Counting(nn.Module):
+        """Counts its calls."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = 1.0
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, views: Views, student: Output) -> Tensor:
+            self.calls = self.calls + 1
+            return student.features.float().mean()
+
+    with registry.scratch():
+        registry.register("regularizer", "counting")(Counting)
+        spec = tiny_spec("regularizers=[{name: counting}]")
+        run, other = (build(spec, registry, CPU) for _ in range(2))
+        steps = train(run)
+        next(steps), next(steps)
+        state = run.state_dict()
+        assert state["regularizer.counting"]["calls"] == 2
+        other.load_state_dict(state)
+        assert other.regularizers["regularizer.counting"].calls == 2
+
+
+def test_rows_have_what_the_loss_measures(tiny_spec: Callable) -> None:
+    """Only where a row is written, and before the loss changes its state."""
+
+    class Stateful(nn.Module):
+        """Measures how often it was called."""
+
+        negatives = cross_entropy = False
+
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+            self.calls = self.measured = 0
+
+        def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+            self.calls += 1
+            return student.square().mean()
+
+        def measure(self, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+            assert not torch.is_grad_enabled()
+            self.measured += 1
+            return {"calls_before": torch.tensor(float(self.calls))}
+
+    with registry.scratch():
+        registry.register("loss", "stateful")(Stateful)
+        run = build(tiny_spec("loss={name: stateful}"), registry, CPU)  # a row every second step
+        steps = train(run)
+        rows = [next(steps).numbers for _ in range(4)]
+    assert [row.get("calls_before") for row in rows] == [None, 1, None, 3]
+    assert (run.loss.calls, run.loss.measured) == (4, 2)

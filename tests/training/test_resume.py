@@ -13,6 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from dino_lab.registry import registry
+from dino_lab.training.build import build
+from dino_lab.training.evaluate import open_run
+
+# A head without prototypes, for losses on its outputs.
+OUTPUTS = ["head={name: mlp, hidden: 32, dim: 16}", "targets={name: identity}", "optim.freeze_last_layer=0"]
+TWO_VIEWS = "augment={name: two_view, size: 16}"
+BOTH_SIDES = "teacher={name: siamese, stop_gradient: false}"
+
 METHODS = {
     "dino": [],
     "dino accumulated": ["train.accumulate=2"],
@@ -35,6 +44,33 @@ METHODS = {
         "loss={name: mse}",
         "optim={name: sgd, lr: 0.05}",
     ],
+    "simclr": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: info_nce}"],
+    "moco v2": [  # a queue that a batch does not divide
+        *OUTPUTS,
+        "augment={name: asymmetric, size: 16, one_way: true, local_views: 1, local_size: 8}",
+        "loss={name: info_nce, in_batch: false, queue: 50}",
+    ],
+    "moco accumulated": [
+        *OUTPUTS,
+        TWO_VIEWS,
+        "loss={name: info_nce, in_batch: false, queue: 70}",
+        "train.accumulate=2",
+    ],
+    "moco v3": [
+        *OUTPUTS,
+        TWO_VIEWS,
+        "predictor={name: mlp, hidden: 32, dim: 16}",
+        "loss={name: info_nce, in_batch: paired, scale_by_temperature: true}",
+    ],
+    "patch discrimination": [
+        *OUTPUTS,
+        "augment={name: triplet, size: 16}",
+        BOTH_SIDES,
+        "loss={name: info_nce, in_batch: false}",
+    ],
+    "vicreg": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: vicreg}"],
+    "barlow twins": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: barlow}"],
+    "dino with koleo": ["regularizers=[{name: koleo}, {name: koleo, on: projections}]"],
     "resnet": ["backbone={name: timm, model: resnet10t}", "teacher={name: ema, buffers: ema}"],
 }
 
@@ -66,6 +102,16 @@ def test_stopped_and_resumed_is_never_stopped(
     second = execute(spec)
     assert (second.status, second.step) == ("finished", 12)
     assert_same_state(whole.folder, second.folder)
+
+
+def test_the_queue_is_resumed(tiny_spec: Callable, execute: Callable) -> None:
+    steps = iter(range(100))
+    outcome = execute(tiny_spec(*METHODS["moco v2"]), stop=lambda: next(steps) >= 4)
+    saved = torch.load(outcome.folder / "last.pt", weights_only=True)["loss"]["queue"]
+    assert saved.shape == (50, 16)
+    run = open_run(outcome.folder, registry, torch.device("cpu"))
+    assert torch.equal(run.loss.queue, saved)
+    assert not torch.equal(build(run.spec, registry, run.device).loss.queue, saved)
 
 
 def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
