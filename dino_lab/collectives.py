@@ -6,21 +6,19 @@ these, and nothing else in the package talks to other processes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as distributed
 from torch import Tensor
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of `x` over processes, elementwise.
+    """The mean of `x` over processes, elementwise; backward takes the mean of their gradients.
 
-    Its gradient is that of `x` here: averaged over processes, as gradients are, that of the mean.
+    So weights whose gradients are averaged over processes get the gradient of the whole batch.
     """
-    if not _several():
-        return x
-    total = x.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size() + (x - x.detach())
+    return _Mean.apply(x) if _several() else x
 
 
 def gather(x: Tensor) -> Tensor:
@@ -41,6 +39,18 @@ def rank() -> int:
 def processes() -> int:
     """How many processes the run has."""
     return distributed.get_world_size() if _several() else 1
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(x)
+        return x / distributed.get_world_size()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _Mean.forward(context, gradient)
 
 
 def _several() -> bool:

@@ -12,9 +12,15 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from dino_lab import collectives
+from dino_lab.components.losses.barlow import Barlow
+from dino_lab.components.losses.info_nce import InfoNce
+from dino_lab.components.losses.vicreg import Vicreg
+from dino_lab.components.regularizers.koleo import Koleo
 from dino_lab.components.targets.center import Center
+from dino_lab.types import Output, Views
 
 WORLD, B, K = 2, 3, 4
+PAIRS = 1 - torch.eye(2, dtype=torch.int8)
 
 
 def share(rank: int) -> Tensor:
@@ -53,7 +59,33 @@ def results_of(mine: Tensor) -> dict[str, object]:
         "center": targets.mean,
         "gathered": gathered.detach(),
         "gradient": rows.grad,
+        "rank": collectives.rank(),
+        "processes": collectives.processes(),
+        **contrasted(mine),
+        **weighted(mine),
     }
+
+
+def contrasted(mine: Tensor) -> dict[str, Tensor]:
+    """info_nce and koleo of a batch [T, B, K]."""
+    target = mine.flip(2)
+    torch.manual_seed(0)
+    loss = InfoNce(K, queue=8).double()
+    spread = Koleo()(Views([mine], PAIRS), Output(mine, mine, mine))
+    accuracy = loss.measure(mine, target, PAIRS)["accuracy"]
+    return {"info_nce": loss(mine, target, PAIRS), "accuracy": accuracy, "queue": loss.queue, "koleo": spread}
+
+
+def weighted(mine: Tensor) -> dict[str, Tensor]:
+    """vicreg and barlow of what a layer makes of a batch [T, B, K], and the gradients of the layer."""
+    found = {}
+    for loss in (Vicreg(K), Barlow(K)):
+        layer = torch.randn(K, K, generator=torch.Generator().manual_seed(9), dtype=torch.float64) / 2
+        z = mine @ layer.requires_grad_()
+        value = loss(z, z, PAIRS)
+        value.backward()
+        found |= {type(loss).__name__: value.detach(), f"{type(loss).__name__} gradient": layer.grad}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +129,40 @@ def test_the_center_is_that_of_the_whole_batch(results: list[dict[str, Tensor]])
         torch.testing.assert_close(result["target"], target[:, rank * B : (rank + 1) * B])
 
 
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Tensor]:
+    """What one process computes on the whole batch."""
+    batch = torch.cat([share(0), share(1)], dim=1)
+    return contrasted(batch) | weighted(batch)
+
+
+@pytest.mark.parametrize("name", ["info_nce", "accuracy", "koleo", "Vicreg", "Barlow"])
+def test_the_mean_over_processes_is_the_value_of_the_whole_batch(
+    name: str, results: list[dict[str, Tensor]], whole: dict[str, Tensor]
+) -> None:
+    mean = sum(result[name] for result in results) / WORLD
+    torch.testing.assert_close(mean, whole[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Vicreg gradient", "Barlow gradient"])
+def test_the_mean_gradient_over_processes_is_that_of_the_whole_batch(
+    name: str, results: list[dict[str, Tensor]], whole: dict[str, Tensor]
+) -> None:
+    mean = sum(result[name] for result in results) / WORLD
+    assert mean.abs().max() > 0.1
+    torch.testing.assert_close(mean, whole[name], rtol=1e-10, atol=1e-10)
+
+
+def test_every_process_has_the_queue_of_all(
+    results: list[dict[str, Tensor]], whole: dict[str, Tensor]
+) -> None:
+    for rank, result in enumerate(results):
+        assert (result["rank"], result["processes"]) == (rank, WORLD)
+        torch.testing.assert_close(result["queue"], whole["queue"], rtol=1e-12, atol=1e-12)
+
+
 def test_one_process_is_the_identity() -> None:
+    assert (collectives.rank(), collectives.processes()) == (0, 1)
     x = share(0)
     assert collectives.mean(x) is x
     assert collectives.gather(x) is x
