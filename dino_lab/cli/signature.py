@@ -25,7 +25,14 @@ _BOUNDS = {
     "max_length": "length <=",
     "pattern": "like",
 }
-_NAMES = {Schedule: "number or ramp", type(None): "null", int: "integer", float: "number", str: "text"}
+_NAMES = {
+    Schedule: "number or ramp",
+    type(None): "null",
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true | false",
+}
 
 
 def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
