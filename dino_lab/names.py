@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -41,11 +44,27 @@ def _built_in(kind: str) -> list[Source]:
 
 
 def _installed(kind: str) -> list[Source]:
+    return [source for source in _plugins(tuple(map(_stamp, sys.path))) if source.kind == kind]
+
+
+@lru_cache(maxsize=1)
+def _plugins(state_of_path: tuple[tuple[str, int], ...]) -> list[Source]:
+    """Every component of every plugin; read anew when something was installed or removed."""
+    points = metadata.entry_points()
     return [
         _source(kind, point, point.dist)
-        for point in metadata.entry_points(group=f"dino_lab.{FOLDERS[kind]}")
+        for kind, folder in FOLDERS.items()
+        for point in points.select(group=f"dino_lab.{folder}")
         if point.dist is not None
     ]
+
+
+def _stamp(folder: str) -> tuple[str, int]:
+    """A folder and when its content last changed."""
+    try:
+        return folder, os.stat(folder or os.curdir).st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 def _source(kind: str, point: metadata.EntryPoint, distribution: metadata.Distribution) -> Source:

@@ -64,7 +64,9 @@ def _verdicts(listed: list[Source]) -> list[str]:
     """What is wrong with each, as far as that is known without importing it."""
     count = Counter((source.kind, source.name) for source in listed)
     twice = [count[source.kind, source.name] > 1 for source in listed]
-    reasons = ["the name has two owners" if two else obstacle(s) for s, two in zip(listed, twice, strict=True)]
+    reasons = [
+        "the name has two owners" if two else obstacle(s) for s, two in zip(listed, twice, strict=True)
+    ]
     return [f"broken: {reason}" if reason else "" for reason in reasons]
 
 
