@@ -14,13 +14,14 @@ from dino_lab.kinds import FOLDERS
 from dino_lab.names import Source, obstacle, sources
 
 
-def _kinds() -> list[str]:
+def kinds() -> list[str]:
+    """What a shell completes a kind with."""
     return list(FOLDERS)
 
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(autocompletion=_kinds, help="Only this kind.", show_default=False)
+        str | None, typer.Argument(autocompletion=kinds, help="Only this kind.", show_default=False)
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one and say which fail.")] = False,
     plugin: Plugins = None,
@@ -33,7 +34,7 @@ def list_(
     from dino_lab.cli.console import print_table
 
     if kind is not None:
-        _must_be_a_kind(kind)
+        must_be_a_kind(kind)
     listed = [source for k in FOLDERS if kind in (None, k) for source in _sources(k, bool(plugin))]
     verdicts = [_import_verdict(source) for source in listed] if check else _verdicts(listed)
     rows = [
@@ -46,7 +47,8 @@ def list_(
         raise typer.Exit(1)
 
 
-def _must_be_a_kind(kind: str) -> None:
+def must_be_a_kind(kind: str) -> None:
+    """A UserError unless there is such a kind."""
     if kind not in FOLDERS:
         raise UserError(f"no kind is called {kind!r} (there are: {', '.join(FOLDERS)})")
 
@@ -82,7 +84,7 @@ def _import_verdict(source: Source) -> str:
 
 def show(
     kind_or_name: Annotated[
-        str, typer.Argument(metavar="[KIND] NAME", autocompletion=_kinds, help="As `list` prints them.")
+        str, typer.Argument(metavar="[KIND] NAME", autocompletion=kinds, help="As `list` prints them.")
     ],
     name: Annotated[str | None, typer.Argument(metavar="", show_default=False)] = None,
     plugin: Plugins = None,
@@ -95,7 +97,7 @@ def show(
     from dino_lab.registry import registry, suggest
 
     if name is not None:
-        _must_be_a_kind(kind_or_name)
+        must_be_a_kind(kind_or_name)
         return _print_component(kind_or_name, name)
     owners = [kind for kind in FOLDERS if kind_or_name in registry.names(kind)]
     if not owners:

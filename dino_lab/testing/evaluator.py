@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dino_lab.testing.subject import numbers
 from dino_lab.testing.trial import Size, Stateless
 
 
 class EvaluatorTrial(Stateless):
     """Frozen features and data to scores by name."""
 
-    sizes: ClassVar = [(8,), (5,)]  # D
+    sizes: ClassVar = [()]
     randomness = "a generator of its own with a fixed seed"
 
     def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
@@ -23,9 +22,9 @@ class EvaluatorTrial(Stateless):
         return ()
 
     def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
-        """The scores, in the order of their names."""
+        """The scores of the method's network before training, in the order of their names."""
         with self.subject.trying("forward", "it should return scores by name"):
-            scores = part.forward(self._encoder(*size), self.subject.method.data)
+            scores = self.subject.method.evaluate(part)
         if not isinstance(scores, dict) or not scores:
             self.subject.fail(
                 f"forward returns {scores!r}; it should be a dict of at least one score by name"
@@ -48,17 +47,3 @@ class EvaluatorTrial(Stateless):
             bool(part.protocol) and "\n" not in part.protocol,
             f"its protocol is {part.protocol!r}; it should be one line: name/version and every constant",
         )
-
-    def _encoder(self, D: int) -> Any:
-        data = self.subject.method.data
-        projection = numbers(data.channels * data.size**2, D)
-
-        def encode(images: Tensor) -> Tensor:
-            self.expect(
-                images.dtype == torch.uint8 and images.ndim == 4,
-                f"encodes images {images.dtype} {list(images.shape)}; they should be those of data, uint8 "
-                "[B, C, H, W]",
-            )
-            return (images.flatten(1).float() / 255 - 0.5) @ projection
-
-        return encode

@@ -43,9 +43,10 @@ def write_metadata(folder: Path, into: Path) -> None:
     project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))[
         "project"
     ]
-    info = into / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    name, version = project["name"], project.get("version", "0")  # another file may say the version
+    info = into / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
-    lines = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}"]
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Dist: {need}" for need in project.get("dependencies", [])]
     (info / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
     groups = project.get("entry-points", {}).items()
