@@ -39,6 +39,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest plugins
 
 check: setup
 	$(BIN)/ruff format --check .
