@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from dino_lab.errors import UserError
-from dino_lab.names import BUILT_IN, Source, sources
+from dino_lab.names import BUILT_IN, Source, obstacle, owners, sources
 
 T = TypeVar("T")
 
@@ -99,35 +100,49 @@ class Registry:
         """The names of a kind."""
         return sorted({source.name for source in self.sources(kind)})
 
-    def find(self, kind: str, name: str) -> Entry:
-        """Import the component if need be; a ComponentError says why there is none."""
-        sources = [source for source in self.sources(kind) if source.name == name]
-        if not sources:
+    def source(self, kind: str, name: str) -> Source:
+        """Where a component comes from; a ComponentError if that is nowhere, or more than one place."""
+        found = [source for source in self.sources(kind) if source.name == name]
+        if not found:
             names = self.names(kind)
             raise ComponentError(
                 f"no {kind} is called {name!r}{suggest(name, names)} (there are: {', '.join(names)})"
             )
-        if len(sources) > 1:
-            owners = " and ".join(f"{source.origin} ({source.module})" for source in sources)
-            raise ComponentError(f"{kind} {name!r} has two owners: {owners}; uninstall one")
-        (source,) = sources
+        if len(found) > 1:
+            raise ComponentError(f"{kind} {name!r} has two owners: {owners(found)}; uninstall one")
+        return found[0]
+
+    def find(self, kind: str, name: str) -> Entry:
+        """Import the component if need be; a ComponentError says why there is none."""
+        source = self.source(kind, name)
         if (kind, name) not in self._entries:
             self._import(source)
         return self._entries[kind, name]
 
     def _import(self, source: Source) -> None:
+        who = f"{source.kind} {source.name!r} of {source.origin}"
+        if (reason := obstacle(source)) is not None:
+            raise ComponentError(f"{who} {reason}")
+        before = dict(self._entries)
         try:
             importlib.import_module(source.module)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ComponentError(
-                f"{source.kind} {source.name!r} of {source.origin} failed to import ({reason})"
-            ) from error
+        except (Exception, SystemExit) as error:
+            self._forget_half_imported(before)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ComponentError(f"{who} failed to import ({reason})") from error
         if (source.kind, source.name) not in self._entries:
             raise ComponentError(
                 f"{source.module} of {source.origin} was imported, but registers no "
                 f"{source.kind} {source.name!r}"
             )
+
+    def _forget_half_imported(self, before: dict[tuple[str, str], Entry]) -> None:
+        """Keep what was known, and what is whole: Python drops a module whose import failed."""
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if key in before or entry.cls.__module__ in sys.modules
+        }
 
     def build(self, kind: str, params: Params, *context: Any) -> Any:
         """An instance: what the builder supplies, then what the spec says."""
@@ -158,10 +173,14 @@ def params_of(cls: type, kind: str, name: str) -> type[Params]:
             f"{cls.__qualname__}.__init__: the type {error.name!r} is not there at run time; "
             "import it outside `if TYPE_CHECKING`"
         ) from None
+    given = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if untyped := [p.name for p in given if p.name not in hints]:
+        raise TypeError(
+            f"{cls.__qualname__}.__init__: {untyped[0]} has no type; what YAML may set has one, "
+            "such as Annotated[float, Field(gt=0)]"
+        )
     fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in given
     }
     fields["name"] = (Literal[name], ...)
     doc = inspect.cleandoc(cls.__doc__ or "")  # its own, not that of nn.Module

@@ -20,11 +20,12 @@ LAYERS = [
     "components",
     "spec",
     "training",
+    "testing",
     "cli",
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-FOLDERS = {"components", "spec", "training", "cli"}  # whose files may import one another
+FOLDERS = {"components", "spec", "training", "testing", "cli"}  # whose files may import one another
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:

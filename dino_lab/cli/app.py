@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dino_lab import __version__
-from dino_lab.cli import completion, components, folders, run, specs
+from dino_lab.cli import completion, components, diff, folders, new, run, specs
 from dino_lab.errors import UserError
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
@@ -30,8 +30,10 @@ app = typer.Typer(
 for verb in (
     run.run,
     specs.validate,
+    diff.diff,
     components.list_,
     components.show,
+    new.new,
     specs.schema,
     folders.eval_,
     folders.export,

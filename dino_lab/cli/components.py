@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -10,38 +11,46 @@ import typer
 from dino_lab.cli.options import Plugins, load_plugins
 from dino_lab.errors import UserError
 from dino_lab.kinds import FOLDERS
-from dino_lab.names import Source, sources
+from dino_lab.names import Source, obstacle, sources
 
 
-def _kinds() -> list[str]:
+def kinds() -> list[str]:
+    """What a shell completes a kind with."""
     return list(FOLDERS)
 
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(autocompletion=_kinds, help="Only this kind.", show_default=False)
+        str | None, typer.Argument(autocompletion=kinds, help="Only this kind.", show_default=False)
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one and say which fail.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """List the components and where each comes from."""
+    """List the components and where each comes from.
+
+    What is known to be broken without importing anything is marked; --check finds the rest.
+    """
     load_plugins(plugin)
     from dino_lab.cli.console import print_table
 
-    if kind is not None and kind not in FOLDERS:
-        raise UserError(f"no kind is called {kind!r} (there are: {', '.join(FOLDERS)})")
+    if kind is not None:
+        must_be_a_kind(kind)
     listed = [source for k in FOLDERS if kind in (None, k) for source in _sources(k, bool(plugin))]
-    rows = [[source.kind, source.name, source.origin] for source in listed]
-    if not check:
-        return print_table(["kind", "name", "origin"], rows)
-    verdicts = [_import_verdict(source.kind, source.name) for source in listed]
-    print_table(
-        ["kind", "name", "origin", "import"],
-        [[*row, verdict] for row, verdict in zip(rows, verdicts, strict=True)],
-    )
-    if failed := sum(verdict != "ok" for verdict in verdicts):
+    verdicts = [_import_verdict(source) for source in listed] if check else _verdicts(listed)
+    rows = [
+        [source.kind, source.name, source.origin, verdict]
+        for source, verdict in zip(listed, verdicts, strict=True)
+    ]
+    print_table(["kind", "name", "origin", "import" if check else ""], rows)
+    if check and (failed := sum(verdict != "ok" for verdict in verdicts)):
         print(f"{failed} of {len(rows)} failed")
         raise typer.Exit(1)
+
+
+def must_be_a_kind(kind: str) -> None:
+    """A UserError unless there is such a kind."""
+    if kind not in FOLDERS:
+        raise UserError(f"no kind is called {kind!r} (there are: {', '.join(FOLDERS)})")
 
 
 def _sources(kind: str, plugin: bool) -> list[Source]:
@@ -53,11 +62,21 @@ def _sources(kind: str, plugin: bool) -> list[Source]:
     return registry.sources(kind)
 
 
-def _import_verdict(kind: str, name: str) -> str:
+def _verdicts(listed: list[Source]) -> list[str]:
+    """What is wrong with each, as far as that is known without importing it."""
+    count = Counter((source.kind, source.name) for source in listed)
+    twice = [count[source.kind, source.name] > 1 for source in listed]
+    reasons = [
+        "the name has two owners" if two else obstacle(s) for s, two in zip(listed, twice, strict=True)
+    ]
+    return [f"broken: {reason}" if reason else "" for reason in reasons]
+
+
+def _import_verdict(source: Source) -> str:
     from dino_lab.registry import registry
 
     try:
-        registry.find(kind, name)
+        registry.find(source.kind, source.name)
     except UserError as error:
         return str(error)
     return "ok"
@@ -65,21 +84,20 @@ def _import_verdict(kind: str, name: str) -> str:
 
 def show(
     kind_or_name: Annotated[
-        str, typer.Argument(metavar="[KIND] NAME", autocompletion=_kinds, help="As `list` prints them.")
+        str, typer.Argument(metavar="[KIND] NAME", autocompletion=kinds, help="As `list` prints them.")
     ],
     name: Annotated[str | None, typer.Argument(metavar="", show_default=False)] = None,
     plugin: Plugins = None,
 ) -> None:
     """Show one component and its parameters.
 
-    Prints what it computes, its parameters with ranges and defaults, and where its source is.
+    Prints where it comes from, what it computes, and its parameters with types, ranges and defaults.
     """
     load_plugins(plugin)
     from dino_lab.registry import registry, suggest
 
     if name is not None:
-        if kind_or_name not in FOLDERS:
-            raise UserError(f"no kind is called {kind_or_name!r} (there are: {', '.join(FOLDERS)})")
+        must_be_a_kind(kind_or_name)
         return _print_component(kind_or_name, name)
     owners = [kind for kind in FOLDERS if kind_or_name in registry.names(kind)]
     if not owners:
@@ -98,7 +116,10 @@ def _print_component(kind: str, name: str) -> None:
     from dino_lab.registry import registry
 
     entry = registry.find(kind, name)
-    print(f"{kind}: {name}\n{entry.where}\n\n{inspect.getdoc(entry.cls)}\n")
+    origin = registry.source(kind, name).origin
+    # A file that was given with --plugin is its own origin.
+    print(f"{kind}: {name}", *([] if entry.where.startswith(origin) else [origin]), entry.where, sep="\n")
+    print(f"\n{inspect.getdoc(entry.cls)}\n")
     fields = {key: field for key, field in entry.params.model_fields.items() if key != "name"}
     if not fields:
         return print("no parameters")

@@ -54,13 +54,12 @@ def load_plugins(files: list[Path] | None) -> None:
         sys.modules[name] = module  # get_type_hints and pickle look the module up by name
         try:
             module_spec.loader.exec_module(module)
-        except Exception as error:
-            raise UserError(
-                f"--plugin {file}: {_where(error, file)}{type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"--plugin {file}: {_where(error, file)}{reason}") from error
 
 
-def _where(error: Exception, file: Path) -> str:
+def _where(error: BaseException, file: Path) -> str:
     """`line N: ` of the innermost frame that is in `file`."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:

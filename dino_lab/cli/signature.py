@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dino_lab.schedule import Schedule
+from dino_lab.spec.inline import inline
 
 _BOUNDS = {
     "gt": ">",
@@ -25,7 +25,14 @@ _BOUNDS = {
     "max_length": "length <=",
     "pattern": "like",
 }
-_NAMES = {Schedule: "number or ramp", type(None): "null", int: "integer", float: "number", str: "text"}
+_NAMES = {
+    Schedule: "number or ramp",
+    type(None): "null",
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true | false",
+}
 
 
 def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -64,23 +71,4 @@ def _bounds(metadata: Sequence[Any]) -> list[str]:
 
 def default_in_words(field: FieldInfo) -> str:
     """The default as YAML would have it, or `required`."""
-    return "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Schedule) and value == Schedule(start=value.start, end=value.start):
-        return f"{value.start:g}"
-    if isinstance(value, BaseModel):
-        changed = {
-            key: getattr(value, key)
-            for key, field in type(value).model_fields.items()
-            if field.is_required() or getattr(value, key) != field.default
-        }
-        return f"{{{', '.join(f'{key}: {_value(item)}' for key, item in changed.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, Enum):
-        return str(value.value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "required" if field.is_required() else inline(field.get_default(call_default_factory=True))

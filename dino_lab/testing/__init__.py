@@ -1,0 +1,12 @@
+"""For whoever writes a component: one call that says whether it keeps its contract.
+
+from dino_lab.testing import check_component
+
+def test_huber() -> None:
+    check_component("loss", "huber")
+"""
+
+from dino_lab.testing.component import check_component
+from dino_lab.testing.plugin import installed
+
+__all__ = ["check_component", "installed"]

@@ -1,0 +1,147 @@
+"""How data and augmentations are tried."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dino_lab.testing.subject import pictures
+from dino_lab.testing.trial import Size, Stateless
+from dino_lab.types import Views
+
+MOST_IMAGES = 1000  # a larger training split is not read as a whole
+
+
+class DataTrial(Stateless):
+    """Labelled images, in an order that (seed, epoch) decides."""
+
+    sizes: ClassVar = [(2,), (3,)]  # B
+    randomness = "the seed that `train` is given"
+
+    def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
+        """The device."""
+        return (device,)
+
+    def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
+        """The first batches of each iterator."""
+        (B,) = size
+        self.expect(
+            min(part.train_images, part.test_images) >= 3,
+            "has fewer than 3 images; give it more to be tried with",
+        )
+        said = []
+        for name, arguments in (("train", (B, 0, 0)), ("test", (B,)), ("bank", (B,))):
+            with self.subject.trying(f"{name}{arguments}", "it should give batches"):
+                for images, labels in islice(getattr(part, name)(*arguments), 2 if name == "train" else 1):
+                    self._check_batch(part, name, images, labels, B, device)
+                    said += [images, labels]
+        return said
+
+    def rules(self) -> None:
+        """Epochs, steps to start from, and splits that are given once."""
+        part = self.make(self.sizes[0])
+        C = part.channels
+        self.expect(
+            len(part.mean) == len(part.std) == C and min(part.std) > 0,
+            f"its mean is {part.mean} and its std {part.std}; each should be {C} numbers, std above 0",
+        )
+        third = next(islice(part.train(2, 0, 0), 2, None))
+        begun = next(part.train(2, 0, 2))
+        self.expect(
+            all(torch.equal(a, b) for a, b in zip(third, begun, strict=True)),
+            "train(2, 0, start=2) does not begin with the third batch of train(2, 0, start=0); it should go "
+            "on where a run was stopped",
+        )
+        steps = part.train_images // 2
+        across = list(islice(part.train(2, 0, steps - 1), 2))
+        self.expect(
+            [len(images) for images, _ in across] == [2, 2],
+            "train ends or gives an incomplete batch at the end of an epoch; it should go on without end",
+        )
+        if part.train_images <= MOST_IMAGES:
+            self._check_splits(part)
+
+    def _check_splits(self, part: Any) -> None:
+        for name, images in (("test", part.test_images), ("bank", part.train_images)):
+            count = sum(len(labels) for _, labels in getattr(part, name)(7))
+            self.expect(
+                count == images, f"{name} gives {count} images; it should give each of the {images} once"
+            )
+        epoch = torch.cat([labels for _, labels in islice(part.train(1, 0, 0), part.train_images)])
+        bank = torch.cat([labels for _, labels in part.bank(7)])
+        self.expect(
+            torch.equal(epoch.sort().values, bank.sort().values),
+            "an epoch of train has other labels than bank; it should have each training image once",
+        )
+
+    def _check_batch(
+        self, part: Any, name: str, images: Tensor, labels: Tensor, B: int, device: torch.device
+    ) -> None:
+        shape = (B, part.channels, part.size, part.size)
+        self.expect(
+            images.dtype == torch.uint8 and tuple(images.shape) == shape and images.device == device,
+            f"{name} gives images {images.dtype} {list(images.shape)} on {images.device}; they should be "
+            f"uint8 {list(shape)} on {device}",
+        )
+        self.expect(
+            labels.dtype == torch.int64 and tuple(labels.shape) == (B,) and labels.device == device,
+            f"{name} gives labels {labels.dtype} {list(labels.shape)} on {labels.device}; they should be "
+            f"int64 [{B}] on {device}",
+        )
+        self.expect(
+            bool(((labels >= 0) & (labels < part.classes)).all()),
+            f"{name} gives a label outside 0..{part.classes - 1}; labels should be below its classes",
+        )
+
+
+class AugmentTrial(Stateless):
+    """Images uint8 [B, C, H, W] to crops."""
+
+    sizes: ClassVar = [(2, 32), (3, 33), (2, 48)]  # B, pixels
+    randomness = "the generator that forward is given"
+
+    def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
+        """Nothing."""
+        return ()
+
+    def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
+        """The crops."""
+        images = pictures(*size).to(device)
+        generator = torch.Generator(device).manual_seed(0)
+        with self.subject.trying(f"forward of images {list(images.shape)}", "it should return Views"):
+            views = part.forward(images, generator)
+        self.expect(
+            torch.equal(images, pictures(*size).to(device)),
+            "changes the images in place; it should make new tensors",
+        )
+        self._check_views(part, views, len(images), device)
+        return list(views.crops)
+
+    def _check_views(self, part: Any, views: Any, B: int, device: torch.device) -> None:
+        if not isinstance(views, Views):
+            self.subject.fail(f"forward is of the type {type(views).__name__}; it should be Views")
+        shapes = [[V, B, 3, pixels, pixels] for V, pixels in part.groups]
+        found = [list(crop.shape) for crop in views.crops]
+        self.expect(
+            found == shapes, f"gives crops {found}; after its groups {part.groups} it should be {shapes}"
+        )
+        for crop in views.crops:
+            self.expect_output(crop, tuple(crop.shape), "a crop", device)
+            low, high = crop.min().item(), crop.max().item()
+            self.expect(
+                low >= 0 and high <= 1,
+                f"gives crops from {low:g} to {high:g}; they should lie between 0 and 1",
+            )
+        shape = (sum(V for V, _ in part.groups), part.groups[0][0])
+        pairs = views.pairs
+        self.expect(
+            torch.equal(pairs, part.pairs) and tuple(pairs.shape) == shape and pairs.dtype == torch.int8,
+            f"gives pairs {pairs.dtype} {list(pairs.shape)}; they should be its own, int8 {list(shape)}",
+        )
+        self.expect(
+            bool((pairs > 0).any()) and bool((pairs.abs() <= 1).all()),
+            "its pairs should be -1, 0 and 1, one of them at least 1",
+        )

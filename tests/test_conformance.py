@@ -1,0 +1,626 @@
+"""Every built-in component keeps the contract that plugins are held to, and the kit sees one that does not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from dino_lab.kinds import FOLDERS
+from dino_lab.names import BUILT_IN, sources
+from dino_lab.registry import registry
+from dino_lab.testing import check_component
+from dino_lab.testing.component import TRIALS
+from dino_lab.types import Views
+
+# What a component cannot do without, and what makes it small.
+PARAMS: dict[tuple[str, str], dict[str, Any]] = {
+    ("data", "shapes"): {"train_images": 24, "test_images": 12},
+    ("augment", "multicrop"): {"global_size": 32, "local_size": 16, "local_views": 3},
+    ("augment", "single"): {"size": 32},
+    ("augment", "two_view"): {"size": 32},
+    ("backbone", "timm"): {"model": "resnet10t"},
+    ("backbone", "vit"): {"width": 24, "depth": 2, "heads": 2, "patch": 8, "drop_path": 0.1},
+    ("head", "linear"): {"dim": 10},
+    ("head", "mlp"): {"hidden": 24, "dim": 10},
+    ("head", "prototypes"): {"hidden": 24, "bottleneck": 8, "dim": 10, "batch_norm": True},
+    ("evaluator", "knn"): {"k": [1, 5]},
+}
+# Kinds of files that a component reads; `files` writes them.
+FROM_FILES = {("data", "image_folder"), ("data", "parquet")}
+EXCUSED = {("data", "torchvision"): "its data sets are downloads; tests/components tries it with false ones"}
+
+COMPONENTS = [
+    pytest.param(kind, source.name, id=f"{kind}-{source.name}")
+    for kind in FOLDERS
+    for source in sources(kind)
+    if source.module.startswith(BUILT_IN)
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A training split of 9 images and a test split of 6, in 3 classes, as Parquet and as class folders."""
+    for split, count in (("train", 9), ("test", 6)):
+        rows: list[dict[str, bytes]] = []
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 255, (20, 18, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            rows.append({"bytes": buffer.getvalue()})
+            folder = tmp_path / "folders" / split / f"class{i % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.png").write_bytes(buffer.getvalue())
+        table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kind", "name"), COMPONENTS)
+def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) -> None:
+    if (kind, name) in EXCUSED:
+        pytest.skip(EXCUSED[kind, name])
+    params = PARAMS.get((kind, name), {})
+    if (kind, name) in FROM_FILES:
+        params = {"path": str(files if name == "parquet" else files / "folders"), "size": 16}
+    check_component(kind, name, params=params)
+
+
+def test_every_kind_has_a_trial() -> None:
+    assert TRIALS.keys() == FOLDERS.keys()
+
+
+# ------------------------------------------------------------------------------------------ what it sees
+
+
+@pytest.fixture
+def broken() -> Iterator[Callable[[str, type], str]]:
+    """What is said about a class."""
+    with registry.scratch():
+
+        def complaint(kind: str, cls: type, **given: Any) -> str:
+            registry.register(kind, "mine")(cls)
+            with pytest.raises(AssertionError) as caught:
+                check_component(kind, "mine", **given)
+            text = str(caught.value)
+            assert text.startswith(f"{kind} 'mine': ")
+            assert "\n" not in text
+            return text
+
+        yield complaint
+
+
+class GoodLoss(nn.Module):
+    """Squared distance, mean over positive pairs."""
+
+    negatives = cross_entropy = False
+
+    def __init__(self, dim: int, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        distance = (student[:, None] - target[None]).square().mean((2, 3)) * self.scale
+        positive = (pairs > 0).to(distance.dtype)
+        return (distance * positive).sum() / positive.sum()
+
+
+class WithoutPromise(GoodLoss):
+    """It does not say whether it knows negatives."""
+
+    negatives: Any = property(lambda self: self.nowhere)
+
+
+class WrongPromise(GoodLoss):
+    """It says it in words."""
+
+    negatives = "yes"  # type: ignore[assignment]
+
+
+class PerSample(GoodLoss):
+    """It gives one number for each sample."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return student[0].mean(-1)
+
+
+class NoPairs(GoodLoss):
+    """It compares everything with everything."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target, torch.ones_like(pairs))
+
+
+class NoGradient(GoodLoss):
+    """It detaches the student."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return (
+            super().forward(student.detach() + 0 * student.sum().detach(), target, pairs) + student.sum() * 0
+        )
+
+
+class TwoViewsOnly(GoodLoss):
+    """It thinks of two views."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student.view(2, -1, student.shape[-1]), target, pairs)
+
+
+class InPlace(GoodLoss):
+    """It scales its target where it lies."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target.mul_(2), pairs)
+
+
+class NoCrossEntropy(GoodLoss):
+    """It says that it is one."""
+
+    cross_entropy = True
+
+
+class Unseeded(GoodLoss):
+    """It adds noise of its own."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target, pairs) * float(np.random.default_rng().random())
+
+
+class Waits(GoodLoss):
+    """It asks the device for a number."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target, pairs) / max(student.abs().max().item(), 1.0)
+
+
+class OnTheCpu(GoodLoss):
+    """It makes a tensor without saying where."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student + torch.zeros(student.shape[-1]), target, pairs)
+
+
+class HiddenCount(GoodLoss):
+    """It grows with each call, and keeps that to itself."""
+
+    calls = 0
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(student, target, pairs) * self.calls
+
+
+class Unbounded(GoodLoss):
+    """It divides by what may be 0."""
+
+    def __init__(self, dim: int, *, temperature: float = 1.0) -> None:
+        super().__init__(dim)
+        self.scale = 1.0
+        self.temperature = temperature
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target, pairs) * torch.tensor(1.0).div(self.temperature).item()
+
+
+class Anything(GoodLoss):
+    """It takes whatever there is."""
+
+    def __init__(self, dim: int, *, options: Any = None) -> None:
+        super().__init__(dim)
+
+
+class Needs(GoodLoss):
+    """It cannot do without."""
+
+    def __init__(self, dim: int, *, path: str) -> None:
+        super().__init__(dim)
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (WithoutPromise, "has no attribute 'negatives'; a loss says negatives"),
+        (WrongPromise, "its negatives is 'yes'; it should be of the type bool"),
+        (PerSample, "forward has the shape [2]; it should be a float32 tensor []"),
+        (NoPairs, "the same whichever pairs it is given; it should compare only where"),
+        (TwoViewsOnly, "forward of [3, 2, 6], [2, 2, 6], [3, 2] raises RuntimeError"),
+        (InPlace, "changes its inputs in place; it should make new tensors"),
+        (NoCrossEntropy, "says cross_entropy = True, but is"),
+        (Unseeded, "says something else although the seed is the same"),
+        (Waits, "nothing should wait for it, as .item() does"),
+        (OnTheCpu, "runs on the CPU only"),
+        (
+            HiddenCount,
+            "another instance with it says something else; what changes should be a registered buffer",
+        ),
+        (Unbounded, "accepts temperature: 0, and then fails"),
+        (Anything, "accepts options: {'no such key': ['nonsense']}; it should refuse that"),
+        (Needs, "loss.path: required, but not given; params={...} gives what it cannot do without"),
+        (NoGradient, "lets no gradient through; what it returns should depend on"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_a_loss(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("loss", cls)
+
+
+def test_a_good_loss_passes() -> None:
+    with registry.scratch():
+        registry.register("loss", "mine")(GoodLoss)
+        check_component("loss", "mine")
+
+
+class GoodTargets(nn.Module):
+    """A running mean, subtracted."""
+
+    distribution = False
+    mean: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+
+    def forward(self, teacher: Tensor, progress: float) -> Tensor:
+        target = teacher - self.mean
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(teacher.mean((0, 1)), 0.5)
+        return target
+
+
+class PlainAttribute(GoodTargets):
+    """The mean is no buffer."""
+
+    def __init__(self, dim: int) -> None:
+        nn.Module.__init__(self)
+        self.centre = torch.zeros(dim)
+
+    def forward(self, teacher: Tensor, progress: float) -> Tensor:
+        target = teacher - self.centre.to(teacher.device)
+        self.centre = teacher.detach().mean((0, 1))
+        return target
+
+
+class KeepsGraph(GoodTargets):
+    """The mean remembers where it came from."""
+
+    def forward(self, teacher: Tensor, progress: float) -> Tensor:
+        self.mean = 0.5 * self.mean + 0.5 * teacher.mean((0, 1))
+        return teacher - self.mean
+
+
+class LearnsInEvaluation(GoodTargets):
+    """The mean never rests."""
+
+    def forward(self, teacher: Tensor, progress: float) -> Tensor:
+        target = teacher - self.mean
+        self.mean.lerp_(teacher.detach().mean((0, 1)), 0.5)
+        return target
+
+
+class NoDistribution(GoodTargets):
+    """It promises what it does not keep."""
+
+    distribution = True
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (PlainAttribute, "its state_dict does not hold all that it has become"),
+        (KeepsGraph, "its state keeps the graph of a step that is over"),
+        (LearnsInEvaluation, "its state changes in evaluation mode"),
+        (NoDistribution, "says distribution = True, but its rows are none"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_targets(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("targets", cls)
+
+
+def test_good_targets_pass() -> None:
+    with registry.scratch():
+        registry.register("targets", "mine")(GoodTargets)
+        check_component("targets", "mine")
+
+
+class Twin(nn.Module):
+    """A copy of the student."""
+
+    def __init__(self, student: Any) -> None:
+        import copy
+
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, views: Views, student: Any, labels: Tensor) -> Tensor:
+        return self.network(views.crops[:1]).z
+
+    @torch.no_grad()
+    def update(self, student: Any, progress: float) -> None:
+        for mine, its in zip(self.network.parameters(), student.parameters(), strict=True):
+            mine.copy_(its)
+
+
+class Leaks(Twin):
+    """The copy learns too."""
+
+    def __init__(self, student: Any) -> None:
+        super().__init__(student)
+        self.network.requires_grad_(True)
+
+    def forward(self, views: Views, student: Any, labels: Tensor) -> Tensor:
+        return self.network(views.crops[:1]).z
+
+
+class Shares(Twin):
+    """The copy is none."""
+
+    def __init__(self, student: Any) -> None:
+        nn.Module.__init__(self)
+        self.network = student
+
+
+class Meddles(Twin):
+    """It pulls the student along."""
+
+    @torch.no_grad()
+    def update(self, student: Any, progress: float) -> None:
+        for its in student.parameters():
+            its.mul_(0.9)
+
+
+class AllViews(Twin):
+    """It answers for the small crops too."""
+
+    @torch.no_grad()
+    def forward(self, views: Views, student: Any, labels: Tensor) -> Tensor:
+        return self.network(views.crops).z
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (Leaks, "a gradient can reach its network; requires_grad_(False) should keep it away"),
+        (Shares, "its network shares weights with the student"),
+        (Meddles, "changes the student in update; it should only read it"),
+        (AllViews, "forward has the shape [3, 2, 12]; it should be a float32 tensor [2, 2, 12]"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_a_teacher(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("teacher", cls)
+
+
+def test_a_good_teacher_passes() -> None:
+    with registry.scratch():
+        registry.register("teacher", "mine")(Twin)
+        check_component("teacher", "mine")
+
+
+class Crops(nn.Module):
+    """The image twice, made to fit."""
+
+    groups = ((2, 32),)
+    pairs: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pairs", 1 - torch.eye(2, dtype=torch.int8))
+
+    def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        crops = F.interpolate(images.float() / 255, 32)
+        return (crops * torch.rand(2, 1, 1, 1, 1, generator=generator)).expand(2, *crops.shape)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+        return Views([self.crop(images, generator)], self.pairs)
+
+
+class OwnDice(Crops):
+    """It does not draw from the generator."""
+
+    def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return super().crop(images, generator) * torch.rand(())
+
+
+class Remembers(Crops):
+    """Each call is darker."""
+
+    light = 1.0
+
+    def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        self.light *= 0.9
+        return super().crop(images, generator) * self.light
+
+
+class Bright(Crops):
+    """It leaves the range."""
+
+    def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return super().crop(images, generator) * 255
+
+
+class Miscounts(Crops):
+    """It says three."""
+
+    groups = ((3, 32),)
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (OwnDice, "its random numbers should come from the generator that forward is given"),
+        (Remembers, "says something else when it is called again; a checkpoint keeps nothing of this kind"),
+        (Bright, "they should lie between 0 and 1"),
+        (Miscounts, "it should be [[3, 2, 3, 32, 32]]"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_an_augmentation(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("augment", cls)
+
+
+class Pixels(nn.Module):
+    """The mean of each channel, weighted."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.dim = 4
+        self.linear = nn.Linear(channels, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.mean((2, 3)))
+
+
+class NoVariety(Pixels):
+    """It takes one size only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.view(-1, 3, 32, 32))
+
+
+class Noisy(Pixels):
+    """Dropout that never rests."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.dropout(super().forward(images), training=True)
+
+
+def test_what_is_said_of_a_backbone(broken: Callable[..., str]) -> None:
+    text = broken("backbone", NoVariety)
+    assert "forward of images [3, 3, 16, 16] raises RuntimeError" in text
+    assert "or the crops should have another size (settings=[...])" in text
+
+
+def test_the_settings_change_the_method_around_a_component() -> None:
+    with registry.scratch():
+        registry.register("backbone", "mine")(NoVariety)
+        check_component("backbone", "mine", settings=["augment={name: two_view, size: 32}"])
+
+
+def test_evaluation_mode_is_quiet(broken: Callable[..., str]) -> None:
+    assert "says something else to the same images in evaluation mode" in broken("backbone", Noisy)
+
+
+class Chance:
+    """A score that is drawn."""
+
+    every, of, protocol = 1, "teacher", "chance/1"
+
+    def __init__(self) -> None: ...
+    def forward(self, encode: Any, data: Any) -> dict[str, float]:
+        return {"chance": torch.rand(()).item()}
+
+
+class Silent(Chance):
+    """No score at all."""
+
+    def forward(self, encode: Any, data: Any) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (Chance, "its random numbers should come from a generator of its own with a fixed seed"),
+        (Silent, "forward returns {}; it should be a dict of at least one score by name"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_an_evaluator(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("evaluator", cls)
+
+
+class FewImages:
+    """Six images in two classes."""
+
+    classes, size, channels, train_images, test_images = 2, 32, 3, 6, 4
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
+        self.labels = (torch.arange(6) % 2).to(device)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return torch.randperm(6, generator=torch.Generator().manual_seed(seed * 1000 + epoch))
+
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        steps = 6 // batch_size
+        while True:
+            epoch, step = divmod(start, steps)
+            rows = self.order(seed, epoch)[step * batch_size :][:batch_size]
+            yield self.images[rows], self.labels[rows]
+            start += 1
+
+    def test(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.images[:4].split(batch_size), self.labels[:4].split(batch_size), strict=True)
+
+    def bank(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
+
+
+class FromTheStart(FewImages):
+    """It always begins anew."""
+
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return super().train(batch_size, seed, 0)
+
+
+class Repeats(FewImages):
+    """It draws with replacement."""
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return torch.zeros(6, dtype=torch.int64)
+
+
+class HalfATest(FewImages):
+    """It says more images than it gives."""
+
+    test_images = 5
+
+
+class Floats(FewImages):
+    """Its images are no bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.images = self.images / 255
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (FromTheStart, "does not begin with the third batch"),
+        (Repeats, "an epoch of train has other labels than bank"),
+        (HalfATest, "test gives 4 images; it should give each of the 5 once"),
+        (Floats, "gives images torch.float32 [2, 3, 32, 32] on cpu; they should be uint8"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_data(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("data", cls)
+
+
+def test_good_data_pass() -> None:
+    with registry.scratch():
+        registry.register("data", "mine")(FewImages)
+        check_component("data", "mine")
+
+
+def test_the_contract_comes_first() -> None:
+    with pytest.raises(AssertionError, match=r"no loss is called 'mze'; did you mean 'mse'\?"):
+        check_component("loss", "mze")
