@@ -28,7 +28,9 @@ from dino_lab.types import Views
 PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "shapes"): {"train_images": 24, "test_images": 12},
     ("augment", "multicrop"): {"global_size": 32, "local_size": 16, "local_views": 3},
+    ("augment", "asymmetric"): {"size": 32},
     ("augment", "single"): {"size": 32},
+    ("augment", "triplet"): {"size": 32},
     ("augment", "two_view"): {"size": 32},
     ("backbone", "timm"): {"model": "resnet10t"},
     ("backbone", "vit"): {"width": 24, "depth": 2, "heads": 2, "patch": 8, "drop_path": 0.1},
@@ -39,6 +41,8 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
 }
 # Kinds of files that a component reads; `files` writes them.
 FROM_FILES = {("data", "image_folder"), ("data", "parquet")}
+# Of the method that a component is tried in.
+SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
 EXCUSED = {("data", "torchvision"): "its data sets are downloads; tests/components tries it with false ones"}
 
 COMPONENTS = [
@@ -74,7 +78,7 @@ def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) ->
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
         params = {"path": str(files if name == "parquet" else files / "folders"), "size": 16}
-    check_component(kind, name, params=params)
+    check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
 def test_every_kind_has_a_trial() -> None:
@@ -350,7 +354,7 @@ class Twin(nn.Module):
         return self.network(views.crops[:1]).z
 
     @torch.no_grad()
-    def update(self, student: Any, progress: float) -> None:
+    def update(self, student: Any, progress: float, ends_epoch: bool) -> None:
         for mine, its in zip(self.network.parameters(), student.parameters(), strict=True):
             mine.copy_(its)
 
@@ -378,7 +382,7 @@ class Meddles(Twin):
     """It pulls the student along."""
 
     @torch.no_grad()
-    def update(self, student: Any, progress: float) -> None:
+    def update(self, student: Any, progress: float, ends_epoch: bool) -> None:
         for its in student.parameters():
             its.mul_(0.9)
 

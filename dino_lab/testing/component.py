@@ -10,7 +10,7 @@ from dino_lab.registry import registry as default_registry
 from dino_lab.testing.evaluator import EvaluatorTrial
 from dino_lab.testing.images import AugmentTrial, DataTrial
 from dino_lab.testing.networks import BackboneTrial, HeadTrial
-from dino_lab.testing.objectives import LossTrial, TargetsTrial
+from dino_lab.testing.objectives import LossTrial, RegularizerTrial, TargetsTrial
 from dino_lab.testing.parameters import check_edges, check_refusals, check_schema
 from dino_lab.testing.resume import check_run
 from dino_lab.testing.subject import Failed, Subject
@@ -25,6 +25,7 @@ TRIALS: dict[str, type[Trial]] = {
     "teacher": TeacherTrial,
     "targets": TargetsTrial,
     "loss": LossTrial,
+    "regularizer": RegularizerTrial,
     "evaluator": EvaluatorTrial,
 }
 

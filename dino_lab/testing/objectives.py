@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dino_lab.testing.networks import expect_gradients
-from dino_lab.testing.subject import numbers
+from dino_lab.testing.subject import CPU, numbers
 from dino_lab.testing.trial import Size, Stateful, same
+from dino_lab.types import Output, Views
 
 
 class TargetsTrial(Stateful):
@@ -107,6 +108,42 @@ class LossTrial(Stateful):
                 "changes its inputs in place; it should make new tensors",
             )
         return self.expect_output(loss, (), "forward", student.device)
+
+
+class RegularizerTrial(Stateful):
+    """Views and what the student says of them to a scalar."""
+
+    sizes: ClassVar = [(2, 3, 2), (1, 1, 3), (3, 5, 4)]  # V views of the teacher, S, B
+
+    def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
+        """Nothing."""
+        return ()
+
+    def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
+        """The value."""
+        return [self._call(part, *_said(size, device))]
+
+    def rules(self) -> None:
+        """A gradient, if not to the features then to the outputs."""
+        part = self.make(self.sizes[0])
+        views, output = _said(self.sizes[0], CPU)
+        tensors = [output.features.requires_grad_(), output.z.requires_grad_()]
+        self._call(part, views, output).backward()
+        expect_gradients(self, [tensor.grad for tensor in tensors if tensor.grad is not None])
+
+    def _call(self, part: Any, views: Views, output: Output) -> Tensor:
+        shape = list(output.features.shape)
+        with self.subject.trying(f"forward of features {shape}", "it should return a scalar"):
+            value = part(views, output)
+        return self.expect_output(value, (), "forward", output.z.device)
+
+
+def _said(size: Size, device: torch.device) -> tuple[Views, Output]:
+    V, S, B = size
+    crops = [torch.full((views, B, 3, 8, 8), 0.5, device=device) for views in (V, S - V) if views]
+    z = numbers(S, B, 6, seed=1).to(device)
+    output = Output(numbers(S, B, 8).to(device), z, z)
+    return Views(crops, torch.ones(S, V, dtype=torch.int8, device=device)), output
 
 
 def _inputs(S: int, T: int, B: int, K: int) -> tuple[Tensor, Tensor, Tensor]:

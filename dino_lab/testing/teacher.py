@@ -31,7 +31,7 @@ class TeacherTrial(Stateful):
         for seed in range(2):
             self.say(part, size, seed)
             with self.subject.trying("update", "it should follow the student, after each optimizer step"):
-                part.update(self._moved(seed), seed / 2)
+                part.update(self._moved(seed), seed / 2, seed == 0)
 
     def rules(self) -> None:
         """No gradient to the teacher, and no hand on the student."""
@@ -54,7 +54,7 @@ class TeacherTrial(Stateful):
                 f"{str(stops).lower()}; it should be detached if that is true, and only then",
             )
         before = [tensor.clone() for tensor in student.state_dict().values()]
-        part.update(student, 0.0)
+        part.update(student, 0.0, True)
         self.expect(
             same(before, list(student.state_dict().values())),
             "changes the student in update; it should only read it",

@@ -119,7 +119,7 @@ class Consensus(nn.Module):
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
         return student.z.detach().mean(0).expand(len(views.crops[0]), -1, -1)
 
-    def update(self, student: Network, progress: float) -> None: ...
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None: ...
 
 
 @register("targets", "hard")
@@ -152,6 +152,19 @@ class Huber(nn.Module):
         near = distance.clamp(max=self.delta)
         huber = (near * (distance - near / 2)).mean((2, 3))  # [S, T]
         return (huber * (pairs > 0)).sum() / (pairs > 0).sum()
+
+
+@register("regularizer", "uniformity")
+class Uniformity(nn.Module):
+    """log mean exp(-2 |x - y|^2) over pairs of samples x, y of a view (arXiv 2005.10242, Sec. 4.1.2)."""
+
+    def __init__(self, *, weight: Annotated[float, Field(ge=0)] = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, views: Views, student: Output) -> Tensor:
+        x = F.normalize(student.features.float(), dim=-1)  # [S, B, D]
+        return (4 * x @ x.mT - 4).exp().mean().log()
 
 
 @register("evaluator", "ridge")

@@ -15,17 +15,9 @@ def test_npz(tmp_path: Path) -> None:
     check_component("data", "npz", params={"path": str(tmp_path / "tiny.npz")})
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("augment", "tint"),
-        ("backbone", "convnet"),
-        ("head", "random_projection"),
-        ("teacher", "consensus"),
-        ("targets", "hard"),
-        ("loss", "huber"),
-        ("evaluator", "ridge"),
-    ],
-)
-def test_each_keeps_its_contract(kind: str, name: str) -> None:
-    check_component(kind, name)
+PARTS = "augment/tint backbone/convnet head/random_projection teacher/consensus targets/hard loss/huber"
+
+
+@pytest.mark.parametrize("part", [*PARTS.split(), "regularizer/uniformity", "evaluator/ridge"])
+def test_each_keeps_its_contract(part: str) -> None:
+    check_component(*part.split("/"))
