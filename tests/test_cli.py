@@ -241,12 +241,12 @@ def test_a_failed_run_ends_with_1(
 def test_a_misfit_points_at_its_line(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dino_lab.training import build
+    from dino_lab.training import check
 
     def misfit(*_: object) -> None:
         raise Misfit(("train", "batch_size"), "too much")
 
-    monkeypatch.setattr(build, "check", misfit)
+    monkeypatch.setattr(check, "check", misfit)
     assert cli.main(["validate", str(spec_file)]) == 2
     assert re.fullmatch(
         rf"{re.escape(str(spec_file))}:10:\d+: train\.batch_size: too much\n", capsys.readouterr().err

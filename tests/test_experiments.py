@@ -12,7 +12,8 @@ import torch
 from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
-from dino_lab.training.build import build, check
+from dino_lab.training.build import build
+from dino_lab.training.check import check
 from dino_lab.training.loop import train
 
 ROOT = Path(__file__).parents[1] / "experiments"

@@ -34,7 +34,7 @@ def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) 
     load_plugins(plugin)
     from dino_lab.registry import registry
     from dino_lab.spec.file import load
-    from dino_lab.training.build import check
+    from dino_lab.training.check import check
 
     document = load(spec, settings or ())
     with located(document):

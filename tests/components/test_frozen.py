@@ -21,7 +21,8 @@ from dino_lab.components.teachers.frozen import Frozen
 from dino_lab.errors import Misfit, UserError
 from dino_lab.network import Network
 from dino_lab.registry import registry
-from dino_lab.training.build import build, check
+from dino_lab.training.build import build
+from dino_lab.training.check import check
 from dino_lab.training.evaluate import open_run
 from dino_lab.types import Output, Views
 

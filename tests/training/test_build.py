@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.registry import registry
-from dino_lab.training.build import build, check
+from dino_lab.training.build import build
+from dino_lab.training.check import check
 from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")

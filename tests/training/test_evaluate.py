@@ -11,7 +11,8 @@ import torch
 from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit
 from dino_lab.registry import registry
-from dino_lab.training.build import build, check
+from dino_lab.training.build import build
+from dino_lab.training.check import check
 from dino_lab.training.evaluate import evaluate
 
 CPU = torch.device("cpu")

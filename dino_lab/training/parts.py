@@ -1,0 +1,106 @@
+"""Components from a spec, seeded one by one. The only file that knows what each kind is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_lab.errors import Misfit, UserError
+from dino_lab.kinds import KIND_OF_FIELD
+from dino_lab.network import Network
+from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
+from dino_lab.registry import Registry
+from dino_lab.spec.model import Spec
+from dino_lab.training.rows import REGULARIZER
+from dino_lab.training.seeding import seed_everything
+
+
+@dataclass(frozen=True)
+class Method:
+    """The parts of a spec that are the same whatever the data: what is learned, and how."""
+
+    augment: Augment
+    student: Network
+    teacher: Teacher
+    targets: Targets
+    loss: Loss
+    regularizers: dict[str, Regularizer]
+    evaluators: tuple[Evaluator, ...]
+
+
+def make_method(
+    spec: Spec,
+    registry: Registry,
+    device: torch.device,
+    augment: Augment,
+    *,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Method:
+    """All parts but the data, for images of so many channels with such statistics."""
+
+    def make(field: str, *context: Any) -> Any:
+        return make_part(spec, registry, device, field, *context)
+
+    backbone = make("backbone", channels, max(pixels for _, pixels in augment.groups))
+    head = make("head", backbone.dim)
+    predictor = make("predictor", head.dim) if spec.predictor is not None else None
+    student = Network(backbone, head, predictor, mean=mean, std=std).to(device)
+    evaluators: list[Evaluator] = []
+    for i, params in enumerate(spec.evaluators):
+        with misfits("evaluators", i):
+            evaluators.append(registry.build("evaluator", params))
+    return Method(
+        augment=augment,
+        student=student,
+        teacher=make("teacher", student),
+        targets=make("targets", head.dim),
+        loss=make("loss", head.dim),
+        regularizers=_regularizers(spec, registry, device),
+        evaluators=tuple(evaluators),
+    )
+
+
+def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
+    """By name; a second one of a name bears a number."""
+    found: dict[str, Regularizer] = {}
+    for i, params in enumerate(spec.regularizers):
+        seed_everything(spec.seed, "build", "regularizers", i)
+        with misfits("regularizers", i):
+            part = registry.build("regularizer", params)
+        earlier = sum(other.name == params.name for other in spec.regularizers[:i])
+        name = f"{params.name}_{earlier + 1}" if earlier else params.name
+        found[REGULARIZER + name] = part.to(device)
+    return found
+
+
+def make_part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
+    """The component that a field of the spec names, seeded by that field alone."""
+    seed_everything(spec.seed, "build", field)
+    with misfits(field):
+        part = registry.build(KIND_OF_FIELD[field], getattr(spec, field), *context)
+    return part.to(device) if isinstance(part, nn.Module) else part
+
+
+@contextmanager
+def misfits(*loc: str | int) -> Iterator[None]:
+    """Say of a constructor's ValueError or UserError which part of the spec it belongs to.
+
+    A message that begins with a key of that part, as "data.path: ..." does, belongs to that key.
+    """
+    try:
+        yield
+    except Misfit:
+        raise
+    except (ValueError, UserError) as error:
+        key, _, message = str(error).partition(": ")
+        prefix = ".".join(map(str, loc)) + "."
+        if key.startswith(prefix) and key.replace(".", "").replace("_", "").isalnum():
+            raise Misfit((*loc, *key.removeprefix(prefix).split(".")), message) from error
+        raise Misfit(loc, str(error)) from error
