@@ -628,3 +628,5 @@ def test_good_data_pass() -> None:
 def test_the_contract_comes_first() -> None:
     with pytest.raises(AssertionError, match=r"no loss is called 'mze'; did you mean 'mse'\?"):
         check_component("loss", "mze")
+    with pytest.raises(AssertionError, match=r"no kind is called 'losses' \(there are: data, "):
+        check_component("losses", "mse")

@@ -175,6 +175,18 @@ def test_a_module_in_a_package_is_found_without_importing_the_package(
     assert "dino_package" not in sys.modules
 
 
+def test_a_name_with_two_owners_costs_its_neighbours_nothing(install: Install, tmp_path: Path) -> None:
+    install("extra", LOSS.format(name="extra"))
+    second = LOSS.format(name="extra").replace("class Extra", "class Second")
+    install("other", LOSS.format(name="other") + second)
+    project = tmp_path / "dino-other" / "pyproject.toml"
+    project.write_text(project.read_text() + "extra = 'dino_other'\n")
+    with installed(project.parent):
+        assert complaint("extra").startswith("loss 'extra' has two owners: ")
+        assert registry.find("loss", "other").cls.__module__ == "dino_other"
+        assert complaint("extra").startswith("loss 'extra' has two owners: ")
+
+
 # ------------------------------------------------------------------------------------------ list
 
 

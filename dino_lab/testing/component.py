@@ -49,6 +49,8 @@ def check_component(
     `settings` change the method that the run is made of, as `--set` does: crops that a backbone takes, a loss
     that understands what an augmentation gives.
     """
+    if kind not in TRIALS:
+        raise Failed(f"no kind is called {kind!r} (there are: {', '.join(TRIALS)})")
     try:
         entry = registry.find(kind, name)
     except ComponentError as error:
