@@ -266,6 +266,22 @@ def test_a_good_loss_passes() -> None:
         check_component("loss", "mine")
 
 
+class NoLever(nn.Module):
+    """It looks at the crops, which no gradient can change."""
+
+    weight = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, views: Views, student: Any) -> Tensor:
+        return views.crops[0].mean()
+
+
+def test_what_is_said_of_a_regularizer(broken: Callable[..., str]) -> None:
+    assert "lets no gradient through" in broken("regularizer", NoLever)
+
+
 class GoodTargets(nn.Module):
     """A running mean, subtracted."""
 
