@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import section, spread, table
+from dino_lab.spec.difference import difference
 from dino_lab.spec.file import load
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,13 @@ METHODS = ROOT / "experiments" / "methods"
 RUNS = ROOT / "runs" / "methods"
 SEEDS = 3
 EPOCHS = 3
+PAGE = ROOT / "docs" / "methods.md"
+HEAD = """# Methods
+
+Every method is a file in `experiments/methods/`, and every file the difference to another one. This page is
+written by `python -m benchmarks.methods`.
+"""
+SETTINGS = {"distillation": ["teacher.run.path=runs/dino/HASH"]}  # what a file cannot know
 # What the papers say becomes of it; of all others they say that they learn.
 COLLAPSES = {
     "dino_without_centring": "one output",
@@ -62,22 +70,33 @@ def line(method: str, results: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def changes(method: str) -> str:
+    """What differs from DINO, as a table."""
+    dino, other = (load(METHODS / f"{name}.yaml", SETTINGS.get(name, [])).spec for name in ("dino", method))
+    rows = [
+        [f"`{cell}`" for cell in (change.key, change.old, change.new)] for change in difference(dino, other)
+    ]
+    return f"### {method}\n\n" + table(["key", "dino", method], rows)
+
+
 def main() -> str:
     """All methods; a distilled student learns from the DINO run of its seed."""
     methods = sorted(path.stem for path in METHODS.glob("*.yaml") if path.stem != "distillation")
     with ThreadPoolExecutor(2) as pool:
         jobs = {(m, seed): pool.submit(result, m, seed) for m in methods for seed in range(SEEDS)}
         results = {job: future.result() for job, future in jobs.items()}
-        teachers = [f"teacher.run.path={results['dino', seed]['folder']}" for seed in range(SEEDS)]
-        for seed, teacher in enumerate(teachers):
+        for seed in range(SEEDS):
+            teacher = f"teacher.run.path={results['dino', seed]['folder']}"
             jobs["distillation", seed] = pool.submit(result, "distillation", seed, [teacher])
-            results["distillation", seed] = jobs["distillation", seed].result()
+        results |= {("distillation", s): jobs["distillation", s].result() for s in range(SEEDS)}
     lines = [line(m, [results[m, s] for s in range(SEEDS)]) for m in [*methods, "distillation"]]
     header = ["method", "20-NN, untrained", "20-NN, trained", "rose", "diagnosis at the end", "expected"]
     text = table(header, lines)
     text += f"\n\nMedian (range) over {SEEDS} seeds; {EPOCHS} epochs of 4,000 images."
-    return section("Methods on the embedded shapes", "python -m benchmarks.methods", text)
+    measured = section("On the embedded shapes", "python -m benchmarks.methods", text)
+    differences = [changes(m) for m in [*methods, "distillation"] if m != "dino"]
+    return "\n".join([HEAD, measured, "## What each changes\n", "\n\n".join(differences)]) + "\n"
 
 
 if __name__ == "__main__":
-    print(main())
+    PAGE.write_text(main(), encoding="utf-8")
