@@ -1,10 +1,25 @@
-"""`python -m dino_lab` is `dino-lab`."""
+"""`dino-lab`, and `python -m dino_lab`, as a process of its own."""
 
 from __future__ import annotations
 
+import gc
 import sys
+from typing import NoReturn
 
 from dino_lab.cli.app import main
 
+
+def program() -> NoReturn:
+    """The command line; the process ends with its exit code.
+
+    Importing torch and timm makes millions of objects, none of them garbage, and looking for some takes as long
+    as the import: so nobody looks until a verb that works for long (run, eval) says so, nor at the end.
+    """
+    gc.disable()
+    code = main()
+    gc.freeze()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

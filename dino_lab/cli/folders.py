@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def eval_(
     from dino_lab.training.evaluate import evaluate
 
     target = choose_device(device)
+    gc.enable()  # see __main__.py
     for protocol, scores in evaluate(folder, registry, target, of=None if of is None else of.value):
         for name, score in scores.items():
             print(f"{protocol.partition('/')[0]}.{name}  {score:.4f}")

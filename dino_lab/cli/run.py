@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -62,6 +63,7 @@ def run(
             import torch
 
             torch.set_num_threads(threads)
+        gc.enable()  # see __main__.py
         notes = Notes()
         with located(document), _view(document.spec, str(target), out, interrupt) as view:
             outcome = execute(
