@@ -12,8 +12,8 @@ from dino_lab.cli.app import main
 def program() -> NoReturn:
     """The command line; the process ends with its exit code.
 
-    Importing torch and timm makes millions of objects, none of them garbage, and looking for some takes as long
-    as the import: so nobody looks until a verb that works for long (run, eval) says so, nor at the end.
+    Importing torch and timm makes millions of objects, none of them garbage, and looking for some takes as
+    long as the import: so nobody looks until a verb that works for long (run, eval) says so, nor at the end.
     """
     gc.disable()
     code = main()
