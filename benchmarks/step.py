@@ -27,7 +27,7 @@ from dino_lab.training.build import Run, build
 from dino_lab.training.loop import train
 from dino_lab.types import Views
 
-ROUNDS = 3
+ROUNDS = 9
 
 
 class Fixed:
