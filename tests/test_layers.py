@@ -12,7 +12,7 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [
     "kinds errors types schedule collectives",
-    "names",
+    "names plugin_file",
     "network",
     "encoder",
     "protocols",
@@ -21,11 +21,13 @@ LAYERS = [
     "spec",
     "training",
     "testing",
+    "reports",
+    "sweeps",
     "cli",
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-FOLDERS = {"components", "spec", "training", "testing", "cli"}  # whose files may import one another
+FOLDERS = {"components", "spec", "training", "testing", "reports", "sweeps", "cli"}  # whose files may import one another
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:
