@@ -27,7 +27,15 @@ LAYERS = [
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-FOLDERS = {"components", "spec", "training", "testing", "reports", "sweeps", "cli"}  # whose files may import one another
+FOLDERS = {
+    "components",
+    "spec",
+    "training",
+    "testing",
+    "reports",
+    "sweeps",
+    "cli",
+}  # whose files may import one another
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:

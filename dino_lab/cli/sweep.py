@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.sweep_view import SweepView
-    from dino_lab.sweeps.machine import Machine
+    from dino_lab.reports.tables import Line
     from dino_lab.sweeps.plan import Plan, Trial
 
 
@@ -93,7 +93,8 @@ def sweep(
     left = remaining(plan, runs)
     _print_result(plan, found, left, folder, time.monotonic() - began)
     if left and interrupt():
-        print(f"\ninterrupted; to continue, run the same command again: {shlex.join(['dino-lab', *sys.argv[1:]])}")
+        command = shlex.join(["dino-lab", *sys.argv[1:]])
+        print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)
     raise typer.Exit(1 if left else 0)
 
@@ -159,7 +160,7 @@ def _print_plan(
     print(f"metric: {study.metric}; tables and pictures will lie in {folder}", flush=True)
 
 
-def _print_result(plan: Plan, found: list, left: list[Trial], folder: Path, seconds: float) -> None:  # type: ignore[type-arg]
+def _print_result(plan: Plan, found: list[Line], left: list[Trial], folder: Path, seconds: float) -> None:
     from dino_lab.cli.console import print_table
     from dino_lab.cli.words import duration
     from dino_lab.reports.tables import HEADERS, notes

@@ -49,7 +49,9 @@ def _effects(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
             alone = [arm for arm in arms if arm.arm.settings.get(axis) == value]
             whole = estimate(list(alone[0].scores.values())) if len(alone) == 1 else estimate(means)
             if whole is not None:
-                panel.errorbar([x], [whole.mean], yerr=[whole.half or 0.0], fmt="s", color="tab:red", capsize=4)
+                panel.errorbar(
+                    [x], [whole.mean], yerr=[whole.half or 0.0], fmt="s", color="tab:red", capsize=4
+                )
         panel.set_xticks(range(len(values)), [_name(value) for value in values], rotation=30, ha="right")
         panel.set_xlabel(axis)
         panel.set_ylabel(study.metric if i == 0 else "")

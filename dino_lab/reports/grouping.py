@@ -22,7 +22,7 @@ _SHOWN = 3  # changes that a label names
 def study_of(
     paths: Sequence[Path], registry: Registry, metric: str | None, mode: Literal["max", "min"] = "max"
 ) -> Study:
-    """The arms of all sweeps among the folders, and the runs among them by spec; the first is the baseline."""
+    """The arms of all sweeps among the folders, and the runs by spec; the first arm is the baseline."""
     studies = [read_study(path) for path in paths if (path / FILE).exists()]
     runs = [path for path in paths if not (path / FILE).exists()]
     if len(studies) == 1 and not runs:

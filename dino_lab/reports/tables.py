@@ -122,15 +122,15 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
     said = [f"score: {study.metric}, mean over seeds ± {percent} interval (Student's t)"]
     if study.baseline is not None:
         said.append(
-            f"difference: to {study.baseline}, seed by seed ± {percent} interval of its mean; seeds share first "
-            "weights, order and crops wherever shapes allow"
+            f"difference: to {study.baseline}, seed by seed ± {percent} interval of its mean; seeds share "
+            "first weights, order and crops wherever shapes allow"
         )
     compared = sum(line.difference is not None and line.difference.half is not None for line in found)
     if compared > 1:
         chance = compared * (1 - CONFIDENCE)
         said.append(
-            f"{compared} arms are compared at {percent} each: about {chance:.1f} of them would look different by "
-            "chance alone"
+            f"{compared} arms are compared at {percent} each: about {chance:.1f} of them would look different "
+            "by chance alone"
         )
     if 1 < seeds < 5:
         said.append(f"{seeds} seeds: the intervals are wide and assume that scores scatter normally")

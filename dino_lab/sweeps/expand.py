@@ -58,14 +58,9 @@ def overrides(node: yaml.Node | None) -> Point:
 
 def points(sweep: Sweep, root: yaml.MappingNode, base: yaml.MappingNode) -> Iterator[Point]:
     """Variants x grid x what is drawn from the space, the last varying fastest."""
-    named = [
-        Point(overrides(value).changes, {VARIANT: key.value}) for key, value in _pairs(root, "variants")
-    ]
+    named = [Point(overrides(value).changes, {VARIANT: key.value}) for key, value in _pairs(root, "variants")]
     axes = [
-        [
-            Point((Change(key.value, item, item.start_mark),), {key.value: data(item)})
-            for item in values.value
-        ]
+        [Point((Change(key.value, item, item.start_mark),), {key.value: data(item)}) for item in values.value]
         for key, values in _pairs(root, "grid")
     ]
     source = random.Random(sweep.random.seed if sweep.random else 0)

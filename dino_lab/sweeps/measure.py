@@ -31,7 +31,11 @@ def measure(spec: Spec, registry: Registry, device: torch.device, threads: int) 
     torch.set_num_threads(threads)
     try:
         began = time.perf_counter()
-        run = build(spec.model_copy(update={"train": spec.train.model_copy(update={"log_every": 1})}), registry, device)
+        run = build(
+            spec.model_copy(update={"train": spec.train.model_copy(update={"log_every": 1})}),
+            registry,
+            device,
+        )
         built = time.perf_counter() - began
         steps: list[float] = []
         numbers: dict[str, float] = {}

@@ -190,13 +190,14 @@ def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) ->
         evaluator, dot, _ = metric.partition(".")
         for spec in specs:
             names = [params.name for params in spec.evaluators]
+            there = ", ".join(names) or "none"
             if evaluator in names if dot else metric in ROW_NUMBERS:
                 continue
             message = (
-                f"no evaluator of {spec.name} is called {evaluator!r} (there are: {', '.join(names) or 'none'})"
+                f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
                 if dot
                 else f"no row has the number {metric!r}{suggest(metric, ROW_NUMBERS)}; a score is written as "
-                f"evaluator.score, and the evaluators are: {', '.join(names) or 'none'}"
+                f"evaluator.score, and the evaluators are: {there}"
             )
             problems.append(Problem(mark_at(root, loc), loc, message))
             break

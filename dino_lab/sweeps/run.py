@@ -56,9 +56,7 @@ def run_inline(plan: Plan, todo: Sequence[Task], watcher: Watcher, stop: Callabl
     for task in todo:
         if stop():
             break
-        watcher.ended(
-            task, run_trial(task, prepare(task), lambda row, of=task: watcher.row(of, row), stop)
-        )
+        watcher.ended(task, run_trial(task, prepare(task), lambda row, of=task: watcher.row(of, row), stop))
 
 
 def run_on_ray(

@@ -76,6 +76,7 @@ def run_trial(
     from dino_lab.training.experiment import execute
 
     torch.set_num_threads(task.threads)
+
     def stop() -> bool:
         return asked() or weak() or os.path.exists(task.stop_file)
 

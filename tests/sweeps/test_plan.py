@@ -112,7 +112,10 @@ def test_draws_are_the_same_every_time_and_conditions_hold(plan: Make) -> None:
 
 
 MISTAKES = [
-    ("grid: {targets.temprature: [0.1, 0.2]}", ["3:30: targets.temprature: unknown key; did you mean 'temperature'?"]),
+    (
+        "grid: {targets.temprature: [0.1, 0.2]}",
+        ["3:30: targets.temprature: unknown key; did you mean 'temperature'?"],
+    ),
     (
         "grid: {targets.temperature: [0.1, -1, x]}",
         ["3:35: targets.temperature: must be", "3:39: targets.temperature: must be a number"],
@@ -177,7 +180,11 @@ def test_a_huge_plan_is_confirmed_first(plan: Make) -> None:
 
 def test_the_folder_is_that_of_the_plan(plan: Make, tmp_path: Path) -> None:
     text = "grid: {targets.momentum: [0, 0.9]}\n"
-    folders = {plan(text).folder(tmp_path), plan(text).folder(tmp_path), plan(text, "seeds=2").folder(tmp_path)}
+    folders = {
+        plan(text).folder(tmp_path),
+        plan(text).folder(tmp_path),
+        plan(text, "seeds=2").folder(tmp_path),
+    }
     assert len(folders) == 2
 
 
@@ -189,7 +196,12 @@ def test_labels_are_short_where_they_can_be() -> None:
 
 @pytest.mark.parametrize(
     ("cpu", "gpu", "machine", "at_once"),
-    [(1, 0.0, Machine(2, 0), 2), (2, 0.0, Machine(3, 0), 1), (1, 0.3, Machine(16, 2), 6), (4, 0.25, Machine(8, 1), 2)],
+    [
+        (1, 0.0, Machine(2, 0), 2),
+        (2, 0.0, Machine(3, 0), 1),
+        (1, 0.3, Machine(16, 2), 6),
+        (4, 0.25, Machine(8, 1), 2),
+    ],
 )
 def test_as_many_at_once_as_there_is_room_for(cpu: int, gpu: float, machine: Machine, at_once: int) -> None:
     assert machine.at_once(Resources(cpu=cpu, gpu=gpu)) == at_once
@@ -198,4 +210,7 @@ def test_as_many_at_once_as_there_is_room_for(cpu: int, gpu: float, machine: Mac
 
 def test_more_than_there_is_is_refused() -> None:
     assert Machine(2, 0).lacks(Resources(cpu=3)) == ("cpu", "3 cores for one trial, and this machine has 2")
-    assert Machine(2, 0).lacks(Resources(gpu=0.5)) == ("gpu", "0.5 of a GPU for one trial, and torch sees none here")
+    assert Machine(2, 0).lacks(Resources(gpu=0.5)) == (
+        "gpu",
+        "0.5 of a GPU for one trial, and torch sees none here",
+    )

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -69,7 +69,10 @@ class Sweep:
 
     def scores(self) -> list[tuple[str, str]]:
         (folder,) = (self.runs / SWEEPS / "s").iterdir()
-        return [(row["arm"], row["mean"]) for row in csv.DictReader((folder / "table.csv").read_text().splitlines())]
+        return [
+            (row["arm"], row["mean"])
+            for row in csv.DictReader((folder / "table.csv").read_text().splitlines())
+        ]
 
     def steps(self) -> list[int]:
         return [
@@ -87,8 +90,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[Sweep]:
-    yield Sweep(tmp_path)
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
 
 
 def until(holds: Callable[[], object], what: str, seconds: float = 60) -> None:
@@ -118,9 +121,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_worker_is_killed_and_its_trial_goes_on(
-    sweep: Sweep, undisturbed: list[tuple[str, str]]
-) -> None:
+def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: list[tuple[str, str]]) -> None:
     running = sweep.start()
     until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
     family = tree(running)
