@@ -129,8 +129,8 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
     if compared > 1:
         chance = compared * (1 - CONFIDENCE)
         said.append(
-            f"{compared} arms are compared at {percent} each: about {chance:.1f} of them would look different "
-            "by chance alone"
+            f"{compared} arms are compared at {percent} each: about {chance:.1f} of them would look "
+            "different by chance alone"
         )
     if 1 < seeds < 5:
         said.append(f"{seeds} seeds: the intervals are wide and assume that scores scatter normally")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,12 +26,14 @@ class Server:
     """A running server; lives as long as the process that holds it."""
 
     def __init__(self) -> None:
+        self._complaints = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dino_lab.sweeps.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complaints,
             text=True,
+            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # a copy can use no CUDA that was begun
             start_new_session=True,  # Ctrl-C is for whoever started the sweep, and reaches us as a stop
         )
 
@@ -62,7 +66,13 @@ class Server:
                 if ending is None:
                     raise TrialDied(_in_words(message["exit"]))
                 return ending
-        raise TrialDied("the process that starts trials is gone")
+        raise TrialDied(self._why())
+
+    def _why(self) -> str:
+        """The last line that the server left."""
+        self._complaints.seek(0)
+        lines = self._complaints.read().strip().splitlines()
+        return f"the process that starts trials is gone: {lines[-1] if lines else 'it said nothing'}"
 
     def _send(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -70,7 +80,7 @@ class Server:
             self._process.stdin.write(text + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise TrialDied("the process that starts trials is gone") from None
+            raise TrialDied(self._why()) from None
 
     def close(self) -> None:
         """End it, and a trial that is still going on."""

@@ -24,7 +24,7 @@ import psutil
 
 import dino_lab
 from dino_lab.errors import UserError
-from dino_lab.reports.ending import Ending, write_ending
+from dino_lab.reports.ending import Ending, read_ending, write_ending
 from dino_lab.sweeps.machine import Machine
 from dino_lab.sweeps.model import Resources, Scheduler
 from dino_lab.sweeps.trial import Task
@@ -96,7 +96,12 @@ def dispatch(
             _refuse_what_cluster_lacks(rules.resources)
             _refuse_foreign_storage(folder)
         try:
-            _tuner(tasks, rules, _relay(tasks, watcher, stop), own).fit()
+            weak: dict[str, int] = {}
+            _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
+            for task in tasks:
+                # The last that a scheduler ended goes with its worker, and has no time to say so itself.
+                if task.hash in weak and read_ending(task.folder).status != "stopped":
+                    write_ending(task.folder, Ending("stopped", weak[task.hash]))
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
@@ -129,10 +134,13 @@ def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> An
     )
 
 
-def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) -> Any:
+def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], weak: dict[str, int]) -> Any:
+    """What Tune tells; `weak` becomes the steps of those that the scheduler ended."""
     from ray import tune
 
     by_hash = {task.hash: task for task in tasks}
+    ended: set[str] = set()
+    steps: dict[str, int] = {}
     stop_file = Path(tasks[0].stop_file)
 
     def task_of(trial: Any) -> Task:
@@ -151,10 +159,19 @@ def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) ->
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            task = task_of(trial)
             if "ending" in result:
-                watcher.ended(task_of(trial), Ending(**result["ending"]))
+                ended.add(task.hash)
+                watcher.ended(task, Ending(**result["ending"]))
             elif "row" in result:
-                watcher.row(task_of(trial), result["row"])
+                steps[task.hash] = int(result["row"]["step"])
+                watcher.row(task, result["row"])
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            task = task_of(trial)
+            if task.hash not in ended:
+                weak[task.hash] = steps.get(task.hash, 0)
+                watcher.ended(task, Ending("stopped", weak[task.hash]))
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             watcher.died(task_of(trial))
