@@ -80,6 +80,20 @@ def test_imports_go_down() -> None:
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() -> None:
+    inside, outside = set(), set()
+    for file in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        top = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.split(".")[0] for name in names} & {"ray", "matplotlib"}:
+                (outside if id(node) in top else inside).add(str(file.relative_to(ROOT)))
+    assert not outside
+    assert inside == {"reports/figures.py", "sweeps/dispatch.py", "sweeps/worker.py"}
+
+
 @pytest.mark.parametrize(
     ("file", "source", "why"),
     [

@@ -26,7 +26,7 @@ class Server:
     """A running server; lives as long as the process that holds it."""
 
     def __init__(self) -> None:
-        self._complaints = tempfile.TemporaryFile("w+")
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process is
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dino_lab.sweeps.server"],
             stdin=subprocess.PIPE,
