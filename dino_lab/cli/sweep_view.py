@@ -44,6 +44,8 @@ class SweepView:
         self.over += ending.status != "interrupted"
         known = self.now.pop(task.label, {})
         score = f", {self.metric} {known[self.metric]:.4f}" if self.metric in known else ""
+        if ending.status == "interrupted" and not known:
+            return  # it was only waiting
         reason = f": {ending.reason}" if ending.reason else ""
         self.say(f"{task.label}: {ending.status}{reason}{score} ({self.over} of {self.trials}{self._left()})")
 

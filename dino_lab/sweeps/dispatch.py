@@ -236,12 +236,13 @@ def _cluster(machine: Machine, address: str | None) -> Iterator[None]:
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        ray.init(**where, log_to_driver=False, logging_level="error")
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="error")
+        except ConnectionError as error:
+            raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
         for number, handler in handlers.items():  # Ray has put its own there
             signal.signal(number, handler)
         yield
-    except ConnectionError as error:
-        raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
     finally:
         ray.shutdown()
         if temporary is not None:
@@ -252,7 +253,7 @@ def _remove_left_over() -> None:
     """Temporary folders of sweeps that were killed before they could remove them."""
     for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and folder.owner() == Path.home().owner() and not psutil.pid_exists(int(pid)):
+        if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -54,6 +54,8 @@ def measure(spec: Spec, registry: Registry, device: torch.device, threads: int) 
         evaluation = time.perf_counter() - now
     finally:
         torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     step = min(steps[1:] or steps)
     evaluations = 1 + sum(
         bool(run.due(epoch * run.steps_per_epoch)) for epoch in range(1, spec.train.epochs + 1)

@@ -39,6 +39,7 @@ def tasks(
             hash=trial.spec.hash,
             spec=dump_yaml(trial.spec),
             runs=str(runs.resolve()),
+            place=str(Path.cwd()),
             device=device,
             threads=plan.sweep.resources.cpu,
             checkpoint_every=checkpoint_every,

@@ -41,6 +41,7 @@ def main() -> None:
 def _serve(line: str, lines: _Lines, out: int) -> None:
     task = Task.of(line)
     try:
+        os.chdir(task.place)
         spec = prepare(task)
     except Exception as error:
         _say(out, "ending", {"status": "failed", "reason": str(error)})

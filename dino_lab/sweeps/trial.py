@@ -26,6 +26,7 @@ class Task:
     hash: str
     spec: str  # YAML, every default written out
     runs: str
+    place: str  # the folder that relative paths of the spec start from
     device: str
     threads: int
     checkpoint_every: float
