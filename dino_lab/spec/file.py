@@ -52,19 +52,19 @@ def _load(text: str, file: Path, settings: Sequence[str], registry: Registry) ->
     root = compose_all(text, file, problems)
     for setting in settings:
         root = apply_setting(root, setting, problems)
-    document = read_nodes(root, file.stem, problems, registry)
+    document = read_nodes(root, file, problems, registry)
     if document is None:
         raise report(problems)
     return document
 
 
 def read_nodes(
-    root: yaml.MappingNode, name: str, problems: list[Problem], registry: Registry
+    root: yaml.MappingNode, file: Path, problems: list[Problem], registry: Registry
 ) -> Document | None:
-    """The spec that nodes say, called `name` unless they name it; None, and problems, if they say none."""
+    """The spec of nodes, called as its file unless they name it; None, and problems, if they say none."""
     if child(root, "name") is None:
-        mark = start_of(root.start_mark.name)
-        pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", name))
+        mark = start_of(str(file))
+        pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
         root = yaml.MappingNode(root.tag, [*root.value, pair], root.start_mark, root.end_mark)
     spec_type = narrowed(root, registry, problems)
     told = {problem.loc for problem in problems}

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import psutil
 
-import dino_lab
 from dino_lab.errors import UserError
 from dino_lab.reports.ending import Ending, read_ending, write_ending
 from dino_lab.sweeps.machine import Machine
@@ -213,7 +212,7 @@ def _cluster(machine: Machine, address: str | None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ.update(_SILENT)
     # Workers import this package, wherever it lies.
-    source = str(Path(dino_lab.__file__).parents[1])
+    source = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     temporary: str | None = None
     where: dict[str, Any] = {"address": address}

@@ -81,7 +81,7 @@ def load_plan(
         raise UserError(f"{path}: about {planned} trials, more than {MANY}; --yes confirms them")
     problems: list[Problem] = []
     arms = [*points(sweep, root, base), _baseline(sweep, root, problems)]
-    specs = _validated(arms, base, Path(sweep.base).stem, registry, problems)
+    specs = _validated(arms, base, path.parent / sweep.base, registry, problems)
     if not problems:
         problems += _metric_problems(sweep, root, specs)
     if problems:
@@ -145,14 +145,14 @@ def _baseline(sweep: Sweep, root: yaml.MappingNode, problems: list[Problem]) -> 
 
 
 def _validated(
-    arms: list[Point], base: yaml.MappingNode, name: str, registry: Registry, problems: list[Problem]
+    arms: list[Point], base: yaml.MappingNode, file: Path, registry: Registry, problems: list[Problem]
 ) -> list[Spec]:
     """The spec of each arm under the base's seed; problems of all of them."""
     specs: list[Spec] = []
     checked: set[str] = set()
     for point in arms:
         mine: list[Problem] = []
-        document = read_nodes(point.over(base, mine), name, mine, registry)
+        document = read_nodes(point.over(base, mine), file, mine, registry)
         problems += mine
         if document is None:
             continue

@@ -104,7 +104,7 @@ def test_draws_are_the_same_every_time_and_conditions_hold(plan: Make) -> None:
     for spec in drawn:
         assert 1e-4 <= spec.optim.lr.start <= 1e-2
         if spec.targets.name == "center":
-            assert 0.2 <= spec.targets.momentum <= 0.8  # type: ignore[attr-defined]
+            assert 0.2 <= spec.targets.momentum.start <= 0.8  # type: ignore[attr-defined]
     # A condition that fails moves no other draw.
     free = plan(text.replace("when: {targets.name: center}", "when: {targets.name: nothing}"))
     rates = [trial.spec.optim.lr for trial in free.trials if trial.label != "base seed 0"]
@@ -114,7 +114,7 @@ def test_draws_are_the_same_every_time_and_conditions_hold(plan: Make) -> None:
 MISTAKES = [
     (
         "grid: {targets.temprature: [0.1, 0.2]}",
-        ["3:30: targets.temprature: unknown key; did you mean 'temperature'?"],
+        ["3:29: targets.temprature: unknown key; did you mean 'temperature'?"],
     ),
     (
         "grid: {targets.temperature: [0.1, -1, x]}",
@@ -123,7 +123,7 @@ MISTAKES = [
     ("grid: {targets.temperature: []}", ["3:8: grid.targets.temperature: must have at least 1 items, got 0"]),
     ("grid: {}", ["1:1: nothing to compare: give variants, a grid, or a space"]),
     ("gird: {a: [1]}", ["3:1: gird: unknown key; did you mean 'grid'? (accepted: base,"]),
-    ("grid: {extends: [a.yaml]}", ["3:17: extends: 'extends' belongs in the file of a spec"]),
+    ("grid: {extends: [a.yaml]}", ["3:18: extends: 'extends' belongs in the file of a spec"]),
     ("grid: {seed: [1]}\nseeds: 0", ["4:1: seeds: must be greater than 0"]),
     ("grid: {loss: [{name: mes}]}", ["3:16: loss.name: no loss is called 'mes'; did you mean 'mse'?"]),
     ("variants: {a: {}}\nbaseline: b", ["4:1: baseline: no variant is called 'b' (there are: a)"]),
