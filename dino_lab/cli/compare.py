@@ -37,7 +37,7 @@ def compare(
     found = lines(study, read_results(study)) if to is None else write_report(study, to)
     if not any(line.score for line in found):
         raise UserError(f"none of these runs has ended with a {study.metric}")
-    print_table(HEADERS, [line.cells() for line in found])
+    print_table(HEADERS, [line.cells() for line in found], headed=True)
     for note in notes(study, found):
         print(note)
     if to is not None:

@@ -145,7 +145,7 @@ def _print_plan(
                 f"{kept} done" if kept else "",
             ]
         )
-    print_table(["arm", "seeds", "", ""], rows)
+    print_table(["arm", "seeds", "", ""], rows, headed=True)
     joined = f", {plan.joined} more are the same spec as another" if plan.joined else ""
     done = len(plan.trials) - len(todo)
     kept = f", {done} of them done before" if done else ""
@@ -166,7 +166,7 @@ def _print_result(plan: Plan, found: list[Line], left: list[Trial], folder: Path
     from dino_lab.reports.tables import HEADERS, notes
 
     print()
-    print_table(HEADERS, [line.cells() for line in found])
+    print_table(HEADERS, [line.cells() for line in found], headed=True)
     for note in notes(plan.study, found):
         print(note)
     over = len(plan.trials) - len(left)

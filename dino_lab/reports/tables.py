@@ -15,7 +15,7 @@ from dino_lab.reports.estimate import CONFIDENCE, Estimate, estimate, paired
 from dino_lab.reports.results import ArmResult
 from dino_lab.reports.study import Study
 
-HEADERS = ("", "seeds", "score", "median", "sd", "difference", "reading", "ended", "images/s", "hours")
+HEADERS = ("arm", "seeds", "score", "median", "sd", "difference", "reading", "ended", "images/s", "hours")
 
 
 @dataclass(frozen=True)

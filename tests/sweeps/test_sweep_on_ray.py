@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from dino_lab.sweeps.plan import SWEEPS
 from dino_lab.training.run_dir import RunFolder
@@ -74,6 +75,14 @@ class Sweep:
             for row in csv.DictReader((folder / "table.csv").read_text().splitlines())
         ]
 
+    def weights(self) -> dict[str, bytes]:
+        """What was learned, by spec and tensor, bit for bit."""
+        return {
+            f"{file.parent.name} {name}": tensor.numpy().tobytes()
+            for file in self.runs.glob("base/*/backbone.safetensors")
+            for name, tensor in load_file(file).items()
+        }
+
     def steps(self) -> list[int]:
         return [
             max((int(row["step"]) for row in RunFolder(folder).rows()), default=0)
@@ -82,11 +91,11 @@ class Sweep:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
-    """The table of the same sweep, one trial after the other in one process."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The same sweep, one trial after the other in one process."""
     sweep = Sweep(tmp_path_factory.mktemp("inline"))
     sweep.run("--executor", "inline")
-    return sweep.scores()
+    return sweep
 
 
 @pytest.fixture
@@ -121,7 +130,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: list[tuple[str, str]]) -> None:
+def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
     running = sweep.start()
     until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
     family = tree(running)
@@ -145,16 +154,15 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: lis
     out = sweep.log.read_text()
     assert "its process died; it goes on from its last checkpoint" in out
     assert "resumed at step" in out
-    assert sweep.scores() == undisturbed
+    assert sweep.scores() == undisturbed.scores()
+    assert sweep.weights() == undisturbed.weights() != {}
     # Nothing of Ray is printed, none of its processes nor its folder is left.
     assert "ray" not in out.lower().replace(str(sweep.runs).lower(), "")
     until(lambda: not alive(family), "every process to end", 30)
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
 
 
-def test_the_driver_is_killed_and_the_same_command_goes_on(
-    sweep: Sweep, undisturbed: list[tuple[str, str]]
-) -> None:
+def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
     running = sweep.start()
     until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
     trials = [one.children()[0] for one in servers(running)]
@@ -166,7 +174,8 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(
     assert out.count("resumed at step") == 2
     resumed = [int(line.rpartition(" ")[2]) for line in out.splitlines() if "resumed at step" in line]
     assert all(abs(a - b) <= 2 for a, b in zip(sorted(resumed), sorted(before), strict=True))
-    assert sweep.scores() == undisturbed
+    assert sweep.scores() == undisturbed.scores()
+    assert sweep.weights() == undisturbed.weights() != {}
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))  # removed by the second
 
 
