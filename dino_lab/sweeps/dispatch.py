@@ -232,11 +232,13 @@ def _cluster(machine: Machine, address: str | None) -> Iterator[None]:
     else:
         _refuse_what_does_not_answer(address)
     import ray
+    from ray._private import worker
 
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # The one way in which Ray prints the deaths of workers, which the watcher is told of.
+    worker.print_to_stdstream = lambda *_, **__: None
     try:
         try:
-            ray.init(**where, log_to_driver=False, logging_level="error")
+            ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
         except ConnectionError as error:
             raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
         for number, handler in handlers.items():  # Ray has put its own there
