@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import checkpoint, numerics, quickstart, startup, step
+from benchmarks import checkpoint, numerics, quickstart, startup, step, sweep
 
 HEAD = """# Benchmarks
 
@@ -15,7 +15,7 @@ interleaved in one process or one call.
 
 def main() -> None:
     """Run all parts one after the other."""
-    parts = [module.main() for module in (quickstart, numerics, step, startup, checkpoint)]
+    parts = [module.main() for module in (quickstart, numerics, step, startup, checkpoint, sweep)]
     text = "\n".join([HEAD, *parts])
     Path("BENCHMARKS.md").write_text(text)
     print(text)

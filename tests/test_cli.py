@@ -94,8 +94,8 @@ def test_help_and_list_import_nothing_heavy() -> None:
     code = (
         "import sys; from dino_lab.cli.app import main\n"
         "main(['--help']); early = set(sys.modules)\n"
-        "main(['run', '--help']); main(['list'])\n"
-        "heavy = {'torch', 'timm', 'kornia', 'torchvision'} & set(sys.modules)\n"
+        "main(['run', '--help']); main(['sweep', '--help']); main(['list'])\n"
+        "heavy = {'torch', 'timm', 'kornia', 'torchvision', 'ray', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "assert not {'pydantic', 'rich.console'} & early"
     )

@@ -12,12 +12,14 @@ import torch
 from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
+from dino_lab.sweeps.plan import load_plan
 from dino_lab.training.build import build
 from dino_lab.training.check import check
 from dino_lab.training.loop import train
 
 ROOT = Path(__file__).parents[1] / "experiments"
-SPECS = sorted(ROOT.rglob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SPECS = sorted(set(ROOT.rglob("*.yaml")) - set(SWEEPS))
 METHODS = sorted((ROOT / "methods").glob("*.yaml"))
 SMALL = (
     "data.train_images=64",
@@ -37,6 +39,15 @@ def names(files: list[Path]) -> list[str]:
 def test_there_are_specs() -> None:
     assert len(SPECS) >= len(METHODS) + 3
     assert len(METHODS) >= 14
+    assert len(SWEEPS) >= 11
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=names(SWEEPS))
+def test_the_sweep_plans(file: Path, tmp_path: Path) -> None:
+    plan = load_plan(file, (), registry, runs=tmp_path)
+    assert len(plan.trials) == 3 * len(plan.study.arms)
+    assert plan.study.baseline in {arm.label for arm in plan.study.arms}
+    assert file.read_text().startswith("# ")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [
     "kinds errors types schedule collectives",
-    "names",
+    "names plugin_file",
     "network",
     "encoder",
     "protocols",
@@ -21,11 +21,21 @@ LAYERS = [
     "spec",
     "training",
     "testing",
+    "reports",
+    "sweeps",
     "cli",
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-FOLDERS = {"components", "spec", "training", "testing", "cli"}  # whose files may import one another
+FOLDERS = {
+    "components",
+    "spec",
+    "training",
+    "testing",
+    "reports",
+    "sweeps",
+    "cli",
+}  # whose files may import one another
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:
@@ -68,6 +78,20 @@ def test_imports_go_down() -> None:
         if (why := complaint(file.relative_to(ROOT), name))
     ]
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() -> None:
+    inside, outside = set(), set()
+    for file in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        top = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.split(".")[0] for name in names} & {"ray", "matplotlib"}:
+                (outside if id(node) in top else inside).add(str(file.relative_to(ROOT)))
+    assert not outside
+    assert inside == {"reports/figures.py", "sweeps/dispatch.py", "sweeps/worker.py"}
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ def console() -> Console:
     return Console(markup=False, highlight=False, emoji=False)
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns: with colour on a terminal, else padded with blanks and never wrapped."""
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, headed: bool = False) -> None:
+    """Columns: with colour on a terminal, else padded with blanks and never wrapped, `headed` by headers."""
     out = console()
     if not out.is_terminal:
         widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-        for row in rows:
+        for row in [headers, *rows] if headed else rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
     table = Table(*headers, box=SIMPLE_HEAD, header_style="bold", pad_edge=False)

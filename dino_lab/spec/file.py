@@ -52,6 +52,16 @@ def _load(text: str, file: Path, settings: Sequence[str], registry: Registry) ->
     root = compose_all(text, file, problems)
     for setting in settings:
         root = apply_setting(root, setting, problems)
+    document = read_nodes(root, file, problems, registry)
+    if document is None:
+        raise report(problems)
+    return document
+
+
+def read_nodes(
+    root: yaml.MappingNode, file: Path, problems: list[Problem], registry: Registry
+) -> Document | None:
+    """The spec of nodes, called as its file unless they name it; None, and problems, if they say none."""
     if child(root, "name") is None:
         mark = start_of(str(file))
         pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
@@ -64,7 +74,7 @@ def _load(text: str, file: Path, settings: Sequence[str], registry: Registry) ->
     except ValidationError as error:
         problems += [problem for problem in in_words(error, spec_type, root) if problem.loc not in told]
     if problems:
-        raise report(problems)
+        return None
     # The narrowed type has done its work; equal specs are equal, whatever file they came from.
     return Document(Spec(**{field: getattr(found, field) for field in Spec.model_fields}), root)
 

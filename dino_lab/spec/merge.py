@@ -44,7 +44,7 @@ def compose_all(text: str, file: Path, problems: list[Problem]) -> yaml.MappingN
     layers: list[yaml.MappingNode] = []
     chain = [file]
     while True:
-        root, base = _without_extends(_compose_root(text, chain[-1], problems))
+        root, base = _without_extends(compose_root(text, chain[-1], problems))
         layers.append(root)
         if base is None:
             break
@@ -55,7 +55,8 @@ def compose_all(text: str, file: Path, problems: list[Problem]) -> yaml.MappingN
     return merged
 
 
-def _compose_root(text: str, file: Path, problems: list[Problem]) -> yaml.MappingNode:
+def compose_root(text: str, file: Path, problems: list[Problem]) -> yaml.MappingNode:
+    """The keys of one file, tidy; SpecError if there are none."""
     node = compose(text, str(file))
     if node is None:
         raise SpecError(f"{file}: the file is empty")
@@ -127,6 +128,25 @@ def apply_setting(root: yaml.MappingNode, setting: str, problems: list[Problem])
             return merged
         except SpecError as error:
             problems.append(Problem(mark, (), str(error).removeprefix(f"{mark.name}: ")))
+    return root
+
+
+def lay_over(
+    root: yaml.MappingNode, key: str, value: yaml.Node, mark: yaml.Mark, problems: list[Problem]
+) -> yaml.MappingNode:
+    """`root` with a value at a dotted key; what is wrong with that key stands at `mark`."""
+    path = key.split(".")
+    if not all(path) or len(path) > MAX_DEPTH:
+        problems.append(Problem(mark, (key,), "must be a dotted key of the spec, such as optim.lr"))
+    elif path[0] == "extends":
+        problems.append(Problem(mark, (key,), "'extends' belongs in the file of a spec"))
+    else:
+        try:
+            merged = _put(root, path, value, mark, top=True)
+            assert isinstance(merged, yaml.MappingNode)
+            return merged
+        except SpecError as error:
+            problems.append(Problem(mark, (key,), str(error)))
     return root
 
 

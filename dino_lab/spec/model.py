@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -94,6 +94,7 @@ class Spec(BaseModel):
     """One experiment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    beside: ClassVar[tuple[str, ...]] = ("extends",)  # keys of a file that are none of the spec
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder")
     seed: int = Field(0, ge=0, lt=2**32)

@@ -123,7 +123,7 @@ def accepted(spec: type[BaseModel], loc: Loc) -> list[str]:
         annotations = [inner for annotation in annotations for inner in _under(annotation, step)]
     models = [model for annotation in annotations for model in _models(annotation)]
     keys = [key for model in models for key in model.model_fields if model is spec or key != "name"]
-    return [*dict.fromkeys(keys), *(["extends"] if len(loc) == 1 else [])]
+    return [*dict.fromkeys(keys), *(getattr(spec, "beside", ()) if len(loc) == 1 else ())]
 
 
 def _under(annotation: Any, step: str | int) -> list[Any]:

@@ -1,0 +1,77 @@
+"""The verbs that read what is there: compare and best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dino_lab.cli.options import Plugins, load_plugins
+from dino_lab.errors import UserError
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
+    metric: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Of the rows. [default: the sweep's, else 20-NN]")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write tables and pictures into this folder.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Compare runs or whole sweeps in one table.
+
+    Runs whose specs differ in the seed alone are one line; the first is what differences are told to.
+    """
+    load_plugins(plugin)
+    from dino_lab.cli.console import print_table
+    from dino_lab.registry import registry
+    from dino_lab.reports.grouping import study_of
+    from dino_lab.reports.page import write_report
+    from dino_lab.reports.results import read_results
+    from dino_lab.reports.tables import HEADERS, lines, notes
+
+    study = study_of(folders, registry, metric)
+    found = lines(study, read_results(study)) if to is None else write_report(study, to)
+    if not any(line.score for line in found):
+        raise UserError(f"none of these runs has ended with a {study.metric}")
+    print_table(HEADERS, [line.cells() for line in found], headed=True)
+    for note in notes(study, found):
+        print(note)
+    if to is not None:
+        print(f"everything lies in {to}")
+
+
+def best(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The folder of a sweep.")],
+    copy_to: Annotated[
+        Path | None, typer.Option("--copy-to", metavar="FILE.yaml", help="Write its spec here.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Say which arm of a sweep has the best mean score, and give its spec."""
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.reports import grouping
+    from dino_lab.reports.results import read_results
+    from dino_lab.reports.study import read_study
+    from dino_lab.reports.tables import lines
+    from dino_lab.spec.file import dump_yaml
+
+    study = read_study(sweep)
+    scored = {line.label: line.score for line in lines(study, read_results(study)) if line.score}
+    arm = grouping.best(study, [(label, score.mean) for label, score in scored.items()])
+    score = scored[arm.label]
+    half = "" if score.half is None else f" ± {score.half:.4f}"
+    print(f"{arm.label}: {study.metric} {score.mean:.4f}{half} over {score.n} of {len(arm.folders)} seed(s)")
+    folder = arm.folders[min(arm.folders)]
+    print(folder)
+    if copy_to is not None:
+        if copy_to.exists():
+            raise UserError(f"--copy-to {copy_to}: is there already")
+        spec = grouping.spec_of(folder, registry)
+        head = f"# {arm.label}, of the sweep {study.name}: {study.metric} {score.mean:.4f}{half}\n"
+        copy_to.write_text(head + dump_yaml(spec))
+        print(f"written to {copy_to}")

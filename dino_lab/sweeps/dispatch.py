@@ -1,0 +1,299 @@
+"""Trials on Ray Tune. The only file that imports ray, and only inside functions.
+
+Ray decides which trial runs where, and starts it again where a process died; everything else is ours. The
+run folders say what is done, so that a sweep goes on by being started again, and nothing is ever read back
+from Ray's own files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from dino_lab.errors import UserError
+from dino_lab.reports.ending import Ending, read_ending, write_ending
+from dino_lab.sweeps.machine import Machine
+from dino_lab.sweeps.model import Resources, Scheduler
+from dino_lab.sweeps.trial import Task
+
+_PREFIX = "dl-"  # of Ray's temporary folder; a socket's whole path may have 107 bytes, so /tmp and short
+_STORE = 100 << 20  # bytes of shared memory; nothing but numbers passes through it
+_ANSWER = 5.0  # seconds in which a cluster has to answer
+_SILENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a share of a GPU sees none
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a trial that a scheduler ends may save first
+}
+# Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how the trials go on."""
+
+    def row(self, task: Task, numbers: Mapping[str, Any]) -> None:
+        """A trial has started, or written a row."""
+        ...
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """A trial has ended."""
+        ...
+
+    def died(self, task: Task) -> None:
+        """The process of a trial died; the trial goes on in another."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the trials of a sweep share the machines."""
+
+    resources: Resources
+    max_failures: int
+    scheduler: Scheduler | None
+    metric: str
+    mode: str
+    epochs: int  # of the longest trial
+
+
+def dispatch(
+    tasks: Sequence[Task],
+    rules: Rules,
+    watcher: Watcher,
+    *,
+    stop: Callable[[], bool],
+    folder: Path,
+    machine: Machine,
+    address: str | None,
+) -> None:
+    """Run all tasks; returns when each has ended, or after `stop` said so once they have saved.
+
+    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile.
+    """
+    own = folder / "tune"
+    shutil.rmtree(own, ignore_errors=True)
+    with _cluster(machine, address):
+        if address is not None:
+            _refuse_what_cluster_lacks(rules.resources)
+            _refuse_foreign_storage(folder)
+        try:
+            weak: dict[str, int] = {}
+            _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
+            for task in tasks:
+                # The last that a scheduler ended goes with its worker, and has no time to say so itself.
+                if task.hash in weak and read_ending(task.folder).status != "stopped":
+                    write_ending(task.folder, Ending("stopped", weak[task.hash]))
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> Any:
+    from ray import tune
+
+    share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
+    texts = [{"hash": task.hash, "text": task.text()} for task in tasks]
+    scheduler = rules.scheduler
+    metric, mode = rules.metric, rules.mode
+    if scheduler is not None and scheduler.metric is not None:
+        metric, mode = scheduler.metric, scheduler.mode
+    return tune.Tuner(
+        tune.with_resources(_trainable(metric), share),
+        param_space={"task": tune.grid_search(texts)},
+        tune_config=tune.TuneConfig(
+            scheduler=_scheduler(scheduler, metric, mode, rules.epochs),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.trial_id),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(storage.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=rules.max_failures),
+            callbacks=[relay],
+        ),
+    )
+
+
+def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], weak: dict[str, int]) -> Any:
+    """What Tune tells; `weak` becomes the steps of those that the scheduler ended."""
+    from ray import tune
+
+    by_hash = {task.hash: task for task in tasks}
+    ended: set[str] = set()
+    steps: dict[str, int] = {}
+    stop_file = Path(tasks[0].stop_file)
+
+    def task_of(trial: Any) -> Task:
+        return by_hash[trial.config["task"]["hash"]]
+
+    class Relay(tune.Callback):  # type: ignore[misc]
+        """Tells the watcher how it goes, and the trials when to stop."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return object, ()  # Tune pickles it into a file that nobody reads
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if stop() and not stop_file.exists():
+                stop_file.touch()
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            task = task_of(trial)
+            if "ending" in result:
+                ended.add(task.hash)
+                watcher.ended(task, Ending(**result["ending"]))
+            elif "row" in result:
+                steps[task.hash] = int(result["row"]["step"])
+                watcher.row(task, result["row"])
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            task = task_of(trial)
+            if task.hash not in ended:
+                weak[task.hash] = steps.get(task.hash, 0)
+                watcher.ended(task, Ending("stopped", weak[task.hash]))
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            watcher.died(task_of(trial))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ending = Ending("failed", reason=f"its process died {trial.num_failures} times")
+            write_ending(task_of(trial).folder, ending)
+            watcher.ended(task_of(trial), ending)
+
+    return Relay()
+
+
+def _trainable(metric: str) -> Callable[[dict[str, Any]], None]:
+    """A function of its own for each sweep: Tune writes the resources on it."""
+
+    def trial(config: dict[str, Any]) -> None:
+        from dino_lab.sweeps.worker import run
+
+        run(config["task"]["text"], metric)
+
+    return trial
+
+
+def _scheduler(scheduler: Scheduler | None, metric: str, mode: str, epochs: int) -> Any:
+    from ray.tune import schedulers
+
+    if scheduler is None:
+        return None
+    common = {"time_attr": "epoch", "metric": metric, "mode": mode, "grace_period": scheduler.grace_epochs}
+    if scheduler.name == "median":
+        return schedulers.MedianStoppingRule(**common, min_samples_required=3)
+    most = max(epochs, scheduler.grace_epochs)
+    return schedulers.ASHAScheduler(**common, max_t=most, reduction_factor=scheduler.reduction)
+
+
+@contextlib.contextmanager
+def _cluster(machine: Machine, address: str | None) -> Iterator[None]:
+    """A cluster of this machine alone, which nobody else can reach; or the one at `address`."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    os.environ.update(_SILENT)
+    # Workers import this package, wherever it lies.
+    source = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    temporary: str | None = None
+    where: dict[str, Any] = {"address": address}
+    if address is None:
+        os.environ.update(_LOOPBACK)
+        os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
+        _remove_left_over()
+        temporary = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp")
+        where = {
+            "address": "local",
+            "num_cpus": machine.cpus,
+            "num_gpus": machine.gpus,
+            "include_dashboard": False,
+            "object_store_memory": _STORE,
+            "_temp_dir": temporary,
+        }
+    else:
+        _refuse_what_does_not_answer(address)
+    import ray
+    from ray._private import worker
+
+    # The one way in which Ray prints the deaths of workers, which the watcher is told of.
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
+        except ConnectionError as error:
+            raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
+        for number, handler in handlers.items():  # Ray has put its own there
+            signal.signal(number, handler)
+        yield
+    finally:
+        ray.shutdown()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left_over() -> None:
+    """Temporary folders of sweeps that were killed before they could remove them."""
+    for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_what_does_not_answer(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise UserError(f"--address {address}: should be HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
+def _refuse_what_cluster_lacks(resources: Resources) -> None:
+    import ray
+
+    there = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, asked in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+        if asked and all(node.get(name, 0) < asked for node in nodes):
+            has = f"{there.get(name, 0):g} {name} on {len(nodes)} machine(s)"
+            raise UserError(f"a trial asks for {asked:g} {name} on one machine; the cluster has {has}")
+
+
+def _refuse_foreign_storage(folder: Path) -> None:
+    """Every machine of the cluster must see the run folders under the same path."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    mark = folder / f"seen-{uuid.uuid4().hex}"
+    mark.touch()
+    path = str(mark.resolve())
+    look = ray.remote(num_cpus=0)(os.path.exists)
+    try:
+        for node in ray.nodes():
+            if node["Alive"]:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                if not ray.get(look.options(scheduling_strategy=there).remote(path)):
+                    name = node["NodeManagerHostname"]
+                    raise UserError(f"--address: {name} does not see {folder.resolve()}; use shared storage")
+    finally:
+        mark.unlink(missing_ok=True)

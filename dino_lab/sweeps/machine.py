@@ -1,0 +1,39 @@
+"""What this machine has, and how many trials fit on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dino_lab.sweeps.model import Resources
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores that this process may use, and GPUs that torch can use."""
+
+    cpus: int
+    gpus: int
+
+    def lacks(self, resources: Resources) -> tuple[str, str] | None:
+        """The first key of `resources` that asks for more than there is, and in words what there is."""
+        if resources.cpu > self.cpus:
+            return "cpu", f"{resources.cpu} cores for one trial, and this machine has {self.cpus}"
+        if resources.gpu > 0 and not self.gpus:
+            return "gpu", f"{resources.gpu:g} of a GPU for one trial, and torch sees none here"
+        return None
+
+    def at_once(self, resources: Resources) -> int:
+        """How many trials run at the same time."""
+        by_core = self.cpus // resources.cpu
+        if not resources.gpu:
+            return by_core
+        return min(by_core, self.gpus * int(1 / resources.gpu + 1e-9))
+
+
+def this_machine() -> Machine:
+    """The machine that this process runs on."""
+    import torch
+
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cpus, torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -1,0 +1,192 @@
+"""The real thing: a cluster of its own, processes that are killed, sockets that are looked at."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from dino_lab.sweeps.plan import SWEEPS
+from dino_lab.training.run_dir import RunFolder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
+]
+
+BASE = """\
+data: {name: shapes, train_images: 192, test_images: 48, size: 16}
+augment: {name: multicrop, global_size: 16, local_size: 8, local_views: 2}
+backbone: {name: vit, width: 24, depth: 2, heads: 2, patch: 4}
+head: {name: prototypes, hidden: 32, bottleneck: 16, dim: 32}
+teacher: {name: ema}
+targets: {name: center}
+loss: {name: cross_entropy}
+optim: {name: adamw, lr: 1e-3}
+train: {epochs: 20, batch_size: 24, log_every: 2}
+evaluators: [{name: knn, k: [5]}]
+"""
+SWEEP = """\
+base: base.yaml
+metric: knn.5nn
+grid: {targets.momentum: [0, 0.9]}
+"""
+
+
+class Sweep:
+    """One sweep in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "base.yaml").write_text(BASE)
+        self.file, self.runs = folder / "s.yaml", folder / "runs"
+        self.file.write_text(SWEEP)
+        self.log = folder / "log"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = ["sweep", self.file, "--runs", self.runs, "--checkpoint-every", "0", *arguments]
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dino_lab", *map(str, command)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def run(self, *arguments: str) -> str:
+        assert self.start(*arguments).wait(120) == 0, self.log.read_text()
+        return self.log.read_text()
+
+    def scores(self) -> list[tuple[str, str]]:
+        (folder,) = (self.runs / SWEEPS / "s").iterdir()
+        return [
+            (row["arm"], row["mean"])
+            for row in csv.DictReader((folder / "table.csv").read_text().splitlines())
+        ]
+
+    def weights(self) -> dict[str, bytes]:
+        """What was learned, by spec and tensor, bit for bit."""
+        return {
+            f"{file.parent.name} {name}": tensor.numpy().tobytes()
+            for file in self.runs.glob("base/*/backbone.safetensors")
+            for name, tensor in load_file(file).items()
+        }
+
+    def steps(self) -> list[int]:
+        return [
+            max((int(row["step"]) for row in RunFolder(folder).rows()), default=0)
+            for folder in sorted(self.runs.glob("base/*"))
+        ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The same sweep, one trial after the other in one process."""
+    sweep = Sweep(tmp_path_factory.mktemp("inline"))
+    sweep.run("--executor", "inline")
+    return sweep
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def servers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Those that hold a trial; the trial is the child of each."""
+    found = []
+    for one in tree(process):
+        try:
+            if "dino_lab.sweeps.server" in one.cmdline() and one.children():
+                found.append(one)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
+    running = sweep.start()
+    until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
+    family = tree(running)
+
+    listening = [
+        (one.name(), connection.laddr.ip)
+        for one in [psutil.Process(running.pid), *family]
+        if one.is_running()
+        for connection in one.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+
+    (server, *_) = servers(running)
+    trial, worker = server.children()[0], server.parent()
+    assert worker is not None
+    worker.send_signal(signal.SIGKILL)
+    until(lambda: not alive([server, trial]), "the killed worker's own processes to end", 10)
+    assert running.wait(120) == 0, sweep.log.read_text()
+    out = sweep.log.read_text()
+    assert "its process died; it goes on from its last checkpoint" in out
+    assert "resumed at step" in out
+    assert sweep.scores() == undisturbed.scores()
+    assert sweep.weights() == undisturbed.weights() != {}
+    # Nothing of Ray is printed, none of its processes nor its folder is left.
+    words = out.replace(str(sweep.runs), "").lower().splitlines()
+    assert not [line for line in words if "ray" in line or "tune" in line]
+    until(lambda: not alive(family), "every process to end", 30)
+    assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
+
+
+def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
+    running = sweep.start()
+    until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
+    trials = [one.children()[0] for one in servers(running)]
+    running.kill()
+    running.wait()
+    until(lambda: not alive(trials), "the trials to end", 20)
+    before = sweep.steps()
+    out = sweep.run()
+    assert out.count("resumed at step") == 2
+    resumed = [int(line.rpartition(" ")[2]) for line in out.splitlines() if "resumed at step" in line]
+    assert all(abs(a - b) <= 2 for a, b in zip(sorted(resumed), sorted(before), strict=True))
+    assert sweep.scores() == undisturbed.scores()
+    assert sweep.weights() == undisturbed.weights() != {}
+    assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))  # removed by the second
+
+
+def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:
+    running = sweep.start("--set", "train.epochs=100000", "--checkpoint-every", "3600")
+    until(lambda: sweep.steps() and min(sweep.steps()) > 2, "both trials")
+    family = tree(running)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130, sweep.log.read_text()
+    out = sweep.log.read_text()
+    assert "to continue, run the same command again" in out
+    assert len(list(sweep.runs.glob("base/*/last.pt"))) == 2
+    until(lambda: not alive(family), "every process to end", 30)
