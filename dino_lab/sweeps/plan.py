@@ -196,8 +196,8 @@ def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) ->
             message = (
                 f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
                 if dot
-                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is written "
-                f"as evaluator.score, and the evaluators are: {there}"
+                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
+                f"written as evaluator.score, and the evaluators are: {there}"
             )
             problems.append(Problem(mark_at(root, loc), loc, message))
             break
