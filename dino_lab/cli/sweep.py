@@ -119,7 +119,7 @@ def _measured(plan: Plan, todo: list[Trial], device: str) -> float:
     ):
         if metric is not None and metric not in found.numbers:
             there = ", ".join(name for name in found.numbers if ("." in name) == ("." in metric))
-            hint = suggest(metric, found.numbers)
+            hint = suggest(metric, list(found.numbers))
             raise SpecError(plan.line(loc, f"no evaluator reports {metric!r}{hint} (there are: {there})"))
     epochs = [trial.spec.train.epochs for trial in todo]
     return found.seconds * sum(epochs) / len(epochs) / first.spec.train.epochs
@@ -148,9 +148,9 @@ def _print_plan(
     print_table(["arm", "seeds", "", ""], rows, headed=True)
     joined = f", {plan.joined} more are the same spec as another" if plan.joined else ""
     done = len(plan.trials) - len(todo)
-    kept = f", {done} of them done before" if done else ""
+    before = f", {done} of them done before" if done else ""
     share = f"{resources.cpu} core(s)" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
-    print(f"{len(plan.trials)} trials{kept}{joined}; {at_once} at once, {share} each")
+    print(f"{len(plan.trials)} trials{before}{joined}; {at_once} at once, {share} each")
     if todo:
         rounds = -(-len(todo) // at_once)
         print(

@@ -30,6 +30,7 @@ from dino_lab.sweeps.trial import Task
 
 _PREFIX = "dl-"  # of Ray's temporary folder; a socket's whole path may have 107 bytes, so /tmp and short
 _STORE = 100 << 20  # bytes of shared memory; nothing but numbers passes through it
+_OVER = ("stopped", "finished", "collapsed")
 _ANSWER = 5.0  # seconds in which a cluster has to answer
 _SILENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -99,7 +100,7 @@ def dispatch(
             _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
             for task in tasks:
                 # The last that a scheduler ended goes with its worker, and has no time to say so itself.
-                if task.hash in weak and read_ending(task.folder).status != "stopped":
+                if task.hash in weak and read_ending(task.folder).status not in _OVER:
                     write_ending(task.folder, Ending("stopped", weak[task.hash]))
         finally:
             shutil.rmtree(own, ignore_errors=True)
@@ -202,7 +203,7 @@ def _scheduler(scheduler: Scheduler | None, metric: str, mode: str, epochs: int)
     common = {"time_attr": "epoch", "metric": metric, "mode": mode, "grace_period": scheduler.grace_epochs}
     if scheduler.name == "median":
         return schedulers.MedianStoppingRule(**common, min_samples_required=3)
-    most = max(epochs, scheduler.grace_epochs)
+    most = max(epochs, scheduler.grace_epochs) + 1  # or it would end the best ones with their last row
     return schedulers.ASHAScheduler(**common, max_t=most, reduction_factor=scheduler.reduction)
 
 

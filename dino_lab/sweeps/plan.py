@@ -182,7 +182,7 @@ def _once(problems: list[Problem]) -> list[Problem]:
 
 
 def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) -> list[Problem]:
-    asked = [(("metric",), sweep.metric)]
+    asked: list[tuple[Loc, str]] = [(("metric",), sweep.metric)]
     if sweep.scheduler is not None and sweep.scheduler.metric is not None:
         asked.append((("scheduler", "metric"), sweep.scheduler.metric))
     problems = []
@@ -196,8 +196,8 @@ def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) ->
             message = (
                 f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
                 if dot
-                else f"no row has the number {metric!r}{suggest(metric, ROW_NUMBERS)}; a score is written as "
-                f"evaluator.score, and the evaluators are: {there}"
+                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
+                f"written as evaluator.score, and the evaluators are: {there}"
             )
             problems.append(Problem(mark_at(root, loc), loc, message))
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.dispatch import Rules, Watcher, dispatch
 from dino_lab.sweeps.machine import Machine
 from dino_lab.sweeps.plan import Plan, Trial
-from dino_lab.sweeps.trial import Task, prepare, run_trial
+from dino_lab.sweeps.trial import Task, run_trial, spec_of
 
 STOP_FILE = "stop"
 
@@ -57,7 +58,8 @@ def run_inline(plan: Plan, todo: Sequence[Task], watcher: Watcher, stop: Callabl
     for task in todo:
         if stop():
             break
-        watcher.ended(task, run_trial(task, prepare(task), lambda row, of=task: watcher.row(of, row), stop))
+        report = functools.partial(watcher.row, task)
+        watcher.ended(task, run_trial(task, spec_of(task), report, stop))
 
 
 def run_on_ray(

@@ -7,11 +7,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dino_lab.errors import UserError
 from dino_lab.plugin_file import load_plugins
-from dino_lab.reports.ending import Ending, write_ending
+from dino_lab.reports.ending import Ending, EndingStatus, write_ending
+
+if TYPE_CHECKING:
+    from dino_lab.spec.model import Spec
 
 Report = Callable[[Mapping[str, float]], None]
 _loaded: set[str] = set()  # plugin files of this process
@@ -49,10 +52,15 @@ class Task:
         return Task(**{**plain, "plugins": tuple(plain["plugins"])})
 
 
-def prepare(task: Task) -> Any:
-    """The task's Spec; imports what it names, and touches no device."""
+def prepare(task: Task) -> Spec:
+    """The task's spec in a process of its own, plugins imported once; touches no device."""
     load_plugins([Path(file) for file in task.plugins if file not in _loaded])
     _loaded.update(task.plugins)
+    return spec_of(task)
+
+
+def spec_of(task: Task) -> Spec:
+    """The task's spec; imports what it names."""
     from dino_lab.spec.file import load_text
 
     spec = load_text(task.spec, f"{task.hash}.yaml").spec
@@ -63,7 +71,7 @@ def prepare(task: Task) -> Any:
 
 def run_trial(
     task: Task,
-    spec: Any,
+    spec: Spec,
     report: Report,
     asked: Callable[[], bool] = lambda: False,
     weak: Callable[[], bool] = lambda: False,
@@ -98,7 +106,7 @@ def run_trial(
     else:
         if outcome.status == "already finished":
             return Ending("finished", outcome.step, outcome.total, outcome.verdict.name, "", outcome.seconds)
-        status = outcome.status
+        status: EndingStatus = outcome.status
         if status == "interrupted" and weak():
             status = "stopped"
         ending = Ending(

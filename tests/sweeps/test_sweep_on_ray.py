@@ -16,6 +16,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from dino_lab.reports.ending import read_ending
 from dino_lab.sweeps.plan import SWEEPS
 from dino_lab.training.run_dir import RunFolder
 
@@ -178,6 +179,19 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
     assert sweep.scores() == undisturbed.scores()
     assert sweep.weights() == undisturbed.weights() != {}
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))  # removed by the second
+
+
+def test_a_scheduler_ends_the_weak_early(sweep: Sweep) -> None:
+    rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9]"
+    sweep.file.write_text(SWEEP.replace("targets.momentum: [0, 0.9]", f"optim.lr: {rates}"))
+    out = sweep.run("--set", "scheduler={name: asha, reduction: 2, metric: effective_rank}")
+    endings = [read_ending(folder) for folder in sweep.runs.glob("base/*")]
+    assert {ending.status for ending in endings} == {"finished", "stopped"}
+    assert all(ending.step < 160 for ending in endings if ending.status == "stopped")
+    assert len(sweep.scores()) == 4
+    assert out.count(": stopped") == sum(ending.status == "stopped" for ending in endings)
+    again = sweep.run("--set", "scheduler={name: asha, reduction: 2, metric: effective_rank}")
+    assert "4 trials, 4 of them done before" in again
 
 
 def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:
