@@ -61,11 +61,14 @@ def sweep(
         load_plugins(plugin)
         from dino_lab.registry import registry
         from dino_lab.reports.page import write_report
+        from dino_lab.sweeps.cluster import cluster
         from dino_lab.sweeps.machine import this_machine
         from dino_lab.sweeps.plan import load_plan
         from dino_lab.sweeps.run import STOP_FILE, remaining, run_inline, run_on_ray, tasks
 
         plan = load_plan(file, settings or (), registry, runs=runs, many=yes)
+        if executor is Executor.inline and plan.sweep.scheduler is not None:
+            raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
         machine = this_machine()
         if address is None and (lack := machine.lacks(plan.sweep.resources)) is not None:
             raise SpecError(plan.line(("resources", lack[0]), lack[1]))
@@ -73,21 +76,24 @@ def sweep(
         folder = plan.folder(runs)
         at_once = 1 if executor is Executor.inline else machine.at_once(plan.sweep.resources)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
-        seconds = _measured(plan, todo, device) if todo else 0.0
-        _print_plan(plan, todo, at_once, seconds, folder, out)
-        if dry_run:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STOP_FILE).unlink(missing_ok=True)
-        if todo:
+        on_ray = bool(todo) and executor is Executor.ray and not dry_run
+        # Ray takes seconds to start, in which a few steps are measured.
+        with cluster(machine, address) if on_ray else nullcontext(_nothing) as ready:
+            seconds = _measured(plan, todo, device if machine.gpus else "cpu") if todo else 0.0
+            _print_plan(plan, todo, at_once, seconds, folder, out)
+            if dry_run:
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / STOP_FILE).unlink(missing_ok=True)
+            ready()
             work = tasks(
                 plan, todo, runs, device=device, checkpoint_every=checkpoint_every, plugins=plugin or []
             )
             with _view(plan, len(todo), out) as view:
-                if executor is Executor.inline:
-                    run_inline(plan, work, view, interrupt)
+                if on_ray:
+                    run_on_ray(plan, work, view, interrupt, runs=runs, own_cluster=address is None)
                 else:
-                    run_on_ray(plan, work, view, interrupt, runs=runs, machine=machine, address=address)
+                    run_inline(work, view, interrupt)
         (folder / STOP_FILE).unlink(missing_ok=True)
         found = write_report(plan.study, folder)
     left = remaining(plan, runs)
@@ -97,6 +103,10 @@ def sweep(
         print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)
     raise typer.Exit(1 if left else 0)
+
+
+def _nothing() -> None:
+    """There is no cluster to wait for."""
 
 
 def _measured(plan: Plan, todo: list[Trial], device: str) -> float:

@@ -1,4 +1,4 @@
-"""Trials on Ray Tune. The only file that imports ray, and only inside functions.
+"""Trials on Ray Tune, which is imported inside functions only.
 
 Ray decides which trial runs where, and starts it again where a process died; everything else is ours. The
 run folders say what is done, so that a sweep goes on by being started again, and nothing is ever read back
@@ -7,44 +7,20 @@ from Ray's own files.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import shutil
-import signal
-import socket
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from dino_lab.errors import UserError
 from dino_lab.reports.ending import Ending, read_ending, write_ending
-from dino_lab.sweeps.machine import Machine
 from dino_lab.sweeps.model import Resources, Scheduler
 from dino_lab.sweeps.trial import Task
 
-_PREFIX = "dl-"  # of Ray's temporary folder; a socket's whole path may have 107 bytes, so /tmp and short
-_STORE = 100 << 20  # bytes of shared memory; nothing but numbers passes through it
 _OVER = ("stopped", "finished", "collapsed")
-_ANSWER = 5.0  # seconds in which a cluster has to answer
-_SILENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a share of a GPU sees none
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a trial that a scheduler ends may save first
-}
-# Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 
 class Watcher(Protocol):
@@ -82,28 +58,26 @@ def dispatch(
     *,
     stop: Callable[[], bool],
     folder: Path,
-    machine: Machine,
-    address: str | None,
+    own_cluster: bool,
 ) -> None:
-    """Run all tasks; returns when each has ended, or after `stop` said so once they have saved.
+    """Run all tasks on the cluster; returns when each has ended, or has saved after `stop` said so.
 
     `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile.
     """
+    if not own_cluster:
+        _refuse_what_cluster_lacks(rules.resources)
+        _refuse_foreign_storage(folder)
     own = folder / "tune"
     shutil.rmtree(own, ignore_errors=True)
-    with _cluster(machine, address):
-        if address is not None:
-            _refuse_what_cluster_lacks(rules.resources)
-            _refuse_foreign_storage(folder)
-        try:
-            weak: dict[str, int] = {}
-            _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
-            for task in tasks:
-                # The last that a scheduler ended goes with its worker, and has no time to say so itself.
-                if task.hash in weak and read_ending(task.folder).status not in _OVER:
-                    write_ending(task.folder, Ending("stopped", weak[task.hash]))
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+    try:
+        weak: dict[str, int] = {}
+        _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
+        for task in tasks:
+            # The last that a scheduler ended goes with its worker, and has no time to say so itself.
+            if task.hash in weak and read_ending(task.folder).status not in _OVER:
+                write_ending(task.folder, Ending("stopped", weak[task.hash]))
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> Any:
@@ -205,68 +179,6 @@ def _scheduler(scheduler: Scheduler | None, metric: str, mode: str, epochs: int)
         return schedulers.MedianStoppingRule(**common, min_samples_required=3)
     most = max(epochs, scheduler.grace_epochs) + 1  # or it would end the best ones with their last row
     return schedulers.ASHAScheduler(**common, max_t=most, reduction_factor=scheduler.reduction)
-
-
-@contextlib.contextmanager
-def _cluster(machine: Machine, address: str | None) -> Iterator[None]:
-    """A cluster of this machine alone, which nobody else can reach; or the one at `address`."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    os.environ.update(_SILENT)
-    # Workers import this package, wherever it lies.
-    source = str(Path(__file__).parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    temporary: str | None = None
-    where: dict[str, Any] = {"address": address}
-    if address is None:
-        os.environ.update(_LOOPBACK)
-        os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
-        _remove_left_over()
-        temporary = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp")
-        where = {
-            "address": "local",
-            "num_cpus": machine.cpus,
-            "num_gpus": machine.gpus,
-            "include_dashboard": False,
-            "object_store_memory": _STORE,
-            "_temp_dir": temporary,
-        }
-    else:
-        _refuse_what_does_not_answer(address)
-    import ray
-    from ray._private import worker
-
-    # The one way in which Ray prints the deaths of workers, which the watcher is told of.
-    worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        try:
-            ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
-        except ConnectionError as error:
-            raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
-        for number, handler in handlers.items():  # Ray has put its own there
-            signal.signal(number, handler)
-        yield
-    finally:
-        ray.shutdown()
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_left_over() -> None:
-    """Temporary folders of sweeps that were killed before they could remove them."""
-    for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_what_does_not_answer(address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise UserError(f"--address {address}: should be HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
 
 
 def _refuse_what_cluster_lacks(resources: Resources) -> None:

@@ -6,11 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dino_lab.errors import UserError
 from dino_lab.reports.ending import read_ending
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.dispatch import Rules, Watcher, dispatch
-from dino_lab.sweeps.machine import Machine
 from dino_lab.sweeps.plan import Plan, Trial
 from dino_lab.sweeps.trial import Task, run_trial, spec_of
 
@@ -51,10 +49,8 @@ def tasks(
     ]
 
 
-def run_inline(plan: Plan, todo: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) -> None:
+def run_inline(todo: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) -> None:
     """One after the other, in this process."""
-    if plan.sweep.scheduler is not None:
-        raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
     for task in todo:
         if stop():
             break
@@ -69,8 +65,7 @@ def run_on_ray(
     stop: Callable[[], bool],
     *,
     runs: Path,
-    machine: Machine,
-    address: str | None,
+    own_cluster: bool,
 ) -> None:
     """Side by side, as many as there is room for."""
     sweep = plan.sweep
@@ -88,6 +83,5 @@ def run_on_ray(
         watcher,
         stop=stop,
         folder=plan.folder(runs),
-        machine=machine,
-        address=address,
+        own_cluster=own_cluster,
     )
