@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,18 @@ def test_what_cannot_be_is_one_line(
     assert not sweep.runs.exists()
 
 
+@pytest.mark.parametrize("address", ["here", "127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_one_line(
+    sweep: Sweep, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    assert sweep("--executor", "ray", "--address", address) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"--address {address}: ")
+    assert err.count("\n") == 1
+    assert not sweep.runs.exists()
+
+
 def test_a_failing_trial_is_a_line_and_the_others_go_on(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,9 +168,6 @@ def test_a_collapse_is_a_result(tiny: Path, tmp_path: Path) -> None:
 def test_an_interrupt_saves_and_the_same_command_goes_on(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import os
-    import signal
-
     from dino_lab.sweeps import run
 
     original = run.run_trial
