@@ -16,7 +16,6 @@ from dino_lab.cli.live import LiveView
 from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
-from dino_lab.spec.file import load_text
 from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.experiment import LEAST_WARM_UP, Outcome
 from dino_lab.training.loop import Row
@@ -28,7 +27,7 @@ WIDTH = 108  # characters
 def picture(folder: Path, command: str) -> str:
     """The SVG of the panel and the summary of a finished run."""
     run = RunFolder(folder)
-    spec = load_text(run.spec_text(), str(folder / "spec.yaml"), registry=registry).spec
+    spec = run.spec(registry)
     result = run.result()
     if result is None:
         raise UserError(f"{folder}: this run is not finished")

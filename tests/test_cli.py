@@ -25,18 +25,20 @@ from dino_lab.cli import app as cli
 from dino_lab.cli.curves import History, curve, resample
 from dino_lab.cli.interrupt import Interrupt
 from dino_lab.cli.live import LiveView
-from dino_lab.cli.options import choose_device, load_plugins
+from dino_lab.cli.options import choose_device
 from dino_lab.cli.plain import PlainView
 from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary
-from dino_lab.cli.words import duration, main_score
+from dino_lab.cli.words import duration
 from dino_lab.errors import Misfit, UserError
 from dino_lab.kinds import FOLDERS
+from dino_lab.plugin_file import load_plugins
 from dino_lab.registry import registry
 from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.experiment import Outcome
 from dino_lab.training.loop import Row
+from dino_lab.training.rows import main_score
 
 ESCAPE = "\x1b"
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")

@@ -27,15 +27,7 @@ LAYERS = [
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-FOLDERS = {
-    "components",
-    "spec",
-    "training",
-    "testing",
-    "reports",
-    "sweeps",
-    "cli",
-}  # whose files may import one another
+FOLDERS = {name for name in RANK if (ROOT / name).is_dir()}  # whose files may import one another
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:

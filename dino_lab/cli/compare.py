@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins, load_plugins
+from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
+from dino_lab.plugin_file import load_plugins
 
 
 def compare(
@@ -59,6 +60,7 @@ def best(
     from dino_lab.reports.study import read_study
     from dino_lab.reports.tables import lines
     from dino_lab.spec.file import dump_yaml
+    from dino_lab.training.run_dir import RunFolder
 
     study = read_study(sweep)
     scored = {line.label: line.score for line in lines(study, read_results(study)) if line.score}
@@ -71,7 +73,7 @@ def best(
     if copy_to is not None:
         if copy_to.exists():
             raise UserError(f"--copy-to {copy_to}: is there already")
-        spec = grouping.spec_of(folder, registry)
+        spec = RunFolder(folder).spec(registry)
         head = f"# {arm.label}, of the sweep {study.name}: {study.metric} {score.mean:.4f}{half}\n"
         copy_to.write_text(head + dump_yaml(spec))
         print(f"written to {copy_to}")

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins, load_plugins
+from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
 from dino_lab.kinds import FOLDERS
 from dino_lab.names import Source, obstacle, sources
+from dino_lab.plugin_file import load_plugins
 
 
 def kinds() -> list[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins, load_plugins
+from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
+from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Of, Plugins, choose_device, load_plugins
+from dino_lab.cli.options import Device, Of, Plugins, choose_device
 from dino_lab.errors import UserError
+from dino_lab.plugin_file import load_plugins
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="As `run` prints it.")]
 

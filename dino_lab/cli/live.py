@@ -18,8 +18,8 @@ from rich.text import Text
 
 from dino_lab.cli.curves import History, curve
 from dino_lab.cli.interrupt import STOPPING
-from dino_lab.cli.words import duration, main_score, number, verdict_text
-from dino_lab.training.rows import REGULARIZER, scores
+from dino_lab.cli.words import duration, number, verdict_text
+from dino_lab.training.rows import REGULARIZER, main_score, scores
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec

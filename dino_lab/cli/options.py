@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dino_lab.errors import UserError
-from dino_lab.plugin_file import load_plugins as load_plugins
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,8 @@ from dino_lab.cli.options import (
     Settings,
     SpecPath,
     choose_device,
-    load_plugins,
 )
+from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console

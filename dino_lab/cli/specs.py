@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins, Settings, SpecPath, load_plugins
+from dino_lab.cli.options import Plugins, Settings, SpecPath
 from dino_lab.errors import Misfit, SpecError
+from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
     from dino_lab.spec.file import Document
@@ -38,7 +39,7 @@ def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) 
 
     document = load(spec, settings or ())
     with located(document):
-        facts = check(document.spec, registry).lines
+        facts = check(document.spec, registry)
     print(f"{spec}: OK")
     for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
         print(f"  {line}")

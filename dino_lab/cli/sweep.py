@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings, load_plugins
+from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings
 from dino_lab.errors import SpecError, UserError
+from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console

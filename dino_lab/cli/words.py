@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -29,8 +28,3 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
     """Four digits that matter."""
     return f"{value:.4g}"
-
-
-def main_score(names: Mapping[str, float]) -> str | None:
-    """The score to draw: 20-NN, which papers print, or the first there is."""
-    return next((name for name in names if name.endswith("20nn")), next(iter(names), None))

@@ -11,9 +11,8 @@ from dino_lab.errors import UserError
 from dino_lab.registry import Registry
 from dino_lab.reports.study import FILE, Arm, Study, read_study
 from dino_lab.spec.difference import difference
-from dino_lab.spec.file import load_text
 from dino_lab.spec.model import Spec
-from dino_lab.training.rows import scores
+from dino_lab.training.rows import main_score, scores
 from dino_lab.training.run_dir import RunFolder
 
 _SHOWN = 3  # changes that a label names
@@ -52,13 +51,8 @@ def best(study: Study, found: Sequence[tuple[str, float]]) -> Arm:
     return next(arm for arm in study.arms if arm.label == label)
 
 
-def spec_of(folder: Path, registry: Registry) -> Spec:
-    """The spec of a run folder."""
-    return load_text(RunFolder(folder).spec_text(), str(folder / "spec.yaml"), registry=registry).spec
-
-
 def _arms(runs: Sequence[Path], registry: Registry) -> list[Arm]:
-    specs = [(path, spec_of(path, registry)) for path in runs]
+    specs = [(path, RunFolder(path).spec(registry)) for path in runs]
     groups: dict[str, list[tuple[Path, Spec]]] = {}
     for path, spec in specs:
         groups.setdefault(spec.model_copy(update={"seed": 0}).hash, []).append((path, spec))
@@ -74,11 +68,11 @@ def _arms(runs: Sequence[Path], registry: Registry) -> list[Arm]:
 
 
 def _main_score(runs: Sequence[Path]) -> str:
-    """20-NN, which papers print, or the first score that the first run has."""
-    names = [name for row in RunFolder(runs[0]).rows() for name in scores(row)]
-    if not names:
+    """That of the first run."""
+    name = main_score([name for row in RunFolder(runs[0]).rows() for name in scores(row)])
+    if name is None:
         raise UserError(f"{runs[0]}: no row has a score; say with --metric which number is meant")
-    return next((name for name in names if name.endswith("20nn")), names[0])
+    return name
 
 
 def _hash(arm: Arm) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +16,11 @@ from dino_lab.training.parts import Method, make_method, make_part, misfits
 from dino_lab.types import Views
 
 
-@dataclass(frozen=True)
-class Check:
-    """What is known of a spec before any data is read."""
+def check(spec: Spec, registry: Registry) -> list[str]:
+    """Build every part but the data without memory, and see whether they go together; a Misfit says where.
 
-    lines: list[str]
-
-
-def check(spec: Spec, registry: Registry) -> Check:
-    """Build every part but the data without memory, and see whether they go together; a Misfit says where."""
+    Gives what is known of them, in lines to print.
+    """
     augment: Augment = make_part(spec, registry, torch.device("cpu"), "augment")
     with torch.device("meta"):
         method = make_method(
@@ -39,7 +34,7 @@ def check(spec: Spec, registry: Registry) -> Check:
     _check_needs(spec, registry, method.evaluators)
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
-    return Check(_facts(method))
+    return _facts(method)
 
 
 def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:

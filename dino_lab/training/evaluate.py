@@ -9,7 +9,6 @@ import torch
 from dino_lab.errors import UserError
 from dino_lab.protocols import Evaluator
 from dino_lab.registry import Registry
-from dino_lab.spec.file import load_text
 from dino_lab.training.build import Run, build
 from dino_lab.training.run_dir import RunFolder
 
@@ -48,7 +47,7 @@ def write_files(run: Run, name: str, evaluator: Evaluator, folder: RunFolder, st
 def _open(folder: RunFolder, registry: Registry, device: torch.device) -> tuple[Run, int]:
     """The run of a folder as its checkpoint has it, and after how many steps that is."""
     path = folder.path
-    spec = load_text(folder.spec_text(), str(path / "spec.yaml"), registry=registry).spec
+    spec = folder.spec(registry)
     run = build(spec, registry, device)
     state = folder.load(spec.hash, device)
     if state is None:

@@ -24,6 +24,9 @@ from typing import Any
 import torch
 
 from dino_lab.errors import UserError
+from dino_lab.registry import Registry
+from dino_lab.spec.file import load_text
+from dino_lab.spec.model import Spec
 
 CHECKPOINT_FORMAT = 1
 
@@ -49,9 +52,9 @@ class RunFolder:
                 ) from None
             yield
 
-    def spec_text(self) -> str:
-        """The resolved spec as YAML."""
-        return self._read("spec.yaml")
+    def spec(self, registry: Registry) -> Spec:
+        """The spec as run."""
+        return load_text(self._read("spec.yaml"), str(self.path / "spec.yaml"), registry=registry).spec
 
     def result(self) -> dict[str, Any] | None:
         """How the run ended, or None while it has not."""
