@@ -34,7 +34,7 @@ teacher: {name: ema}
 targets: {name: center}
 loss: {name: cross_entropy}
 optim: {name: adamw, lr: 1e-3}
-train: {epochs: 20, batch_size: 24, log_every: 2}
+train: {epochs: 60, batch_size: 24, log_every: 2}
 evaluators: [{name: knn, k: [5]}]
 """
 SWEEP = """\
@@ -184,13 +184,19 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
 def test_a_scheduler_ends_the_weak_early(sweep: Sweep) -> None:
     rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9]"
     sweep.file.write_text(SWEEP.replace("targets.momentum: [0, 0.9]", f"optim.lr: {rates}"))
-    out = sweep.run("--set", "scheduler={name: asha, reduction: 2, metric: effective_rank}")
+    asked = [
+        "--set",
+        "train.epochs=20",
+        "--set",
+        "scheduler={name: asha, reduction: 2, metric: effective_rank}",
+    ]
+    out = sweep.run(*asked)
     endings = [read_ending(folder) for folder in sweep.runs.glob("base/*")]
     assert {ending.status for ending in endings} == {"finished", "stopped"}
     assert all(ending.step < 160 for ending in endings if ending.status == "stopped")
     assert len(sweep.scores()) == 4
     assert out.count(": stopped") == sum(ending.status == "stopped" for ending in endings)
-    again = sweep.run("--set", "scheduler={name: asha, reduction: 2, metric: effective_rank}")
+    again = sweep.run(*asked)
     assert "4 trials, 4 of them done before" in again
 
 
