@@ -83,7 +83,7 @@ def main() -> str:
     """All methods; a distilled student learns from the DINO run of its seed."""
     methods = sorted(path.stem for path in METHODS.glob("*.yaml") if path.stem != "distillation")
     with ThreadPoolExecutor(2) as pool:
-        jobs = {(m, seed): pool.submit(result, m, seed) for m in methods for seed in range(SEEDS)}
+        jobs = {(m, seed): pool.submit(result, m, seed) for seed in range(SEEDS) for m in methods}
         results = {job: future.result() for job, future in jobs.items()}
         for seed in range(SEEDS):
             teacher = f"teacher.run.path={results['dino', seed]['folder']}"
