@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.report import section, spread, table
-from dino_lab.components.evaluators.knn import Knn
+from dino_lab.encoder import Encoder
+from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import build
@@ -28,12 +30,21 @@ def raw_pixels(settings: list[str]) -> float:
     images = torch.cat([images for images, _ in run.data.bank(500)]).float()
     middle = images.mean(0)
 
-    def encode(batch: Tensor) -> Tensor:
-        return (batch.float() - middle).flatten(1)
+    pixels = Network(_Pixels(middle / 255), nn.Identity())
+    (knn,) = run.evaluators.values()
+    return knn.forward(Encoder(pixels, run.data.size, nullcontext), run.data)["20nn"]
 
-    (knn,) = run.evaluators
-    assert isinstance(knn, Knn), "which takes any function for an encoder"
-    return knn.forward(encode, run.data)["20nn"]
+
+class _Pixels(nn.Module):
+    """Pixels less `middle` for features."""
+
+    def __init__(self, middle: Tensor) -> None:
+        super().__init__()
+        self.middle = middle
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C * H * W]."""
+        return (images - self.middle).flatten(1)
 
 
 def one_run(settings: list[str]) -> tuple[float, float, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,53 @@ from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.network import Network
+from dino_lab.types import Look
+
+BATCH = 256  # images looked at at once
+BLOCKS = 4  # of the last ones, whose CLS token is kept: DINO, arXiv 2104.14294, appendix F.2
+GEM_POWER = 4.0  # of generalised-mean pooling: arXiv 2104.14294, Sec. 4.2.1
+GEM_LEAST = 1e-6  # tokens are clamped to it first
+
+# What may be kept of each image of a split, by name: [N, D] each, but for `blocks`, [N, blocks, D].
+REPRESENTATIONS: dict[str, Callable[[Look], Tensor | None]] = {
+    "features": lambda look: look.features,
+    "blocks": lambda look: look.blocks,
+    "mean_tokens": lambda look: None if look.tokens is None else look.tokens.mean((2, 3)),
+    "gem_tokens": lambda look: None if look.tokens is None else generalised_mean(look.tokens),
+}
+
+
+def generalised_mean(tokens: Tensor) -> Tensor:
+    """Tokens [N, D, h, w] to [N, D]: the root of the mean of their powers (GeM, arXiv 1711.02512, eq. 3)."""
+    return tokens.clamp_min(GEM_LEAST).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a network makes of a split, in order, on the network's device."""
+
+    labels: Tensor  # int64 [N]
+    representations: dict[str, Tensor]  # float32, by names of REPRESENTATIONS
+
+    @property
+    def features(self) -> Tensor:
+        """[N, D]."""
+        return self.representations["features"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.representations[name]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Test images with what is in them, on the CPU, and how the network looks at them."""
+
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    masks: Tensor  # bool [N, H, W], of the object
+    parts: Tensor  # uint8 [N, H, W], 0 background
+    boxes: Tensor  # int64 [N, 4], x0 y0 x1 y1, the last two exclusive
+    look: Look  # of all images, on the CPU
 
 
 @dataclass(frozen=True)
@@ -19,28 +67,86 @@ class Encoder:
     """Uint8 images [B, C, H, W] to float32 features [B, D], and to what else the backbone can give.
 
     Images may lie on any device; they are resized to `size`, that of the teacher's crops. No gradient flows,
-    and the network is in evaluation mode as long as an evaluator has the encoder.
+    and the network is in evaluation mode as long as an evaluator has the encoder. What it says of a whole
+    split is kept, for all evaluators of a pass: each image goes through the network once.
     """
 
     network: Network
     size: int
     autocast: Callable[[], AbstractContextManager[object]]
+    wants: frozenset[str] = frozenset({"features"})  # what evaluators of this pass will ask of a split
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features [B, D]."""
-        return self._give(self.network.encode, images)
+        return self._give(self.network.encode, images).float()
 
     def ask(self, capability: str, images: Tensor) -> Tensor:
         """What the backbone's method of that name gives, such as `tokens`; a UserError where it has none."""
         backbone, normalize = self.network.backbone, self.network.normalize
         if not hasattr(backbone, capability):
             raise UserError(f"the backbone, {type(backbone).__name__}, gives no {capability}")
-        return self._give(lambda x: getattr(backbone, capability)(normalize(x)), images)
+        return self._give(lambda x: getattr(backbone, capability)(normalize(x)), images).float()
+
+    def look(self, images: Tensor) -> Look:
+        """Features, and blocks, tokens and attention where the backbone has a `look`, in one forward."""
+        backbone: Any = self.network.backbone
+        if not hasattr(backbone, "look"):
+            return Look(self(images))
+        look: Look = self._give(lambda x: backbone.look(self.network.normalize(x), BLOCKS), images)
+        return look.float()
+
+    def split(self, data: Any, name: Literal["bank", "test"]) -> Split:
+        """What is wanted of each image of the training (`bank`) or test split of a `Data`.
+
+        A UserError where it is not finite, or the backbone does not give it.
+        """
+        if name not in self._kept:
+            self._kept[name] = self._collect(getattr(data, name)(BATCH))
+        kept: Split = self._kept[name]
+        return kept
+
+    def annotated(self, data: Any, count: int) -> Annotated:
+        """The first `count` test images of `data.annotated`, looked at; a UserError where there are fewer."""
+        if count > data.test_images:
+            raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
+        if ("annotated", count) not in self._kept:
+            self._kept["annotated", count] = self._annotate(data, count)
+        kept: Annotated = self._kept["annotated", count]
+        return kept
+
+    def _annotate(self, data: Any, count: int) -> Annotated:
+        pictures: list[tuple[Tensor, ...]] = []
+        looks = []
+        for indices in torch.arange(count).split(BATCH):
+            pictures.append(data.annotated("test", indices))
+            looks.append(self.look(pictures[-1][0]).to(torch.device("cpu")))
+        images, labels, masks, parts, boxes = (torch.cat(column) for column in zip(*pictures, strict=True))
+        return Annotated(images, labels, masks, parts, boxes, Look.cat(looks))
+
+    def _collect(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Split:
+        kept: dict[str, list[Tensor]] = {name: [] for name in sorted(self.wants)}
+        labels = []
+        plain = self.wants <= {"features"}
+        for images, label in batches:
+            look = Look(self(images)) if plain else self.look(images)
+            for name, values in kept.items():
+                values.append(self._represent(name, look))
+            labels.append(label.to(look.features.device))
+        return Split(torch.cat(labels), {name: torch.cat(values) for name, values in kept.items()})
+
+    def _represent(self, name: str, look: Look) -> Tensor:
+        value = REPRESENTATIONS[name](look)
+        if value is None:
+            raise UserError(f"the backbone, {type(self.network.backbone).__name__}, gives no {name}")
+        if not value.isfinite().all():
+            raise UserError(f"the {name} are not finite; the network has diverged")
+        return value
 
     @torch.no_grad()
-    def _give(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def _give(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         x = images.to(self.network.mean.device).float() / 255
-        if x.shape[-1] != self.size:
+        if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
         with self.autocast():
-            return function(x).float()
+            return function(x)

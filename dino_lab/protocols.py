@@ -69,6 +69,8 @@ class Backbone(Protocol):
     A backbone may also have, and an evaluator may ask for:
         tokens(images) -> [N, D, h, w]             patch tokens
         attention(images) -> [N, heads, h, w]      last block, from CLS to the patches, rows summing to <= 1
+        look(images, blocks) -> Look               features and, in the same forward, CLS of so many last
+                                                   blocks, tokens and attention, as far as it has them
         as_timm() -> (nn.Module, str)              the timm model inside, and the line that builds its like
     """
 
@@ -146,7 +148,10 @@ class Evaluator(Protocol):
     """Scores of frozen features, by name; the names are prefixed with the evaluator's.
 
     `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
-    `encode.ask("tokens", images)` to what else the backbone can give. An evaluator may also have:
+    `encode.ask("tokens", images)` to what else the backbone can give; `encode.split(data, "bank")` and
+    `encode.annotated(data, count)` are computed once for all evaluators. An evaluator may also have:
+        wants: tuple[str, ...]                     what it asks of a split beside features: names of
+                                                   encoder.REPRESENTATIONS
         needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose
                                                    components lack one is refused
         files(encode, data) -> dict[str, bytes]    names and contents of what it leaves in the run's folder

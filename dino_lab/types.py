@@ -8,8 +8,11 @@ Shape letters, everywhere in this package:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 
@@ -28,3 +31,37 @@ class Output:
     features: Tensor  # [S, B, D] from the backbone
     z: Tensor  # [S, B, K] from the head
     p: Tensor  # [S, B, K] from the predictor, or z itself
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a backbone makes of images in one forward; None where it has no such thing."""
+
+    features: Tensor  # [N, D]
+    blocks: Tensor | None = None  # [N, blocks, D]: CLS after the final norm, of the last blocks, last first
+    tokens: Tensor | None = None  # [N, D, h, w], of the patches, or the last feature map
+    attention: Tensor | None = None  # [N, heads, h, w], of the last block, from CLS to the patches
+
+    @classmethod
+    def cat(cls, looks: Sequence[Self]) -> Self:
+        """Several looks as one."""
+
+        def column(name: str) -> Tensor | None:
+            values = [getattr(look, name) for look in looks]
+            return None if values[0] is None else torch.cat(values)
+
+        columns: dict[str, Any] = {field.name: column(field.name) for field in fields(cls)}
+        return cls(**columns)
+
+    def float(self) -> Self:
+        """All in float32."""
+        return self._map(Tensor.float)
+
+    def to(self, device: torch.device) -> Self:
+        """All on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: None if v is None else function(v) for name, v in values.items()}
+        return type(self)(**changed)

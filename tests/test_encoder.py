@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_lab.encoder import Encoder
+from dino_lab.components.backbones.vit import Vit
+from dino_lab.components.data.shapes import Shapes
+from dino_lab.encoder import REPRESENTATIONS, Encoder
 from dino_lab.errors import UserError
 from dino_lab.network import Network
 
@@ -59,6 +65,74 @@ def test_images_of_another_size_are_resized() -> None:
     tokens = encoder(4).ask("tokens", images(8))
     assert tokens.shape == (2, 3, 4, 4)
     torch.testing.assert_close(tokens, expected_tokens(small))
+
+
+class Rows:
+    """Images of a split, 5 at a time."""
+
+    def bank(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(images(4).repeat(6, 1, 1, 1).split(5), torch.arange(12).split(5), strict=True)
+
+
+def test_a_split_goes_through_the_network_once() -> None:
+    asked = encoder()
+    seen: list[int] = []
+    asked.network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    for _ in range(2):
+        bank = asked.split(Rows(), "bank")
+    assert seen == [5, 5, 2]
+    torch.testing.assert_close(bank.features, asked(images(4)).repeat(6, 1))
+    assert bank.labels.tolist() == list(range(12))
+
+
+def test_a_representation_that_the_backbone_does_not_give_is_one_line() -> None:
+    asked = replace(encoder(), wants=frozenset({"features", "mean_tokens"}))
+    with pytest.raises(UserError, match="the backbone, Mean, gives no mean_tokens"):
+        asked.split(Rows(), "bank")
+
+
+def test_representations_are_those_of_the_backbones_look() -> None:
+    torch.manual_seed(0)
+    backbone = Vit(3, 16, width=8, depth=5, heads=2, patch=4, init_std=0.5).eval()
+    asked = Encoder(Network(backbone, nn.Identity()), 16, nullcontext, frozenset(REPRESENTATIONS))
+    few = images(16)
+    split = asked.split(SimpleNamespace(test=lambda _: [(few, torch.zeros(2))]), "test")
+    tokens = backbone.tokens(few / 255).detach()
+    torch.testing.assert_close(split.features, asked(few))
+    torch.testing.assert_close(split["blocks"][:, 0], asked(few))
+    torch.testing.assert_close(split["mean_tokens"], tokens.mean((2, 3)))
+    powers = [max(value, 1e-6) ** 4 for value in tokens[1, 3].double().flatten().tolist()]
+    assert split["gem_tokens"][1, 3].item() == pytest.approx((sum(powers) / 16) ** 0.25)
+    assert split["blocks"].shape == (2, 4, 8)
+    cut = copy.deepcopy(backbone)
+    cut.model.blocks = cut.model.blocks[:-2]
+    torch.testing.assert_close(split["blocks"][:, 2], cut(few / 255))
+
+
+def test_annotated_images_come_with_tokens_and_attention_of_one_forward() -> None:
+    torch.manual_seed(0)
+    backbone = Vit(3, 32, width=8, depth=2, heads=2, patch=8).eval()
+    asked = Encoder(Network(backbone, nn.Identity()), 32, nullcontext)
+    data = Shapes(torch.device("cpu"), train_images=10, test_images=10)
+    seen: list[int] = []
+    backbone.model.register_forward_hook(lambda *_: seen.append(1))
+    backbone.model.patch_embed.register_forward_hook(lambda *_: seen.append(2))
+    found = asked.annotated(data, 6)
+    assert asked.annotated(data, 6) is found
+    assert seen == [2]
+    pictures = data.annotated("test", torch.arange(6))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            pictures, (found.images, found.labels, found.masks, found.parts, found.boxes), strict=True
+        )
+    )
+    assert found.look.tokens is not None
+    assert found.look.attention is not None
+    torch.testing.assert_close(found.look.tokens, asked.ask("tokens", pictures[0]))
+    torch.testing.assert_close(found.look.attention, asked.ask("attention", pictures[0]))
+    with pytest.raises(UserError, match="11 annotated images are more than the 10 test images"):
+        asked.annotated(data, 11)
 
 
 def test_no_gradient_flows() -> None:

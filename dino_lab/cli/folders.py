@@ -29,10 +29,10 @@ def eval_(
 
     target = choose_device(device)
     gc.enable()  # see __main__.py
-    for protocol, scores in evaluate(folder, registry, target, of=None if of is None else of.value):
-        for name, score in scores.items():
-            print(f"{protocol.partition('/')[0]}.{name}  {score:.4f}")
-        print(f"  {protocol}")
+    for scored in evaluate(folder, registry, target, of=None if of is None else of.value):
+        for name, value in scored.named_scores.items():
+            print(f"{name}  {value:.4f}")
+        print(f"  {scored.protocol}")
 
 
 def export(

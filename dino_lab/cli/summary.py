@@ -42,7 +42,7 @@ class Notes:
     def started(self, run: Run, folder: Path, step: int) -> None:
         """Keep the evaluators' protocols."""
         self.first_step = step
-        self.protocols = [evaluator.protocol for evaluator in run.evaluators]
+        self.protocols = [evaluator.protocol for evaluator in run.evaluators.values()]
 
     def row(self, row: Row, verdict: Verdict) -> None:
         """Keep the speed."""

@@ -50,7 +50,7 @@ def measure(spec: Spec, registry: Registry, device: torch.device, threads: int) 
             if time.perf_counter() - began - built > _LOOK:
                 break
         now = time.perf_counter()
-        scores = run.evaluate_after(0)
+        scores = {name for scored in run.evaluate_after(0) for name in scored.named_scores}
         evaluation = time.perf_counter() - now
     finally:
         torch.set_num_threads(before)

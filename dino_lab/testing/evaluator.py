@@ -24,7 +24,7 @@ class EvaluatorTrial(Stateless):
     def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
         """The scores of the method's network before training, in the order of their names."""
         with self.subject.trying("forward", "it should return scores by name"):
-            scores = self.subject.method.evaluate(part)
+            scores = self.subject.method.evaluate([(self.subject.entry.name, part)])[0].scores
         if not isinstance(scores, dict) or not scores:
             self.subject.fail(
                 f"forward returns {scores!r}; it should be a dict of at least one score by name"

@@ -46,7 +46,7 @@ def _step(subject: Subject, run: Run, step: int) -> None:
 
 
 def _evaluate(run: Run) -> list[dict[str, float]]:
-    return [run.evaluate(evaluator) for evaluator in run.evaluators]
+    return [scored.scores for scored in run.evaluate(list(run.evaluators.items()))]
 
 
 def _expect_same(subject: Subject, whole: Run, resumed: Run) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, Targets, Teacher
@@ -19,6 +17,7 @@ from dino_lab.spec.model import Spec
 from dino_lab.training.check import check
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.parts import make_method, make_part, misfits
+from dino_lab.training.scoring import Scored, score
 from dino_lab.training.seeding import seed_for
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
@@ -37,7 +36,7 @@ class Run:
     targets: Targets
     loss: Loss
     regularizers: dict[str, Regularizer]  # by the name that a row gives them
-    evaluators: tuple[Evaluator, ...]
+    evaluators: dict[str, Evaluator]  # by the name that a row gives them
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
 
@@ -84,38 +83,15 @@ class Run:
         """Name and evaluator of those that are due after so many steps: at 0 and at the ends of epochs."""
         epoch, inside = divmod(steps, self.steps_per_epoch)
         last = steps == self.total_steps
-        named = zip(self.spec.evaluators, self.evaluators, strict=True)
-        return [(p.name, e) for p, e in named if not inside and (last or epoch % e.every == 0)]
+        return [(n, e) for n, e in self.evaluators.items() if not inside and (last or epoch % e.every == 0)]
 
-    def evaluate_after(self, steps: int) -> dict[str, float]:
-        """Scores of the evaluators that are due after so many steps."""
-        scores: dict[str, float] = {}
-        for name, evaluator in self.due(steps):
-            scores |= {f"{name}.{key}": value for key, value in self.evaluate(evaluator).items()}
-        return scores
+    def evaluate_after(self, steps: int) -> list[Scored]:
+        """What the evaluators find that are due after so many steps."""
+        return self.evaluate(self.due(steps))
 
-    def evaluate(self, evaluator: Evaluator) -> dict[str, float]:
-        """Scores of one evaluator."""
-        with self._encoder(evaluator.of) as encode:
-            return evaluator.forward(encode, self.data)
-
-    def files(self, evaluator: Any) -> dict[str, bytes]:
-        """Name and content of the files that an evaluator leaves, where it leaves any."""
-        if not hasattr(evaluator, "files"):
-            return {}
-        with self._encoder(evaluator.of) as encode:
-            return evaluator.files(encode, self.data)
-
-    @contextmanager
-    def _encoder(self, of: str) -> Iterator[Encoder]:
-        """The teacher's network, or the student's, in evaluation mode, at the size of the teacher's crops."""
-        network = self.network(of)
-        mode = network.training
-        network.eval()
-        try:
-            yield Encoder(network, self.augment.groups[0][1], self.autocast)
-        finally:
-            network.train(mode)
+    def evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> list[Scored]:
+        """What these evaluators, by name, find of the networks as they are now."""
+        return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
 
 
 def build(spec: Spec, registry: Registry, device: torch.device) -> Run:

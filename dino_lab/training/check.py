@@ -95,8 +95,8 @@ def _check_teacher(method: Method) -> None:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
 
 
-def _check_needs(spec: Spec, registry: Registry, evaluators: tuple[Evaluator, ...]) -> None:
-    for i, evaluator in enumerate(evaluators):
+def _check_needs(spec: Spec, registry: Registry, evaluators: dict[str, Evaluator]) -> None:
+    for i, evaluator in enumerate(evaluators.values()):
         for need in getattr(evaluator, "needs", ()):
             field, _, capability = need.partition(".")
             name = getattr(spec, field).name
@@ -118,5 +118,5 @@ def _facts(method: Method) -> list[str]:
         f"student: {count / 1e6:.2f} M parameters, {backbone / 1e6:.2f} M of them in the backbone",
         f"crops of each image: {crops}; the teacher sees the first {groups[0][0]}",
         f"features: {student.backbone.dim}; outputs: {student.head.dim}",
-        *(f"evaluator: {evaluator.protocol}" for evaluator in method.evaluators),
+        *(f"evaluator: {evaluator.protocol}" for evaluator in method.evaluators.values()),
     ]

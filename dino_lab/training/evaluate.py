@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from dino_lab.errors import UserError
-from dino_lab.protocols import Evaluator
 from dino_lab.registry import Registry
 from dino_lab.training.build import Run, build
 from dino_lab.training.run_dir import RunFolder
+from dino_lab.training.scoring import Scored
 
 
 def open_run(path: Path, registry: Registry, device: torch.device) -> Run:
@@ -19,9 +21,9 @@ def open_run(path: Path, registry: Registry, device: torch.device) -> Run:
 
 
 def evaluate(
-    path: Path, registry: Registry, device: torch.device, *, of: str | None = None
-) -> list[tuple[str, dict[str, float]]]:
-    """Protocol and scores of each evaluator of the run's spec; `of` overrides whose features it asks for.
+    path: Path, registry: Registry, device: torch.device, *, of: Literal["teacher", "student"] | None = None
+) -> list[Scored]:
+    """What each evaluator of the run's spec finds; `of` overrides whose features it asks for.
 
     What files the evaluators leave are written into the folder, as after the step of the checkpoint.
     """
@@ -29,19 +31,19 @@ def evaluate(
     run, step = _open(folder, registry, device)
     if not run.evaluators:
         raise UserError(f"{path}: its spec names no evaluators")
-    results = []
-    for params, evaluator in zip(run.spec.evaluators, run.evaluators, strict=True):
-        if of is not None:
-            evaluator.of = of  # type: ignore[assignment]
-        results.append((evaluator.protocol, run.evaluate(evaluator)))
-        write_files(run, params.name, evaluator, folder, step)
-    return results
+    if of is not None:
+        for evaluator in run.evaluators.values():
+            evaluator.of = of
+    found = run.evaluate(list(run.evaluators.items()))
+    write_files(found, folder, step)
+    return found
 
 
-def write_files(run: Run, name: str, evaluator: Evaluator, folder: RunFolder, step: int) -> None:
-    """Keep the files of an evaluator, after so many steps, under its name and that of its network."""
-    for file, content in run.files(evaluator).items():
-        folder.write_evaluation(step, f"{name}.{evaluator.of}.{file}", content)
+def write_files(found: Sequence[Scored], folder: RunFolder, step: int) -> None:
+    """Keep the files of evaluators, after so many steps, under their names and those of their networks."""
+    for scored in found:
+        for file, content in scored.files.items():
+            folder.write_evaluation(step, f"{scored.name}.{scored.of}.{file}", content)
 
 
 def _open(folder: RunFolder, registry: Registry, device: torch.device) -> tuple[Run, int]:

@@ -157,10 +157,9 @@ class _Execution:
 
     def _evaluate(self) -> dict[str, float]:
         """Scores of the evaluators that are due, whose files are written."""
-        scores = self.run.evaluate_after(self.step)
-        for name, evaluator in self.run.due(self.step):
-            write_files(self.run, name, evaluator, self.folder, self.step)
-        return scores
+        found = self.run.evaluate_after(self.step)
+        write_files(found, self.folder, self.step)
+        return {name: value for scored in found for name, value in scored.named_scores.items()}
 
     def _write(self, row: Row) -> None:
         verdict = self.reader.read(row.numbers, row.step / row.total)

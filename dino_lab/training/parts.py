@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from dino_lab.errors import Misfit, UserError
 from dino_lab.kinds import KIND_OF_FIELD
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
-from dino_lab.registry import Registry
+from dino_lab.registry import Params, Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.rows import REGULARIZER
 from dino_lab.training.seeding import seed_everything
@@ -30,7 +30,7 @@ class Method:
     targets: Targets
     loss: Loss
     regularizers: dict[str, Regularizer]
-    evaluators: tuple[Evaluator, ...]
+    evaluators: dict[str, Evaluator]
 
 
 def make_method(
@@ -52,10 +52,6 @@ def make_method(
     head = make("head", backbone.dim)
     predictor = make("predictor", head.dim) if spec.predictor is not None else None
     student = Network(backbone, head, predictor, mean=mean, std=std).to(device)
-    evaluators: list[Evaluator] = []
-    for i, params in enumerate(spec.evaluators):
-        with misfits("evaluators", i):
-            evaluators.append(registry.build("evaluator", params))
     return Method(
         augment=augment,
         student=student,
@@ -63,21 +59,33 @@ def make_method(
         targets=make("targets", head.dim),
         loss=make("loss", head.dim),
         regularizers=_regularizers(spec, registry, device),
-        evaluators=tuple(evaluators),
+        evaluators=_evaluators(spec, registry),
     )
 
 
+def _evaluators(spec: Spec, registry: Registry) -> dict[str, Evaluator]:
+    found: dict[str, Evaluator] = {}
+    for i, (name, params) in enumerate(zip(distinct(spec.evaluators), spec.evaluators, strict=True)):
+        with misfits("evaluators", i):
+            found[name] = registry.build("evaluator", params)
+    return found
+
+
 def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
-    """By name; a second one of a name bears a number."""
     found: dict[str, Regularizer] = {}
-    for i, params in enumerate(spec.regularizers):
+    for i, (name, params) in enumerate(zip(distinct(spec.regularizers), spec.regularizers, strict=True)):
         seed_everything(spec.seed, "build", "regularizers", i)
         with misfits("regularizers", i):
             part = registry.build("regularizer", params)
-        earlier = sum(other.name == params.name for other in spec.regularizers[:i])
-        name = f"{params.name}_{earlier + 1}" if earlier else params.name
         found[REGULARIZER + name] = part.to(device)
     return found
+
+
+def distinct(components: Sequence[Params]) -> list[str]:
+    """Their names; a second one of a name bears a number."""
+    names = [params.name for params in components]
+    earlier = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
 
 def make_part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:

@@ -3,15 +3,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
-from torch import Tensor
+from torch import Tensor, nn
 
 from dino_lab.components.evaluators.knn import Knn
+from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.network import Network
 
 
 class Vectors:
@@ -41,8 +44,25 @@ class Vectors:
         return encode(images).tolist(), labels.tolist()
 
 
+class Pixel(nn.Module):
+    """The channels of one pixel for features."""
+
+    dim = 6
+
+    def __init__(self, factor: float = 1) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :, 0, 0] * self.factor
+
+
+def encoder(factor: float = 1) -> Encoder:
+    return Encoder(Network(Pixel(factor), nn.Identity(), mean=(0.5,), std=(0.5,)), 1, nullcontext)
+
+
 def encode(images: Tensor) -> Tensor:
-    return images[:, :, 0, 0].float() / 128 - 1
+    return images[:, :, 0, 0].float() / 127.5 - 1
 
 
 def naive(data: Vectors, k: int, temperature: float, top: int = 1) -> float:
@@ -65,7 +85,7 @@ def naive(data: Vectors, k: int, temperature: float, top: int = 1) -> float:
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_scores_are_those_of_a_loop(temperature: float) -> None:
     data = Vectors()
-    scores = Knn(k=(1, 5, 20), temperature=temperature).forward(encode, data)
+    scores = Knn(k=(1, 5, 20), temperature=temperature).forward(encoder(), data)
     assert list(scores) == ["1nn", "5nn", "20nn", "1nn_top5", "5nn_top5", "20nn_top5"]
     for k in (1, 5, 20):
         assert scores[f"{k}nn"] == pytest.approx(naive(data, k, temperature))
@@ -75,7 +95,7 @@ def test_scores_are_those_of_a_loop(temperature: float) -> None:
 
 def test_top_5_is_that_of_a_loop() -> None:
     data = Vectors(classes=40)
-    scores = Knn(k=(20,)).forward(encode, data)
+    scores = Knn(k=(20,)).forward(encoder(), data)
     assert scores["20nn_top5"] == pytest.approx(naive(data, 20, 0.07, top=5))
     assert scores["20nn"] < scores["20nn_top5"] < 1
 
@@ -87,30 +107,30 @@ def test_scores_are_those_of_scikit_learn() -> None:
     )
     model.fit(*data.features("bank"))
     expected = model.score(*data.features("test"))
-    assert Knn(k=(20,)).forward(encode, data)["20nn"] == pytest.approx(expected)
+    assert Knn(k=(20,)).forward(encoder(), data)["20nn"] == pytest.approx(expected)
 
 
 def test_votes_are_weighted() -> None:
     data = Vectors()
-    cold, warm = (Knn(k=(100,), temperature=t).forward(encode, data)["100nn"] for t in (0.01, 1e6))
+    cold, warm = (Knn(k=(100,), temperature=t).forward(encoder(), data)["100nn"] for t in (0.01, 1e6))
     assert cold != warm
 
 
 def test_a_small_temperature_is_the_nearest_neighbour() -> None:
     data = Vectors()
-    score = Knn(k=(20,), temperature=1e-4).forward(encode, data)["20nn"]
+    score = Knn(k=(20,), temperature=1e-4).forward(encoder(), data)["20nn"]
     assert score == naive(data, 1, 1.0)
 
 
 def test_several_k_are_the_same_as_one_by_one() -> None:
     data = Vectors()
-    together = Knn(k=(10, 20)).forward(encode, data)
-    assert together == {**Knn(k=(10,)).forward(encode, data), **Knn(k=(20,)).forward(encode, data)}
+    together = Knn(k=(10, 20)).forward(encoder(), data)
+    assert together == {**Knn(k=(10,)).forward(encoder(), data), **Knn(k=(20,)).forward(encoder(), data)}
 
 
 @pytest.mark.parametrize(("classes", "top5"), [(2, False), (5, False), (6, True), (1200, True)])
 def test_any_number_of_classes_and_few_test_images(classes: int, top5: bool) -> None:
-    scores = Knn(k=(3,)).forward(encode, Vectors(train=50, test=2, classes=classes))
+    scores = Knn(k=(3,)).forward(encoder(), Vectors(train=50, test=2, classes=classes))
     assert ("3nn_top5" in scores) is top5
     assert all(0 <= score <= 1 for score in scores.values())
 
@@ -118,12 +138,12 @@ def test_any_number_of_classes_and_few_test_images(classes: int, top5: bool) -> 
 def test_a_test_image_of_the_bank_finds_itself() -> None:
     data = Vectors()
     data._test = data._bank
-    assert Knn(k=(1,)).forward(encode, data)["1nn"] == 1.0
+    assert Knn(k=(1,)).forward(encoder(), data)["1nn"] == 1.0
 
 
 def test_more_neighbours_than_images_are_refused() -> None:
     with pytest.raises(UserError, match="k = 60 is more than the 50 training images"):
-        Knn(k=(10, 60)).forward(encode, Vectors(train=50))
+        Knn(k=(10, 60)).forward(encoder(), Vectors(train=50))
 
 
 def test_a_number_of_neighbours_is_named_once() -> None:
@@ -134,7 +154,7 @@ def test_a_number_of_neighbours_is_named_once() -> None:
 
 def test_features_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="not finite"):
-        Knn().forward(lambda images: encode(images) * math.nan, Vectors())
+        Knn().forward(encoder(math.nan), Vectors())
 
 
 def test_protocol_names_every_constant() -> None:

@@ -113,11 +113,19 @@ def test_the_crops_of_a_step_can_be_made_again(tiny_spec: Callable) -> None:
     assert not torch.equal(again[0], run.augment.forward(images, run.generator(8)).crops[1])
 
 
+def test_a_second_evaluator_of_a_name_bears_a_number(tiny_spec: Callable) -> None:
+    run = build(
+        tiny_spec("evaluators=[{name: knn, k: [5]}, {name: knn, k: [5], of: student}]"), registry, CPU
+    )
+    found = [name for scored in run.evaluate_after(0) for name in scored.named_scores]
+    assert [name for name in found if name.endswith("5nn")] == ["knn.5nn", "knn_2.5nn"]
+
+
 def test_evaluation_leaves_the_run_as_it_was(tiny_spec: Callable) -> None:
     run = build(tiny_spec(), registry, CPU)
     before = {key: value.clone() for key, value in run.student.state_dict().items()}
     modes = [module.training for module in run.teacher.modules()]
-    scores = run.evaluate_after(0)
-    assert scores.keys() >= {"knn.5nn"}
+    (scored,) = run.evaluate_after(0)
+    assert scored.named_scores.keys() >= {"knn.5nn"}
     assert all(torch.equal(value, before[key]) for key, value in run.student.state_dict().items())
     assert modes == [module.training for module in run.teacher.modules()]

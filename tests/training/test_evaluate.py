@@ -75,10 +75,11 @@ def test_an_evaluator_that_leaves_nothing_makes_no_folder(tiny_spec: Callable, e
     assert not (outcome.folder / "evaluations").exists()
 
 
-def test_files_leave_the_networks_as_they_were(tiny_spec: Callable) -> None:
+def test_evaluators_leave_the_networks_as_they_were(tiny_spec: Callable) -> None:
     run = build(tiny_spec("evaluators=[{name: picky}]"), registry, CPU)
     before = [module.training for module in run.teacher.modules()]
-    assert run.files(run.evaluators[0]).keys() == {"tokens.txt"}
+    (scored,) = run.evaluate(list(run.evaluators.items()))
+    assert scored.files.keys() == {"tokens.txt"}
     assert before == [module.training for module in run.teacher.modules()]
     assert any(before)
 

@@ -2,36 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
+from dino_lab.types import Look
 
 
-def tokens(model: nn.Module, images: Tensor) -> Tensor:
+def look(model: Any, images: Tensor, blocks: int) -> Look:
+    """Features, and of what else the model has: CLS of the last `blocks`, tokens, attention; one forward."""
+    layer = None if isinstance(found := _last_attention(model), str) else found
+    out, seen, heard = _forward(model, images, layer, () if layer is None else model.blocks[-blocks:])
+    return Look(
+        model.forward_head(out),
+        torch.stack([model.norm(x)[:, 0] for x in reversed(seen)], 1) if layer else None,
+        _patch_tokens(model, out, images),
+        _weights(model, layer, heard, images) if layer else None,
+    )
+
+
+def tokens(model: Any, images: Tensor) -> Tensor:
     """Patch tokens after the last norm, or the last feature map, [N, D, h, w], of images [N, C, H, W]."""
-    out: Tensor = model.forward_features(images)  # type: ignore[operator]
+    found = _patch_tokens(model, model.forward_features(images), images)
+    if found is None:
+        raise UserError(f"{type(model).__name__} gives no patch tokens")
+    return found
+
+
+def attention(model: Any, images: Tensor) -> Tensor:
+    """Attention of the last block from CLS to the patches, [N, heads, h, w], without that to itself."""
+    layer = _last_attention(model)
+    if isinstance(layer, str):
+        raise UserError(layer)
+    return _weights(model, layer, _forward(model, images, layer, ())[2], images)
+
+
+def _forward(
+    model: Any, images: Tensor, layer: nn.Module | None, blocks: Iterable[nn.Module]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """What `forward_features` gives, the outputs of `blocks`, and the input of the attention layer."""
+    seen: list[Tensor] = []
+    heard: list[Tensor] = [torch.empty(0)]
+    hooks = [block.register_forward_hook(lambda *call: seen.append(call[2])) for block in blocks]
+    if layer is not None:
+        # Fused kernels do not give their weights away, so they are computed again from the layer's input.
+        hooks.append(layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0])))
+    try:
+        out: Tensor = model.forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return out, seen, heard[-1]
+
+
+def _patch_tokens(model: Any, out: Tensor, images: Tensor) -> Tensor | None:
+    """[N, D, h, w] of what `forward_features` gives, or None where there are none."""
     if out.ndim == 4:
         # A map already; some of timm's transformers have the channel last.
         return out if out.shape[1] == model.num_features else out.movedim(-1, 1)
     if _patch(model) is None or not hasattr(model, "num_prefix_tokens"):
-        raise UserError(f"{type(model).__name__} gives no patch tokens")
+        return None
     patches = out[:, _prefix(model) :]  # [N, h * w, D]
     return patches.transpose(1, 2).unflatten(2, _grid(model, images))
 
 
-def attention(model: nn.Module, images: Tensor) -> Tensor:
-    """Attention of the last block from CLS to the patches, [N, heads, h, w], without that to itself."""
-    layer = _last_attention(model)
-    seen: list[Tensor] = []
-    # Fused kernels do not give their weights away, so they are computed again from the layer's input.
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        model.forward_features(images)  # type: ignore[operator]
-    finally:
-        handle.remove()
-    query, key = _query_and_key(layer, seen[0])
+def _weights(model: Any, layer: Any, x: Tensor, images: Tensor) -> Tensor:
+    """Attention [N, heads, h, w] from the input [N, tokens, D] of the attention layer."""
+    query, key = _query_and_key(layer, x)
     weights = (query[:, :, :1] @ key.transpose(-2, -1)).mul(layer.scale).softmax(-1)  # [N, heads, 1, tokens]
     return weights[:, :, 0, _prefix(model) :].unflatten(2, _grid(model, images))
 
@@ -43,21 +83,18 @@ def check_size(model: nn.Module, size: int) -> None:
         raise ValueError(f"{size} is not a multiple of patch {patch[0]}")
 
 
-def _last_attention(model: nn.Module) -> Any:
+def _last_attention(model: Any) -> Any:
+    """The attention layer of the last block, or why there is none to be had, in words."""
     from timm.models import VisionTransformer  # seconds to import, so not before it is needed
 
     name = type(model).__name__
     if getattr(model, "cls_token", None) is None or not hasattr(model, "blocks"):
-        raise UserError(
-            f"{name} has no CLS token, so there is no attention from it; take a vision transformer"
-        )
-    layer = getattr(model.blocks[-1], "attn", None)  # type: ignore[index]
+        return f"{name} has no CLS token, so there is no attention from it; take a vision transformer"
+    layer = getattr(model.blocks[-1], "attn", None)
     # Position biases and rotations of other transformers are applied outside what is recomputed here.
     plain = isinstance(model, VisionTransformer) and type(layer).__name__ == "Attention"
     if not plain or _patch(model) is None:
-        raise UserError(
-            f"{name} has another attention than timm's VisionTransformer, so there is no map of it"
-        )
+        return f"{name} has another attention than timm's VisionTransformer, so there is no map of it"
     return layer
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dino_lab.components.backbones import _tokens
 from dino_lab.errors import UserError
 from dino_lab.registry import register, suggest
+from dino_lab.types import Look
 
 
 @register("backbone", "timm")
@@ -58,6 +59,10 @@ class Timm(nn.Module):
     def attention(self, images: Tensor) -> Tensor:
         """Last block, CLS to patches, [N, heads, h, w]; a UserError where there is no CLS token."""
         return _tokens.attention(self.model, images)
+
+    def look(self, images: Tensor, blocks: int) -> Look:
+        """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
+        return _tokens.look(self.model, images, blocks)
 
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and the expression that builds its like."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
 from dino_lab.registry import register
+from dino_lab.types import Look
 
 
 @register("backbone", "vit")
@@ -76,6 +77,10 @@ class Vit(nn.Module):
     def attention(self, images: Tensor) -> Tensor:
         """Last block, CLS to patches, [N, heads, h, w]."""
         return _tokens.attention(self.model, images)
+
+    def look(self, images: Tensor, blocks: int) -> Look:
+        """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
+        return _tokens.look(self.model, images, blocks)
 
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and the line that builds its like."""

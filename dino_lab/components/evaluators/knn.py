@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
-BATCH = 256  # images encoded and looked up at once
+CHUNK = 256  # test images looked up at once
 
 
 @register("evaluator", "knn")
@@ -46,44 +45,30 @@ class Knn:
             "evaluation mode, training split as bank, test split scored"
         )
 
-    def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]:
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
         """Top-1 accuracy for each k, and top-5 where there are more than five classes."""
-        bank, labels = self._bank(encode, data)
-        if max(self.k) > len(bank):
-            raise UserError(f"evaluator knn: k = {max(self.k)} is more than the {len(bank)} training images")
+        bank, test = encode.split(data, "bank"), encode.split(data, "test")
+        if max(self.k) > len(bank.labels):
+            raise UserError(
+                f"evaluator knn: k = {max(self.k)} is more than the {len(bank.labels)} training images"
+            )
+        reference = F.normalize(bank.features, dim=-1)
         hits = {name: 0 for name in self._names(data.classes)}
-        count = 0
-        for features, truth in _encoded(encode, data.test(BATCH)):
-            cosine, nearest = (features @ bank.T).topk(max(self.k))  # [B, k]
+        for features, truth in zip(test.features.split(CHUNK), test.labels.split(CHUNK), strict=True):
+            cosine, nearest = (F.normalize(features, dim=-1) @ reference.T).topk(max(self.k))  # [B, k]
             # Relative to the nearest, which changes no ranking: exp(1 / temperature) may overflow.
             weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
             for k in self.k:
-                ranking = _ranking(weight[:, :k], labels[nearest[:, :k]], data.classes)
+                ranking = _ranking(weight[:, :k], bank.labels[nearest[:, :k]], data.classes)
                 correct = ranking == truth[:, None]
                 for name, top in self._names(data.classes).items():
                     if name.startswith(f"{k}nn"):
                         hits[name] += int(correct[:, :top].sum())
-            count += len(truth)
-        return {name: hit / count for name, hit in hits.items()}
+        return {name: hit / len(test.labels) for name, hit in hits.items()}
 
     def _names(self, classes: int) -> dict[str, int]:
         names = {f"{k}nn": 1 for k in self.k}
         return names | ({f"{k}nn_top5": 5 for k in self.k} if classes > 5 else {})
-
-    def _bank(self, encode: Callable[[Tensor], Tensor], data: Data) -> tuple[Tensor, Tensor]:
-        features, labels = zip(*_encoded(encode, data.bank(BATCH)), strict=True)
-        return torch.cat(features), torch.cat(labels)
-
-
-def _encoded(
-    encode: Callable[[Tensor], Tensor], batches: Iterator[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Unit-length features [B, D] and labels [B]."""
-    for images, labels in batches:
-        features = F.normalize(encode(images).float(), dim=-1)
-        if not features.isfinite().all():
-            raise UserError("evaluator knn: the features are not finite; the network has diverged")
-        yield features, labels
 
 
 def _ranking(weight: Tensor, label: Tensor, classes: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""Evaluators applied to networks: one pass, in which each image goes through each network once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dino_lab.encoder import Encoder
+from dino_lab.network import Network
+from dino_lab.protocols import Data, Evaluator
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one evaluator found."""
+
+    name: str
+    protocol: str
+    of: str  # whose features: teacher or student
+    scores: dict[str, float]
+    files: dict[str, bytes]  # names and contents of what it leaves
+
+    @property
+    def named_scores(self) -> dict[str, float]:
+        """Scores under the evaluator's name, as a row has them."""
+        return {f"{self.name}.{key}": value for key, value in self.scores.items()}
+
+
+def score(
+    evaluators: Sequence[tuple[str, Evaluator]],
+    data: Data,
+    network: Callable[[str], Network],
+    size: int,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> list[Scored]:
+    """What evaluators, by name, find of `network(of)`, seeing images of `size` pixels."""
+    wants = frozenset({"features"}).union(*(getattr(e, "wants", ()) for _, e in evaluators))
+    with ExitStack() as stack:
+        encoders: dict[int, Encoder] = {}  # the student's may be asked for under both names
+
+        def encoder(of: str) -> Encoder:
+            frozen = network(of)
+            if id(frozen) not in encoders:
+                stack.enter_context(_frozen(frozen))
+                encoders[id(frozen)] = Encoder(frozen, size, autocast, wants)
+            return encoders[id(frozen)]
+
+        return [_score(name, evaluator, encoder(evaluator.of), data) for name, evaluator in evaluators]
+
+
+def _score(name: str, evaluator: Any, encode: Encoder, data: Data) -> Scored:
+    scores = evaluator.forward(encode, data)
+    files = evaluator.files(encode, data) if hasattr(evaluator, "files") else {}
+    return Scored(name, evaluator.protocol, evaluator.of, scores, files)
+
+
+@contextmanager
+def _frozen(network: Network) -> Iterator[None]:
+    """Evaluation mode; every module is put back as it was."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
