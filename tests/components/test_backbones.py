@@ -11,7 +11,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones import _class_token, _tokens
 from dino_lab.components.backbones.timm import Timm
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.errors import UserError
@@ -35,6 +35,49 @@ def explicit_attention(model: Any, x: Tensor) -> Tensor:
     layer.attn_drop.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(x)
     return seen[0][:, :, 0, model.num_prefix_tokens :]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"reg_tokens": 3},
+        {"qk_norm": True, "init_values": 0.1},
+        {"qkv_bias": False, "scale_attn_norm": True, "scale_mlp_norm": True},
+        {"drop_path_rate": 0.5},
+        {"depth": 1, "no_embed_class": True, "num_classes": 5},
+    ],
+    ids=str,
+)
+def test_features_without_the_rest_of_the_last_block_are_those_of_the_model(extra: dict[str, Any]) -> None:
+    given = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 0}
+    model = VisionTransformer(**{**given, **extra}).double()
+    assert _class_token.features_are_class_token(model)
+    results = []
+    for function in (model, lambda x: _class_token.class_token_features(model, x)):
+        torch.manual_seed(1)
+        model.zero_grad()
+        features = function(images(16).double())
+        features.square().sum().backward()
+        results.append([features, *(p.grad for p in model.parameters())])
+    whole, short = results
+    assert max(g.abs().max() for g in short[1:]) > 0.01
+    torch.testing.assert_close(short, whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("eva02_tiny_patch14_224", {}),
+        ("resnet10t", {}),
+        ("vit_tiny_patch16_224", {"attn_layer": "diff"}),
+    ],
+)
+def test_models_whose_last_block_is_needed_whole_are_left_whole(name: str, arguments: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        assert not _class_token.features_are_class_token(timm.create_model(name, **arguments))
 
 
 @pytest.mark.parametrize("size", [8, 16, 24])
@@ -257,7 +300,7 @@ def test_as_timm_builds_the_like_of_it(make: Any) -> None:
     other.load_state_dict(model.state_dict())
     channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
     with torch.no_grad():
-        assert torch.equal(other(images(32, channels)), backbone(images(32, channels)))
+        torch.testing.assert_close(other(images(32, channels)), backbone(images(32, channels)))
 
 
 def test_registering_imports_no_timm() -> None:

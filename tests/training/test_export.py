@@ -52,6 +52,6 @@ def test_plain_timm_gives_the_same_features(
 
 def test_evaluating_a_run_again_gives_its_last_scores(tiny_spec: Callable, execute: Callable) -> None:
     outcome = execute(tiny_spec())
-    ((protocol, scores),) = evaluate(outcome.folder, registry, CPU)
-    assert protocol.startswith("knn/1")
-    assert {f"knn.{key}": value for key, value in scores.items()} == outcome.scores_after
+    (scored,) = evaluate(outcome.folder, registry, CPU)
+    assert scored.protocol.startswith("knn/1")
+    assert scored.named_scores == outcome.scores_after

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones import _class_token, _tokens
 from dino_lab.errors import UserError
 from dino_lab.registry import register, suggest
 from dino_lab.types import Look
@@ -40,6 +40,7 @@ class Timm(nn.Module):
         self._stem: str | None = None
         if stem == "small":
             self._stem = _shrink_stem(self.model, channels)
+        self._class_token = _class_token.features_are_class_token(self.model)
         # Some nets end in a layer after the pooling, wider than the feature map.
         self.dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.check_size(size)
@@ -50,6 +51,8 @@ class Timm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, D]."""
+        if self._class_token:
+            return _class_token.class_token_features(self.model, images)
         return self.model(images)
 
     def tokens(self, images: Tensor) -> Tensor:

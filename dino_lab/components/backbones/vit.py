@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones import _class_token, _tokens
 from dino_lab.registry import register
 from dino_lab.types import Look
 
@@ -68,7 +68,7 @@ class Vit(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, D]."""
-        return self.model(images)
+        return _class_token.class_token_features(self.model, images)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Patch tokens [N, D, h, w]."""
