@@ -22,13 +22,11 @@ def mean(x: Tensor) -> Tensor:
 
 
 def gather(x: Tensor) -> Tensor:
-    """`x` of every process, joined along dimension 0; no gradient flows to other processes."""
-    if not _several():
-        return x
-    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, x.contiguous())
-    parts[distributed.get_rank()] = x
-    return torch.cat(parts)
+    """`x` of every process, joined along dimension 0; backward adds up what every process asks of its part.
+
+    So weights whose gradients are averaged over processes get the gradient of the mean of their losses.
+    """
+    return _Gather.apply(x) if _several() else x
 
 
 def rank() -> int:
@@ -51,6 +49,20 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         return _Mean.forward(context, gradient)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(processes())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient.chunk(processes())[rank()]
 
 
 def _several() -> bool:

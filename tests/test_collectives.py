@@ -79,12 +79,12 @@ def contrasted(mine: Tensor) -> dict[str, Tensor]:
 
 
 def weighted(mine: Tensor) -> dict[str, Tensor]:
-    """vicreg and barlow of what a layer makes of a batch [T, B, K], and the gradients of the layer."""
+    """Losses of what a layer makes of a batch [T, B, K], and the gradients of the layer."""
     found = {}
-    for loss in (Vicreg(K), Barlow(K)):
+    for loss in (Vicreg(K), Barlow(K), InfoNce(K), Koleo()):
         layer = torch.randn(K, K, generator=torch.Generator().manual_seed(9), dtype=torch.float64) / 2
         z = mine @ layer.requires_grad_()
-        value = loss(z, z, PAIRS)
+        value = loss(Views([z], PAIRS), Output(z, z, z)) if isinstance(loss, Koleo) else loss(z, z, PAIRS)
         value.backward()
         found |= {type(loss).__name__: value.detach(), f"{type(loss).__name__} gradient": layer.grad}
     return found
@@ -116,9 +116,9 @@ def test_gather_is_in_order_of_rank(results: list[dict[str, Tensor]]) -> None:
         assert torch.equal(result["gathered"], torch.cat([share(0)[0], share(1)[0]]))
 
 
-def test_gradient_of_gather_stays_at_home(results: list[dict[str, Tensor]]) -> None:
+def test_gradient_of_gather_adds_up_what_both_ask(results: list[dict[str, Tensor]]) -> None:
     for rank, result in enumerate(results):
-        mine = weight()[rank * B : (rank + 1) * B]
+        mine = 2 * weight()[rank * B : (rank + 1) * B]
         assert torch.equal(result["gradient"], mine[:, None].expand(B, K))
 
 
@@ -156,7 +156,7 @@ def test_the_mean_over_processes_is_the_value_of_the_whole_batch(
     torch.testing.assert_close(mean, whole[name], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["Vicreg gradient", "Barlow gradient"])
+@pytest.mark.parametrize("name", ["Vicreg gradient", "Barlow gradient", "InfoNce gradient", "Koleo gradient"])
 def test_the_mean_gradient_over_processes_is_that_of_the_whole_batch(
     name: str, results: list[dict[str, Tensor]], whole: dict[str, Tensor]
 ) -> None:
