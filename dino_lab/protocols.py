@@ -71,6 +71,7 @@ class Backbone(Protocol):
         attention(images) -> [N, heads, h, w]      last block, from CLS to the patches, rows summing to <= 1
         look(images, blocks) -> Look               features and, in the same forward, CLS of so many last
                                                    blocks, tokens and attention, as far as it has them
+        checkpoint_gradients()                     keep activations between blocks only, from now on
         as_timm() -> (nn.Module, str)              the timm model inside, and the line that builds its like
     """
 

@@ -86,6 +86,13 @@ class Train(Section):
     accumulate: int = Field(1, gt=0, description="parts that a batch is split into to save memory")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(False, description="torch.compile the networks")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep activations between the backbone's blocks only, and compute the rest again",
+    )
+    channels_last: bool = Field(
+        False, description="weights with the channel last in memory: faster for most ConvNets on a GPU"
+    )
     log_every: int = Field(10, gt=0, description="steps between two rows")
     on_collapse: Literal["warn", "stop"] = "warn"
 

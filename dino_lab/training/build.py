@@ -13,8 +13,8 @@ from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, Targets, Teacher
 from dino_lab.registry import Registry
-from dino_lab.spec.model import Spec
-from dino_lab.training.check import check
+from dino_lab.spec.model import Spec, Train
+from dino_lab.training.check import check, checkpoint_gradients
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.parts import make_method, make_part, misfits
 from dino_lab.training.scoring import Scored, score
@@ -110,9 +110,8 @@ def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
     if hasattr(method.teacher, "check_classes"):
         with misfits("head", "dim"):
             method.teacher.check_classes(data.classes)
-    if spec.train.compile:
-        for network in filter(None, (method.student, method.teacher.network)):
-            network.compile()
+    for network in filter(None, (method.student, method.teacher.network)):
+        _apply(spec.train, network)
     return Run(
         spec=spec,
         device=device,
@@ -121,3 +120,13 @@ def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
         optimizer=make_optimizer(spec.optim, method.student),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
+
+
+def _apply(settings: Train, network: Network) -> None:
+    """How the network is computed, which changes nothing of what it says but rounding."""
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(network)
+    if settings.compile:
+        network.compile()

@@ -32,6 +32,8 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     _check_heads(spec, method.student)
     _check_teacher(method)
     _check_needs(spec, registry, method.evaluators)
+    if spec.train.gradient_checkpointing:
+        checkpoint_gradients(method.student)
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
     return _facts(method)
@@ -93,6 +95,15 @@ def _check_teacher(method: Method) -> None:
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
+
+
+def checkpoint_gradients(network: Network) -> None:
+    """Turn gradient checkpointing on in the backbone; a Misfit where it has none."""
+    backbone: Any = network.backbone
+    with misfits("train", "gradient_checkpointing"):
+        if not hasattr(backbone, "checkpoint_gradients"):
+            raise ValueError(f"the backbone, {type(backbone).__name__}, cannot do that")
+        backbone.checkpoint_gradients()
 
 
 def _check_needs(spec: Spec, registry: Registry, evaluators: dict[str, Evaluator]) -> None:

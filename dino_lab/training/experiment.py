@@ -128,6 +128,8 @@ class _Execution:
                 listener.progressed(row.step, row.total)
             if row.numbers:
                 row.numbers["images_per_second"] = self.clock.rate(row.step)
+                if self.run.device.type == "cuda":
+                    row.numbers["peak_memory"] = float(torch.cuda.max_memory_allocated(self.run.device))
                 row.numbers.update(self._evaluate())
                 self._write(row)
                 if self.run.spec.train.on_collapse == "stop" and self.reader.verdict.collapsed:

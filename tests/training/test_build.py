@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.check import check
+from dino_lab.training.loop import train
 from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")
@@ -111,6 +113,65 @@ def test_the_crops_of_a_step_can_be_made_again(tiny_spec: Callable) -> None:
     again = [run.augment.forward(images, run.generator(7)).crops[1] for _ in range(2)]
     assert torch.equal(*again)
     assert not torch.equal(again[0], run.augment.forward(images, run.generator(8)).crops[1])
+
+
+def trained(tiny_spec: Callable, *settings: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and last weights of a short run."""
+    run = build(tiny_spec("train.log_every=1", *settings), registry, CPU)
+    losses = [row.numbers["loss"] for row in islice(train(run), 3)]
+    return losses, run.student.state_dict()
+
+
+def test_gradient_checkpointing_changes_no_bit(tiny_spec: Callable) -> None:
+    settings = ["backbone.drop_path=0.5", "backbone.depth=3"]
+    plain, saving = (
+        trained(tiny_spec, *settings, f"train.gradient_checkpointing={on}") for on in ("false", "true")
+    )
+    assert plain[0] == saving[0]
+    assert plain[0][0] != plain[0][1]
+    assert all(torch.equal(value, saving[1][key]) for key, value in plain[1].items())
+
+
+def test_gradient_checkpointing_keeps_fewer_activations(tiny_spec: Callable) -> None:
+    kept = []
+    for on in ("false", "true"):
+        run = build(tiny_spec("backbone.depth=4", f"train.gradient_checkpointing={on}"), registry, CPU)
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run.student.backbone(torch.rand(16, 3, 16, 16))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("resnet10t", "resnet10t has batch norm"), ("vgg11", "timm's vgg11 cannot do that")],
+)
+def test_gradient_checkpointing_is_refused_where_it_cannot_be(
+    model: str, message: str, tiny_spec: Callable
+) -> None:
+    spec = tiny_spec(
+        f"backbone={{name: timm, model: {model}}}",
+        "augment={name: two_view, size: 32}",
+        "train.gradient_checkpointing=true",
+    )
+    with pytest.raises(Misfit, match=message) as caught:
+        build(spec, registry, CPU)
+    assert caught.value.loc == ("train", "gradient_checkpointing")
+
+
+def test_channels_last_changes_the_memory_and_not_the_result(tiny_spec: Callable) -> None:
+    settings = ["backbone={name: timm, model: resnet10t}", "augment={name: two_view, size: 32}"]
+    first, last = (trained(tiny_spec, *settings, f"train.channels_last={on}") for on in ("false", "true"))
+    name = "backbone.model.layer1.0.conv1.weight"
+    formats = [weights[name].is_contiguous(memory_format=torch.channels_last) for _, weights in (first, last)]
+    assert formats == [False, True]
+    assert last[0] == pytest.approx(first[0], rel=1e-3)
 
 
 def test_a_second_evaluator_of_a_name_bears_a_number(tiny_spec: Callable) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def features_are_class_token(model: nn.Module) -> bool:
@@ -29,7 +30,7 @@ def class_token_features(model: Any, images: Tensor) -> Tensor:
     x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
     *blocks, last = model.blocks
     for block in blocks:
-        x = block(x)
+        x = checkpoint(block, x, use_reentrant=False) if model.grad_checkpointing else block(x)
     return model.forward_head(model.norm(_of_class_token(last, x)))
 
 

@@ -67,6 +67,16 @@ class Timm(nn.Module):
         """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
         return _tokens.look(self.model, images, blocks)
 
+    def checkpoint_gradients(self) -> None:
+        """Keep the activations between blocks only; a ValueError where the model cannot."""
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
+            # Its running statistics would be moved twice by each batch.
+            raise ValueError(f"{self._name} has batch norm, which must see each batch once")
+        try:
+            self.model.set_grad_checkpointing()
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(f"timm's {self._name} cannot do that") from error
+
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and the expression that builds its like."""
         arguments = "".join(f", {key}={value!r}" for key, value in self._arguments.items())

@@ -82,6 +82,10 @@ class Vit(nn.Module):
         """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
         return _tokens.look(self.model, images, blocks)
 
+    def checkpoint_gradients(self) -> None:
+        """Keep the activations between blocks only; backward computes the rest again."""
+        self.model.set_grad_checkpointing()
+
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and the line that builds its like."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
