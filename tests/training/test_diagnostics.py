@@ -99,3 +99,29 @@ def test_one_healthy_row_ends_the_alarm() -> None:
         reader.read(numbers(flat, healthy()), 0.5)
     assert reader.verdict.collapsed
     assert reader.read(numbers(sharp, healthy()), 0.5).name == "learning"
+
+
+def spreads(*values: float) -> str:
+    """The last verdict of rows with these feature spreads, none of which says anything else."""
+    reader = Reader(warm_up=0.1)
+    row = {"loss": 1.0, "entropy": 1.0, "entropy_max": 4.0, "outputs_in_use": 20.0, "effective_rank": 3.0}
+    return [reader.read(row | {"feature_spread": value}, 0.5) for value in values][-1].name
+
+
+def test_features_that_drew_together_are_a_collapse() -> None:
+    assert spreads(0.4, *[0.06] * PATIENCE) == "collapsed to one output"
+    assert spreads(0.4, *[0.06] * (PATIENCE - 1)) == "learning"
+    assert spreads(0.4, *[0.15] * PATIENCE) == "learning"
+
+
+def test_features_that_were_close_from_the_start_are_none() -> None:
+    assert spreads(0.07, *[0.06] * PATIENCE) == "learning"
+    assert spreads(0.07, *[0.03] * PATIENCE) == "collapsed to one output"
+
+
+def test_a_collapse_that_swings_is_called_by_what_it_is_now() -> None:
+    reader = Reader(warm_up=0.1)
+    row = {"loss": 1.0, "entropy_max": 4.0, "feature_spread": 0.3, "effective_rank": 3.0}
+    one, uniform = {"entropy": 0.1, "outputs_in_use": 1.2}, {"entropy": 3.99, "outputs_in_use": 50.0}
+    names = [reader.read(row | kind, 0.5).name for kind in (one, one, uniform, one, uniform, one)]
+    assert names[-3:] == ["learning", "collapsed to uniform", "collapsed to one output"]
