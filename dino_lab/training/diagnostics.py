@@ -18,8 +18,8 @@ PATIENCE = 5  # rows in a row that must agree before a collapse is called one
 UNIFORM = 0.99  # share of ln K above which a target says nothing
 ONE_OUTPUT = 1.5  # effective number of outputs in use below which there is only one
 NO_SPREAD = 0.02  # feature spread below which all features are the same
-# Features that drew together: below a spread of 0.1 (a mean cosine above 0.99) and below half of the first row's.
-# Of 24 methods on the embedded shapes those that learn stay above 0.2; a network that starts low is not meant.
+# Features that drew together: a spread below 0.1 (a mean cosine above 0.99), and below half of the first
+# row's, for a network may start low. Of 24 methods on the embedded shapes those that learn stay above 0.2.
 LITTLE_SPREAD, SHRUNKEN = 0.1, 0.5
 
 
