@@ -17,7 +17,7 @@ PAGES = ROOT / "docs" / "ablations"
 SWEEPS = ROOT / "experiments" / "sweeps"
 RUNS = ROOT / "runs" / "ablations"
 NAMES = ("temperature", "crop_scale", "centering_momentum")
-SETTINGS = ("train.epochs=3",)
+SETTINGS = ("train.epochs=2",)
 PICTURES = ("effects", "curves")
 
 
