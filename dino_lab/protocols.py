@@ -70,6 +70,7 @@ class Backbone(Protocol):
         tokens(images) -> [N, D, h, w]             patch tokens
         attention(images) -> [N, heads, h, w]      last block, from CLS to the patches, rows summing to <= 1
         as_timm() -> (nn.Module, str)              the timm model inside, and the line that builds its like
+        timm_config() -> (str, dict)               architecture and arguments of timm.create_model, as JSON
     """
 
     dim: int  # D

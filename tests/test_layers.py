@@ -12,7 +12,7 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [
     "kinds errors types schedule collectives",
-    "names plugin_file",
+    "names plugin_file extras",
     "network",
     "encoder",
     "protocols",
@@ -21,6 +21,8 @@ LAYERS = [
     "spec",
     "training",
     "testing",
+    "exports",
+    "loggers",
     "reports",
     "sweeps",
     "cli",
