@@ -72,7 +72,7 @@ def _scores(run: Run, folder: RunFolder) -> list[str]:
     if not scored:
         return ["None: no evaluator has run."]
     protocols = {
-        params.name: f"{evaluator.protocol}, of the {evaluator.of}"
+        params.name: evaluator.protocol
         for params, evaluator in zip(run.spec.evaluators, run.evaluators, strict=True)
     }
     rows = [
