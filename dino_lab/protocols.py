@@ -73,6 +73,7 @@ class Backbone(Protocol):
                                                    blocks, tokens and attention, as far as it has them
         checkpoint_gradients()                     keep activations between blocks only, from now on
         as_timm() -> (nn.Module, str)              the timm model inside, and the line that builds its like
+        timm_config() -> (str, dict)               architecture and arguments of timm.create_model, as JSON
     """
 
     dim: int  # D

@@ -26,9 +26,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The spec of a run that takes a second: 12 steps."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A spec file of a run that takes a second: 12 steps."""
+    """A file of that spec."""
     file = tmp_path / "tiny.yaml"
     file.write_text(TINY)
     return file

@@ -172,7 +172,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         (["show", "loss", "multicrop"], "no loss is called 'multicrop'"),
         (["validate", "no[red]such.yaml"], "no[red]such.yaml"),
         (["eval", "nowhere"], "nowhere: no such run folder"),
-        (["export", ".", "--to", "b.pt"], "--to b.pt: should end in .safetensors"),
+        (["export", ".", "--to", "b.bin"], "--to b.bin: should end in .safetensors"),
         (["list", "--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dino_lab import __version__
-from dino_lab.cli import compare, completion, components, diff, folders, new, run, specs, sweep
+from dino_lab.cli import compare, completion, components, crops, diff, folders, new, run, specs, sweep
 from dino_lab.errors import UserError
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
@@ -36,13 +36,14 @@ for verb in (
     diff.diff,
     components.list_,
     components.show,
+    crops.show_crops,
     new.new,
     specs.schema,
     folders.eval_,
     folders.export,
     completion.completion,
 ):
-    app.command(verb.__name__.rstrip("_"))(verb)
+    app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from dino_lab.cli.options import (
     SpecPath,
     choose_device,
 )
+from dino_lab.loggers.names import LoggerName
 from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ def run(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.", show_default=False)
     ] = None,
+    log: Annotated[
+        list[LoggerName] | None,
+        typer.Option(
+            metavar="LOGGER",
+            envvar="DINO_LAB_LOG",
+            help="Send the rows there too: wandb, mlflow or trackio; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train what a spec describes, or go on where it was stopped."""
     from dino_lab.cli.console import console
@@ -53,6 +63,7 @@ def run(
         load_plugins(plugin)
         from dino_lab.cli.specs import located
         from dino_lab.cli.summary import Notes, print_summary
+        from dino_lab.loggers.forward import Forward
         from dino_lab.registry import registry
         from dino_lab.spec.file import load
         from dino_lab.training.experiment import execute
@@ -64,18 +75,21 @@ def run(
 
             torch.set_num_threads(threads)
         gc.enable()  # see __main__.py
-        notes = Notes()
-        with located(document), _view(document.spec, str(target), out, interrupt) as view:
+        notes, forward = Notes(), Forward(log or ())
+        with located(document), forward, _view(document.spec, str(target), out, interrupt) as view:
             outcome = execute(
                 document.spec,
                 registry,
                 runs=runs,
                 device=target,
                 checkpoint_every=checkpoint_every,
-                listeners=[notes, view],
+                listeners=[notes, forward, view],
                 stop=interrupt,
             )
+            forward.status = outcome.status
     print_summary(outcome, notes, time.monotonic() - began, out)
+    for name, place in forward.places.items():
+        out.print(f"{name}: {place}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[outcome.status])
 
 

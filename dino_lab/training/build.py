@@ -18,7 +18,7 @@ from dino_lab.training.check import check, checkpoint_gradients
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.parts import make_method, make_part, misfits
 from dino_lab.training.scoring import Scored, score
-from dino_lab.training.seeding import seed_for
+from dino_lab.training.seeding import crop_generator
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
 
@@ -56,7 +56,7 @@ class Run:
 
     def generator(self, step: int) -> torch.Generator:
         """The source of every random number of the crops of this step."""
-        return torch.Generator(self.device).manual_seed(seed_for(self.spec.seed, "crops", step))
+        return crop_generator(self.spec.seed, step, self.device)
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""

@@ -6,44 +6,56 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
+from torch import Tensor, nn
 
 from dino_lab.errors import UserError
-from dino_lab.network import Network
-from dino_lab.registry import Registry
 from dino_lab.training.build import Run
-from dino_lab.training.evaluate import open_run
-
-
-def export(folder: Path, registry: Registry, *, to: Path, of: str) -> str:
-    """Write the backbone of a run's checkpoint; return the Python lines that load it."""
-    return write_backbone(open_run(folder, registry, torch.device("cpu")), to, of)
 
 
 def write_backbone(run: Run, to: Path, of: str) -> str:
     """Write the backbone of the teacher or the student; return the Python lines that load it."""
-    backbone: Any = run.network(of).backbone
-    if not hasattr(backbone, "as_timm"):
-        raise UserError(f"backbone {run.spec.backbone.name!r} has no timm model inside to export")
-    model, recipe = backbone.as_timm()
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    lines = _lines(recipe, to)
+    network = run.network(of)
     temporary = to.with_name(f"{to.name}.tmp")
     try:
-        safetensors.torch.save_file(weights, temporary, {"load": lines, **_normalization(run.network(of))})
+        mean, std = (tuple(value.flatten().tolist()) for value in (network.mean, network.std))
+        lines = save_backbone(network.backbone, run.spec.backbone.name, mean, std, into=temporary, named=to)
         temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
     return lines
 
 
-def _lines(recipe: str, file: Path) -> str:
-    return (
+def save_backbone(
+    backbone: nn.Module,
+    name: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    into: Path,
+    named: Path,
+) -> str:
+    """Save the timm model inside, with its normalisation; return the lines that load it as `named`."""
+    model, recipe = timm_inside(backbone, name)
+    lines = (
         "import timm, safetensors.torch\n"
         f"model = {recipe}\n"
-        f"model.load_state_dict(safetensors.torch.load_file({str(file)!r}))"
+        f"model.load_state_dict(safetensors.torch.load_file({str(named)!r}))"
     )
+    metadata = {"load": lines, "recipe": recipe, "mean": str(list(mean)), "std": str(list(std))}
+    safetensors.torch.save_file(weights_of(model), into, metadata)
+    return lines
 
 
-def _normalization(network: Network) -> dict[str, str]:
-    return {"mean": str(network.mean.flatten().tolist()), "std": str(network.std.flatten().tolist())}
+def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:
+    """The timm model of a backbone and the line that builds its like; a UserError where it has none."""
+    if not hasattr(backbone, "as_timm"):
+        raise UserError(
+            f"backbone {name!r} has no timm model inside to export; --format onnx and torchscript take any "
+            "backbone"
+        )
+    return backbone.as_timm()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers as safetensors wants them."""
+    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -19,6 +19,11 @@ def seed_for(seed: int, *place: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
+def crop_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """The source of every random number of the crops of a step."""
+    return torch.Generator(device).manual_seed(seed_for(seed, "crops", step))
+
+
 def seed_everything(seed: int, *place: str | int) -> None:
     """Seed Python, NumPy and torch (every device) for what happens next."""
     value = seed_for(seed, *place)

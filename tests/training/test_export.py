@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dino_lab.registry import registry
 from dino_lab.training.evaluate import evaluate, open_run
-from dino_lab.training.export import export
+from dino_lab.training.export import write_backbone
 
 CPU = torch.device("cpu")
 
@@ -33,11 +33,11 @@ def test_plain_timm_gives_the_same_features(
 ) -> None:
     outcome = execute(tiny_spec(*settings, "train.epochs=1", "evaluators=[]"))
     file = tmp_path / "b.safetensors"
-    lines = export(outcome.folder, registry, to=file, of=of)
+    run = open_run(outcome.folder, registry, CPU)
+    lines = write_backbone(run, file, of)
     assert len(lines.splitlines()) == 3
     scope: dict[str, torch.nn.Module] = {}
     exec(lines, scope)
-    run = open_run(outcome.folder, registry, CPU)
     size = run.augment.groups[0][1]
     images = torch.rand(4, 3, size, size)
     with torch.no_grad():

@@ -83,6 +83,12 @@ class Timm(nn.Module):
         line = f"timm.create_model({self._name!r}{arguments})"
         return self.model, line if self._stem is None else f"[m := {line}, {self._stem}][0]"
 
+    def timm_config(self) -> tuple[str, dict[str, Any]]:
+        """The architecture of timm and its arguments; a UserError where these cannot say what it is."""
+        if self._stem is not None:
+            raise UserError("timm has no argument for stem: small, so none of its configurations says it")
+        return self._name.partition(".")[0], dict(self._arguments)
+
 
 def _check(model: str, pretrained: bool, stem: str) -> None:
     import timm  # seconds to import, so not before it is needed

@@ -90,3 +90,7 @@ class Vit(nn.Module):
         """The timm model inside, and the line that builds its like."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
         return self.model, f"timm.models.VisionTransformer({arguments})"
+
+    def timm_config(self) -> tuple[str, dict[str, Any]]:
+        """The architecture of timm, and the arguments that make it this one."""
+        return "vit_tiny_patch16_224", dict(self._arguments)

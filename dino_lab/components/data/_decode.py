@@ -16,17 +16,26 @@ class BadImage(Exception):
 def decode(image: Image.Image, size: int) -> Pixels:
     """RGB pixels [3, size, size]: upright, the short side scaled to `size` (bicubic, antialiased), centred.
 
-    Transparency is laid over white, 16-bit grey is scaled to 8 bits. Raises BadImage where the file is
-    truncated or its kind of pixel has no meaning in RGB.
+    Of an animation it is the first frame. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
+    Raises BadImage where the file is truncated or its kind of pixel has no meaning in RGB.
     """
     try:
         if image.format == "JPEG":
             # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
             image.draft(None, (2 * size, 2 * size))
-        square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC)
+        square = ImageOps.fit(_rgb(_upright(image)), (size, size), Image.Resampling.BICUBIC)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; a damaged EXIF block says nothing, and costs no pixel."""
+    image.load()  # what is wrong with the pixels is told as such
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
