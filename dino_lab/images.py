@@ -43,7 +43,7 @@ def read_rgb(file: Path) -> Image.Image:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files below a folder whose names end like an image's and are not hidden, in the order of their paths."""
+    """Files below a folder that are named like images and not hidden, in the order of their paths."""
     return sorted(
         file
         for file in folder.rglob("*")
