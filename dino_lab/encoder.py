@@ -77,6 +77,7 @@ class Encoder:
     autocast: Callable[[], AbstractContextManager[object]]
     wants: frozenset[str] = frozenset({"features"})  # what evaluators of this pass will ask of a split
     resizes: bool = True  # or images are seen as they are
+    tried: bool = True  # the network is known to take images of this size
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -106,11 +107,11 @@ class Encoder:
                 backbone.check_size(size)
         except ValueError as error:
             raise UserError(f"the network cannot see images of {size} pixels: {error}") from error
-        return replace(self, size=size, _kept={})
+        return replace(self, size=size, tried=size == self.size, _kept={})
 
     def unresized(self) -> Encoder:
         """The same network, seeing images as they are, which may be of any height and width that it takes."""
-        return replace(self, resizes=False, _kept={})
+        return replace(self, resizes=False, tried=False, _kept={})
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once in a pass for all who ask by the same key."""
@@ -165,5 +166,12 @@ class Encoder:
         x = images.to(self.network.mean.device).float() / 255
         if self.resizes and x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-        with self.autocast():
-            return function(x)
+        try:
+            with self.autocast():
+                return function(x)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if self.tried:
+                raise
+            height, width = x.shape[-2:]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"the network cannot see images of {height} x {width} px: {reason}") from error

@@ -63,8 +63,7 @@ def picture(encode: Encoder, data: Any, database: Database) -> bytes:
         label, labels = int(test.labels[query]), bank.labels[results].tolist()
         rows.append(
             Found(
-                shown[query],
-                str(names[label]),
+                [(shown[query], str(names[label]))],
                 [(found[row], its == label) for row, its in zip(results, labels, strict=True)],
                 [str(names[its]) for its in labels],
             )

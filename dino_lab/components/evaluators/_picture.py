@@ -22,28 +22,32 @@ INK = (30, 30, 30)
 class Found:
     """One query and its first results."""
 
-    query: Image.Image
-    caption: str
+    given: list[tuple[Image.Image, str]]  # the query, and what should be seen beside it, with captions
     results: list[tuple[Image.Image, bool | None]]  # None: neither right nor wrong
     captions: list[str]
 
 
-def draw(rows: Sequence[Found], title: str) -> bytes:
-    """A PNG with one row for each query; right results bear a tick, wrong ones a cross, others a dash."""
-    columns = 1 + max(len(row.results) for row in rows)
-    step = TILE + GAP
-    height = 2 * GAP + 2 * LINE + len(rows) * (step + LINE)
-    sheet = Image.new("RGB", (3 * GAP + columns * step, height), "white")
+def draw(rows: Sequence[Found], title: str, given: Sequence[str] = ("query",)) -> bytes:
+    """A PNG with one row for each query; right results bear a tick, wrong ones a cross, others a dash.
+
+    `given` are the titles of what is given of each row.
+    """
+    titles = [*given, *(str(rank + 1) for rank in range(max(len(row.results) for row in rows)))]
+    left = [GAP + i * (TILE + GAP) + (GAP if i >= len(given) else 0) for i in range(len(titles))]
+    step = TILE + GAP + LINE
+    sheet = Image.new("RGB", (left[-1] + TILE + GAP, 2 * GAP + 2 * LINE + len(rows) * step), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP, GAP // 2), title, fill=INK)
-    for column in range(columns):
-        pen.text((_left(column), GAP // 2 + LINE), str(column) if column else "query", fill=INK)
+    for x, text in zip(left, titles, strict=True):
+        pen.text((x, GAP // 2 + LINE), text, fill=INK)
     for i, row in enumerate(rows):
-        top = GAP + 2 * LINE + i * (step + LINE)
-        _tile(sheet, pen, (_left(0), top), row.query, row.caption)
-        for j, ((image, right), caption) in enumerate(zip(row.results, row.captions, strict=True), 1):
-            _tile(sheet, pen, (_left(j), top), image, caption)
-            _mark(pen, (_left(j), top), right)
+        y = GAP + 2 * LINE + i * step
+        for x, (image, caption) in zip(left, row.given, strict=False):
+            _tile(sheet, pen, (x, y), image, caption)
+        results = zip(left[len(given) :], row.results, row.captions, strict=False)
+        for x, (image, right), caption in results:
+            _tile(sheet, pen, (x, y), image, caption)
+            _mark(pen, (x, y), right)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
@@ -75,10 +79,6 @@ def spread(count: int, of: int) -> list[int]:
 def _shortened(text: str) -> str:
     """Text that fits below a tile."""
     return text if len(text) <= 16 else f"{text[:15]}…"
-
-
-def _left(column: int) -> int:
-    return GAP + column * (TILE + GAP) + (GAP if column else 0)  # the query stands apart
 
 
 def _tile(

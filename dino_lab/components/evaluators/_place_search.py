@@ -72,7 +72,8 @@ def picture(layout: Layout, ranked: Tensor, crop_queries: bool) -> bytes:
         names = [layout.images[row].stem for row in first]
         images = [read_rgb(layout.images[row]) for row in first]
         shown = _query(layout, query, crop_queries)
-        rows.append(Found(shown, layout.queries[query].stem, list(zip(images, marks, strict=True)), names))
+        given = [(shown, layout.queries[query].stem)]
+        rows.append(Found(given, list(zip(images, marks, strict=True)), names))
     return draw(rows, "queries, and what comes first (marked as medium)")
 
 
