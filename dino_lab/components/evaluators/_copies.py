@@ -24,18 +24,11 @@ def copy(image: Image.Image, kind: str, seed: int, index: int) -> Image.Image:
 
 
 def _crop(image: Image.Image, random: Random) -> Image.Image:
-    """A window of the image's own proportions."""
-    share = math.sqrt(random.uniform(0.2, 0.7))
-    width, height = (max(1, round(side * share)) for side in image.size)
-    left, top = (
-        int(random.integers(0, have - want + 1))
-        for have, want in zip(image.size, (width, height), strict=True)
-    )
-    return image.crop((left, top, left + width, top + height))
+    return image.crop(_window(image, random.uniform(0.2, 0.7), random))
 
 
 def _window(image: Image.Image, share: float, random: Random) -> tuple[int, int, int, int]:
-    """A window with this share of the image's area, and the image's own proportions, anywhere inside."""
+    """A box with this share of the image's area, and the image's own proportions, anywhere inside."""
     width, height = (max(1, round(side * math.sqrt(share))) for side in image.size)
     left = int(random.integers(0, image.width - width + 1))
     top = int(random.integers(0, image.height - height + 1))
@@ -55,12 +48,8 @@ def _blur(image: Image.Image, random: Random) -> Image.Image:
 def _overlay(image: Image.Image, random: Random) -> Image.Image:
     """A box, plain, striped, chequered, or with lines as of text."""
     image = image.copy()
-    share = math.sqrt(random.uniform(0.1, 0.35))
-    width, height = (max(2, round(side * share)) for side in image.size)
-    left, top = (
-        int(random.integers(0, have - want + 1))
-        for have, want in zip(image.size, (width, height), strict=True)
-    )
+    left, top, right, bottom = _window(image, random.uniform(0.1, 0.35), random)
+    width, height = right - left, bottom - top
     paper, ink = (tuple(int(value) for value in colour) for colour in random.integers(0, 256, (2, 3)))
     patch = Image.new("RGB", (width, height), paper)
     _PATTERNS[int(random.integers(len(_PATTERNS)))](ImageDraw.Draw(patch), width, height, ink, random)
