@@ -9,46 +9,21 @@ from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _copy_search as search
 from dino_lab.components.evaluators import _image_sets
 from dino_lab.components.evaluators._copies import KINDS
+from dino_lab.components.evaluators._copy_parameters import Generate, Whiten, in_words
 from dino_lab.components.evaluators._copydays import read_layout
-from dino_lab.components.evaluators._whitening import LEAST, Whitening
+from dino_lab.components.evaluators._whitening import Whitening
 from dino_lab.encoder import GEM_POWER, Encoder
 from dino_lab.errors import UserError
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
 Positive = Annotated[int, Field(gt=0)]
-Kind = Literal["crop", "jpeg", "blur", "overlay", "rotation", "colour"]
-
-
-class Generate(BaseModel, frozen=True, extra="forbid"):
-    """Which copies are made."""
-
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = (
-        "crop",
-        "jpeg",
-        "blur",
-        "overlay",
-        "rotation",
-        "colour",
-    )
-    images: Positive = Field(100, description="copied are at most so many, at equal distances; searched all")
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class Whiten(BaseModel, frozen=True, extra="forbid"):
-    """Whitening by principal components of the features of other images."""
-
-    path: str = Field(description="a folder of images to learn it from")
-    power: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of eigenvalues; 0.5 whitens wholly")
-    centred: bool = Field(
-        True, description="covariance of features less their mean; DINO's script takes it without"
-    )
 
 
 @dataclass(frozen=True)
@@ -76,8 +51,13 @@ class CopyDetection:
     def __init__(
         self,
         *,
-        copies: Literal["generate", "copydays"] = "generate",
-        path: str | None = None,
+        copies: Annotated[
+            Literal["generate", "copydays"], Field(description="made of images, or found in a folder")
+        ] = "generate",
+        path: Annotated[
+            str | None,
+            Field(description="folder of originals and copies, or of images to copy; null: the test split"),
+        ] = None,
         generate: Generate = Generate(),  # noqa: B008  it is frozen
         prefix: Annotated[
             int, Field(gt=0, description="so many first characters are common to names of copydays")
@@ -121,7 +101,7 @@ class CopyDetection:
                 f"copy_detection/1: {self._what()}",
                 f"square of {side}",
                 f"features and GeM(p={GEM_POWER:g}) of patch tokens",
-                _whitened(self.whitening),
+                in_words(self.whitening),
                 f"distractors: {'none' if self.distractors is None else 'a folder'}",
                 f"cosine, AP by trapezoids among {where}",
                 f"of the {self.of} in evaluation mode",
@@ -207,13 +187,3 @@ class CopyDetection:
         else:
             images = _image_sets.of_files(_image_sets.files_below(self.path), side)
         return images, search.generated(images, self.generate.kinds, self.generate.images, self.generate.seed)
-
-
-def _whitened(whitening: Whiten | None) -> str:
-    if whitening is None:
-        return "not whitened"
-    moments = "covariance" if whitening.centred else "second moments"
-    return (
-        f"whitened with power {whitening.power:g} by {moments} of a folder (eigenvalues at least {LEAST:g} "
-        "of the largest)"
-    )

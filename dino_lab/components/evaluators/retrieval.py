@@ -50,7 +50,9 @@ class Retrieval:
         self,
         *,
         k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 10),
-        database: Literal["train", "test"] = "train",
+        database: Annotated[
+            Literal["train", "test"], Field(description="the split in which test images look")
+        ] = "train",
         benchmark: Benchmark | None = None,
         every: Positive = 1,
         of: Literal["teacher", "student"] = "teacher",
