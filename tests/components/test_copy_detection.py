@@ -339,8 +339,8 @@ def test_folders_that_are_not_there_or_empty_are_one_line(
         {**days, "distractors": nowhere},
         {**days, "whitening": Whiten(path=nowhere)},
     ):
-        assert refused(shapes, **given) == f"{nowhere}: there is no such folder"
-    assert refused(shapes, path=empty) == f"{empty}: holds no image"
+        assert refused(shapes, **given) == f"evaluator copy_detection: {nowhere}: there is no such folder"
+    assert refused(shapes, path=empty) == f"evaluator copy_detection: {empty}: holds no image"
     assert "no originals: neither images in original/ nor" in refused(shapes, copies="copydays", path=empty)
 
 
@@ -383,7 +383,7 @@ def test_more_places_than_images_are_refused(copydays: Path, shapes: Shapes) -> 
 
 
 def test_parameters_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="copydays needs the folder"):
+    with pytest.raises(ValueError, match="copydays needs a path, the folder"):
         CopyDetection(copies="copydays")
     with pytest.raises(ValueError, match="takes the copies that are there"):
         CopyDetection(copies="copydays", path="x", generate=Generate(images=3))

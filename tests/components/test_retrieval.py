@@ -119,7 +119,7 @@ def test_the_picture_marks_right_and_wrong(database: Any) -> None:
 def test_parameters_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="k names a number twice"):
         Retrieval(k=(5, 5))
-    with pytest.raises(ValueError, match="a benchmark has its own"):
+    with pytest.raises(ValueError, match="a benchmark has its own images"):
         Retrieval(database="test", benchmark=Benchmark(path="x"))
 
 
@@ -262,7 +262,10 @@ def refused(folder: Path) -> str:
 
 
 def test_a_folder_that_is_no_benchmark_is_one_line(tmp_path: Path) -> None:
-    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: there is no such folder"
+    assert (
+        refused(tmp_path / "nowhere")
+        == f"evaluator retrieval: {tmp_path / 'nowhere'}: there is no such folder"
+    )
     assert "needs one gnd_*.pkl or gnd_*.json with the queries; there is: none" in refused(tmp_path)
     (tmp_path / "gnd_a.json").write_text("{")
     assert "gnd_a.json: not a whole JSON file" in refused(tmp_path)

@@ -68,7 +68,7 @@ class Layout:
 def read_layout(folder: Path) -> Layout:
     """The layout of a folder; a UserError says what is missing or wrong."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
+        raise UserError(f"evaluator retrieval: {folder}: there is no such folder")
     file = _truth_file(folder)
     try:
         truth = GroundTruth.model_validate(_read(file))

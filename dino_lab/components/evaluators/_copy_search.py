@@ -91,8 +91,13 @@ def picture(
             drawn.append(
                 Found(
                     [(copies[kind].open(position), kind), (shown[rows[position]], f"at rank {rank}")],
-                    [(shown[row], row == rows[position]) for row in first],
+                    [(shown[row], _mark(place + 1, rank)) for place, row in enumerate(first)],
                     [str(row) for row in first],
                 )
             )
     return _picture.draw(drawn, "copies, and what comes first", ("copy", "original"))
+
+
+def _mark(place: int, rank: int) -> bool | None:
+    """Right is the original, wrong is what comes before it; what comes behind is neither."""
+    return None if place > rank else place == rank

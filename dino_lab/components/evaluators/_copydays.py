@@ -28,7 +28,7 @@ class Layout:
 def read_layout(folder: Path, prefix: int) -> Layout:
     """The layout of a folder where the names of a copy and its original begin alike; a UserError if none."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
+        raise UserError(f"evaluator copy_detection: {folder}: there is no such folder")
     files = image_files(folder)
     flat = not (folder / ORIGINALS).is_dir()
     originals = [file for file in files if _is_original(file, folder, flat)]

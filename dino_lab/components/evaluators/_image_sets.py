@@ -62,10 +62,10 @@ def files_below(folder: str) -> list[Path]:
     """The images of a folder; a UserError where there is none."""
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder")
+        raise UserError(f"evaluator copy_detection: {path}: there is no such folder")
     files = image_files(path)
     if not files:
-        raise UserError(f"{path}: holds no image")
+        raise UserError(f"evaluator copy_detection: {path}: holds no image")
     return files
 
 

@@ -75,9 +75,9 @@ class CopyDetection:
         of: Literal["teacher", "student"] = "teacher",
     ) -> None:
         if copies == "copydays" and path is None:
-            raise ValueError("path: copies: copydays needs the folder of originals and copies")
+            raise ValueError("copies: copydays needs a path, the folder of originals and copies")
         if copies == "copydays" and generate != Generate():
-            raise ValueError("generate: copies: copydays takes the copies that are there; leave it out")
+            raise ValueError("copies: copydays takes the copies that are there; leave generate out")
         if len(set(generate.kinds)) < len(generate.kinds):
             raise ValueError(f"generate.kinds names a kind twice: {', '.join(generate.kinds)}")
         self.copies, self.path, self.generate, self.prefix = copies, path, generate, prefix

@@ -60,7 +60,9 @@ class Retrieval:
         if len(set(k)) < len(k):
             raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
         if benchmark is not None and database != "train":
-            raise ValueError("database: a benchmark has its own; leave out one of the two")
+            raise ValueError(
+                "database and benchmark: a benchmark has its own images; leave out one of the two"
+            )
         self.k, self.database, self.benchmark, self.every = k, database, benchmark, every
         self.of: Literal["teacher", "student"] = of
 
