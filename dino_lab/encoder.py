@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.types import Look
 
+T = TypeVar("T")
 BATCH = 256  # images looked at at once
 BLOCKS = 4  # of the last ones, whose CLS token is kept: DINO, arXiv 2104.14294, appendix F.2
 GEM_POWER = 4.0  # of generalised-mean pooling: arXiv 2104.14294, Sec. 4.2.1
@@ -75,6 +76,8 @@ class Encoder:
     size: int
     autocast: Callable[[], AbstractContextManager[object]]
     wants: frozenset[str] = frozenset({"features"})  # what evaluators of this pass will ask of a split
+    resizes: bool = True  # or images are seen as they are
+    tried: bool = True  # the network is known to take images of this size
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -96,24 +99,39 @@ class Encoder:
         look: Look = self._give(lambda x: backbone.look(self.network.normalize(x), BLOCKS), images)
         return look.float()
 
+    def at(self, size: int) -> Encoder:
+        """The same network, seeing images of another size; a UserError where it has no use for such."""
+        backbone: Any = self.network.backbone
+        try:
+            if hasattr(backbone, "check_size"):
+                backbone.check_size(size)
+        except ValueError as error:
+            raise UserError(f"the network cannot see images of {size} pixels: {error}") from error
+        return replace(self, size=size, tried=size == self.size, _kept={})
+
+    def unresized(self) -> Encoder:
+        """The same network, seeing images as they are, which may be of any height and width that it takes."""
+        return replace(self, resizes=False, tried=False, _kept={})
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once in a pass for all who ask by the same key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
+
     def split(self, data: Any, name: Literal["bank", "test"]) -> Split:
         """What is wanted of each image of the training (`bank`) or test split of a `Data`.
 
         A UserError where it is not finite, or the backbone does not give it.
         """
-        if name not in self._kept:
-            self._kept[name] = self._collect(getattr(data, name)(BATCH))
-        kept: Split = self._kept[name]
-        return kept
+        return self.once(name, lambda: self._collect(getattr(data, name)(BATCH)))
 
     def annotated(self, data: Any, count: int) -> Annotated:
         """The first `count` test images of `data.annotated`, looked at; a UserError where there are fewer."""
         if count > data.test_images:
             raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
-        if ("annotated", count) not in self._kept:
-            self._kept["annotated", count] = self._annotate(data, count)
-        kept: Annotated = self._kept["annotated", count]
-        return kept
+        return self.once(("annotated", count), lambda: self._annotate(data, count))
 
     def _annotate(self, data: Any, count: int) -> Annotated:
         pictures: list[tuple[Tensor, ...]] = []
@@ -146,7 +164,14 @@ class Encoder:
     @torch.no_grad()
     def _give(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         x = images.to(self.network.mean.device).float() / 255
-        if x.shape[-2:] != (self.size, self.size):
+        if self.resizes and x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-        with self.autocast():
-            return function(x)
+        try:
+            with self.autocast():
+                return function(x)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if self.tried:
+                raise
+            height, width = x.shape[-2:]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"the network cannot see images of {height} x {width} px: {reason}") from error

@@ -151,7 +151,9 @@ class Evaluator(Protocol):
 
     `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
     `encode.ask("tokens", images)` to what else the backbone can give; `encode.split(data, "bank")` and
-    `encode.annotated(data, count)` are computed once for all evaluators. An evaluator may also have:
+    `encode.annotated(data, count)` are computed once for all evaluators, and so is, by `encode.once`, what
+    else has a key of its own. `encode.at(pixels)` and `encode.unresized()` see other sizes. An evaluator may
+    also have:
         wants: tuple[str, ...]                     what it asks of a split beside features: names of
                                                    encoder.REPRESENTATIONS
         needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from dino_lab.components.data import _storage
-from dino_lab.components.data._decode import BadImage, decode
 from dino_lab.components.data._labelled import training_order
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.parquet import Parquet, _Rows
 from dino_lab.components.data.torchvision import Torchvision
 from dino_lab.errors import UserError
+from dino_lab.images import BadImage, decode
 from dino_lab.registry import registry
 
 CPU = torch.device("cpu")

@@ -14,9 +14,8 @@ from pydantic import Field
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError
+from dino_lab.images import SUFFIXES, image_files
 from dino_lab.registry import register
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @register("data", "image_folder")
@@ -110,12 +109,7 @@ def _list(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]:
     unknown = sorted(set(_folders(folder)) - set(names))
     if unknown:
         raise UserError(f"{folder / unknown[0]}: the training split has no class of this name")
-    return [
-        (file, label)
-        for label, name in enumerate(names)
-        for file in sorted((folder / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    ]
+    return [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
 
 
 def _hash(root: Path, file: Path) -> float:

@@ -1,11 +1,16 @@
-"""An encoded image made into uint8 pixels of one square size."""
+"""Image files made into pixels: which files are images, and what is upright RGB."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dino_lab.errors import UserError
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 Pixels = NDArray[np.uint8]
 
 
@@ -23,10 +28,44 @@ def decode(image: Image.Image, size: int) -> Pixels:
         if image.format == "JPEG":
             # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
             image.draft(None, (2 * size, 2 * size))
-        square = ImageOps.fit(_rgb(_upright(image)), (size, size), Image.Resampling.BICUBIC)
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
+        return pixels(ImageOps.fit(_upright_rgb(image), (size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
-        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise BadImage(_reason(error)) from error
+
+
+def read_rgb(file: Path) -> Image.Image:
+    """The whole image of a file, upright and in RGB as `decode` has it; a UserError where that cannot be."""
+    try:
+        with Image.open(file) as image:
+            return _upright_rgb(image)
+    except Exception as error:
+        raise UserError(f"{file}: unreadable image ({_reason(error)}); repair or remove it") from error
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files below a folder that are named like images and not hidden, in the order of their paths."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def pixels(image: Image.Image) -> Pixels:
+    """Uint8 [3, H, W] of an RGB image."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names the object, not the file
+        return "not an image"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

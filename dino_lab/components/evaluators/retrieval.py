@@ -1,0 +1,108 @@
+"""Retrieval: what is like a query comes first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from dino_lab.components.evaluators import _class_search, _place_search
+from dino_lab.components.evaluators._benchmark import Layout, read_layout
+from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Benchmark(BaseModel, frozen=True, extra="forbid"):
+    """A folder laid out as the revisited Oxford and Paris benchmarks: `jpg/` and `gnd_*.pkl` or `gnd_*.json`.
+
+    A pickle may hold plain values and arrays of numbers; one that names anything else is refused, unread.
+    """
+
+    path: str
+    pixels: Positive | None = Field(
+        None, description="longest side, of larger images; null: the side of the teacher's crops"
+    )
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
+        (1.0,), description="features of these sizes are averaged; DINO's multiscale is [1, 0.7071, 0.5]"
+    )
+    crop_queries: bool = Field(
+        True, description="to their boxes, as the benchmark says; DINO's script does not"
+    )
+
+
+@register("evaluator", "retrieval")
+class Retrieval:
+    """Mean average precision (`mAP`) and mean precision at k (`mP_at_k`) of rankings by cosine.
+
+    Without `benchmark`, test images look for images of their class in the training split, or in the rest of
+    the test split; queries of whose class there is no other image are left out. With it, queries look for
+    their place: easy, medium and hard, junk passed over, average precision by the trapezoid rule and k as the
+    benchmark has them (Radenović et al., arXiv 1803.11285, Sec. 3.3; DINO, arXiv 2104.14294, Sec. 4.2.1).
+    """
+
+    def __init__(
+        self,
+        *,
+        k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 10),
+        database: Annotated[
+            Literal["train", "test"], Field(description="the split in which test images look")
+        ] = "train",
+        benchmark: Benchmark | None = None,
+        every: Positive = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        if len(set(k)) < len(k):
+            raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
+        if benchmark is not None and database != "train":
+            raise ValueError(
+                "database and benchmark: a benchmark has its own images; leave out one of the two"
+            )
+        self.k, self.database, self.benchmark, self.every = k, database, benchmark, every
+        self.of: Literal["teacher", "student"] = of
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        k = ",".join(map(str, self.k))
+        if self.benchmark is None:
+            database = "training split" if self.database == "train" else "test split without the query"
+            what = (
+                f"test split as queries, {database} as database, relevant: same class, AP: sum of precisions"
+            )
+        else:
+            what = _place_search.protocol(**self.benchmark.model_dump(exclude={"path"}))
+        return f"retrieval/1: k={k}, {what}, cosine, of the {self.of} in evaluation mode"
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """Scores; of a benchmark, each after its difficulty, such as `medium.mAP`."""
+        if self.benchmark is None:
+            return _class_search.scores(encode, data, self.database, self.k)
+        return _place_search.scores(*self._places(encode, self.benchmark), self.k)
+
+    def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
+        """`results.png`: some queries and what comes first."""
+        if self.benchmark is None:
+            return {"results.png": _class_search.picture(encode, data, self.database)}
+        crop = self.benchmark.crop_queries
+        return {"results.png": _place_search.picture(*self._places(encode, self.benchmark), crop)}
+
+    def _places(self, encode: Encoder, benchmark: Benchmark) -> tuple[Layout, Tensor]:
+        """The layout, and rankings [N, M] of its images for its queries."""
+        layout = read_layout(Path(benchmark.path).expanduser())
+        if max(self.k) > len(layout.images):
+            raise UserError(
+                f"evaluator retrieval: k = {max(self.k)} is more than the {len(layout.images)} images of "
+                f"{benchmark.path}"
+            )
+        pixels = benchmark.pixels or encode.size
+
+        def rank() -> Tensor:
+            return _place_search.rank(encode, layout, pixels, benchmark.scales, benchmark.crop_queries)
+
+        return layout, encode.once(("retrieval", benchmark), rank)
