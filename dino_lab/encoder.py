@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from dino_lab.network import Network
 from dino_lab.types import Look
 
 BATCH = 256  # images looked at at once
+PIXELS = BATCH * 224**2  # of them together, so that large images are fewer
 BLOCKS = 4  # of the last ones, whose CLS token is kept: DINO, arXiv 2104.14294, appendix F.2
 GEM_POWER = 4.0  # of generalised-mean pooling: arXiv 2104.14294, Sec. 4.2.1
 GEM_LEAST = 1e-6  # tokens are clamped to it first
@@ -59,7 +60,22 @@ class Annotated:
     masks: Tensor  # bool [N, H, W], of the object
     parts: Tensor  # uint8 [N, H, W], 0 background
     boxes: Tensor  # int64 [N, 4], x0 y0 x1 y1, the last two exclusive
+    objects: Tensor  # uint8 [N, H, W], 0 background, 1, 2, ... the objects, 255 void
+    classes: Tensor  # uint8 [N, H, W], 0 background, the label of the object + 1, 255 void
     look: Look  # of all images, on the CPU
+
+    def first(self, count: int) -> Self:
+        """The first `count` of them."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name)[:count] for f in fields(self)}
+        return type(self)(**values)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Several as one."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        look = Look.cat(columns.pop("look"))
+        tensors: dict[str, Any] = {name: torch.cat(values) for name, values in columns.items()}
+        return cls(**tensors, look=look)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,8 @@ class Encoder:
         """Features, and blocks, tokens and attention where the backbone has a `look`, in one forward."""
         backbone: Any = self.network.backbone
         if not hasattr(backbone, "look"):
-            return Look(self(images))
+            asked = {name: name for name in ("tokens", "attention") if hasattr(backbone, name)}
+            return Look(self(images), **{name: self.ask(name, images) for name in asked})
         look: Look = self._give(lambda x: backbone.look(self.network.normalize(x), BLOCKS), images)
         return look.float()
 
@@ -106,23 +123,54 @@ class Encoder:
         kept: Split = self._kept[name]
         return kept
 
-    def annotated(self, data: Any, count: int) -> Annotated:
-        """The first `count` test images of `data.annotated`, looked at; a UserError where there are fewer."""
-        if count > data.test_images:
-            raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
-        if ("annotated", count) not in self._kept:
-            self._kept["annotated", count] = self._annotate(data, count)
-        kept: Annotated = self._kept["annotated", count]
+    def at(self, pixels: int | None, channels: int) -> Encoder:
+        """The same network, shown images of so many pixels a side, or as they were.
+
+        A UserError where its backbone refuses them, tried with an empty image of so many channels.
+        """
+        if pixels is None or pixels == self.size:
+            return self
+        if ("at", pixels) not in self._kept:
+            other = replace(self, size=pixels, _kept={})
+            try:
+                other.look(torch.zeros(1, channels, pixels, pixels, dtype=torch.uint8))
+            except Exception as error:  # each of timm's models has its own way to refuse
+                name, reason = type(self.network.backbone).__name__, (str(error) or type(error).__name__)
+                raise UserError(
+                    f"pixels = {pixels}: the backbone, {name}, refuses them: {reason.splitlines()[0]}"
+                ) from error
+            self._kept["at", pixels] = other
+        kept: Encoder = self._kept["at", pixels]
         return kept
 
-    def _annotate(self, data: Any, count: int) -> Annotated:
-        pictures: list[tuple[Tensor, ...]] = []
-        looks = []
-        for indices in torch.arange(count).split(BATCH):
-            pictures.append(data.annotated("test", indices))
-            looks.append(self.look(pictures[-1][0]).to(torch.device("cpu")))
-        images, labels, masks, parts, boxes = (torch.cat(column) for column in zip(*pictures, strict=True))
-        return Annotated(images, labels, masks, parts, boxes, Look.cat(looks))
+    def annotated(self, data: Any, count: int | None) -> Annotated:
+        """The first `count` test images of `data.annotated`, or all, looked at.
+
+        What was looked at for fewer is not looked at again. A UserError where there are not so many.
+        """
+        count = data.test_images if count is None else count
+        if count > data.test_images:
+            raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
+        most: Annotated | None = self._kept.get("annotated")
+        known = 0 if most is None else len(most.labels)
+        if count > known:
+            more = [
+                self._annotate(data, indices)
+                for indices in torch.arange(known, count).split(max(1, min(BATCH, PIXELS // self.size**2)))
+            ]
+            most = self._kept["annotated"] = Annotated.cat([*([most] if most is not None else []), *more])
+        assert most is not None
+        return most if count == len(most.labels) else most.first(count)
+
+    def _annotate(self, data: Any, indices: Tensor) -> Annotated:
+        images, labels, masks, parts, boxes = data.annotated("test", indices)
+        if hasattr(data, "segmented"):
+            objects, classes = data.segmented("test", indices)
+        else:
+            objects = masks.to(torch.uint8)
+            classes = objects * (labels.to(torch.uint8) + 1)[:, None, None]
+        look = self.look(images).to(torch.device("cpu"))
+        return Annotated(images, labels, masks, parts, boxes, objects, classes, look)
 
     def _collect(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Split:
         kept: dict[str, list[Tensor]] = {name: [] for name in sorted(self.wants)}

@@ -86,8 +86,8 @@ def test_a_split_goes_through_the_network_once() -> None:
 
 
 def test_a_representation_that_the_backbone_does_not_give_is_one_line() -> None:
-    asked = replace(encoder(), wants=frozenset({"features", "mean_tokens"}))
-    with pytest.raises(UserError, match="the backbone, Mean, gives no mean_tokens"):
+    asked = replace(encoder(), wants=frozenset({"features", "blocks"}))
+    with pytest.raises(UserError, match="the backbone, Mean, gives no blocks"):
         asked.split(Rows(), "bank")
 
 

@@ -1,4 +1,4 @@
-"""An encoded image made into uint8 pixels of one square size."""
+"""What a picture file means in RGB, whatever its kind of pixel."""
 
 from __future__ import annotations
 
@@ -27,6 +27,35 @@ def decode(image: Image.Image, size: int) -> Pixels:
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def decode_mask(mask: Image.Image, like: tuple[int, int], size: int) -> Pixels:
+    """Values [size, size] of a grey or palette mask, cut as `decode` cuts an image of `like` (width, height).
+
+    Of each pixel's place the nearest value. Raises BadImage where the file is truncated, its pixels are
+    colours, or its size is another than the image's.
+    """
+    try:
+        upright = ImageOps.exif_transpose(mask)
+        if upright.mode not in ("1", "L", "P") and not upright.mode.startswith("I"):
+            raise ValueError(f"its pixels are {upright.mode}, not grey or palette")
+        if upright.size != like:
+            raise ValueError("{} x {} pixels, but its image has {} x {}".format(*upright.size, *like))
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() > 255:
+            raise ValueError(f"values from {values.min()} to {values.max()}, not from 0 to 255")
+        square = ImageOps.fit(
+            Image.fromarray(values.astype(np.uint8)), (size, size), Image.Resampling.NEAREST
+        )
+        return np.asarray(square)
+    except Exception as error:
+        raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the image is to be shown."""
+    turned = image.getexif().get(0x0112, 1) >= 5  # orientation: 5 to 8 lie on their side
+    return (image.height, image.width) if turned else image.size
 
 
 def _rgb(image: Image.Image) -> Image.Image:
