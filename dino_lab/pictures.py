@@ -61,17 +61,19 @@ def frame(picture: Image.Image, box: Sequence[float], pixels: int, colour: str) 
     return drawn
 
 
-def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Titled tiles of one size in rows, on white."""
+def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]], legend: str = "") -> Image.Image:
+    """Titled tiles of one size in rows, on white, below a legend."""
     tiles = [tile for row in rows for _, tile in row]
     width, height = tiles[0].size
     step_x, step_y = width + MARGIN, height + TITLE + MARGIN
     columns = max(len(row) for row in rows)
-    whole = Image.new("RGB", (MARGIN + columns * step_x, MARGIN + len(rows) * step_y), "white")
+    top = MARGIN + (TITLE if legend else 0)
+    whole = Image.new("RGB", (MARGIN + columns * step_x, top + len(rows) * step_y), "white")
     pen = ImageDraw.Draw(whole)
+    pen.text((MARGIN, MARGIN), legend, fill="black")
     for i, row in enumerate(rows):
         for j, (title, tile) in enumerate(row):
-            x, y = MARGIN + j * step_x, MARGIN + i * step_y
+            x, y = MARGIN + j * step_x, top + i * step_y
             pen.text((x, y), title, fill="black")
             whole.paste(tile, (x, y + TITLE))
     return whole

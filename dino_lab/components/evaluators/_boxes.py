@@ -34,13 +34,16 @@ def token_cut(tokens: Tensor, threshold: float) -> Tensor:
 
     Two tokens have the affinity 1 where their cosine is at least `threshold`, else `LEAST`. The second
     eigenvector of (degree - affinity) x = eigenvalue degree x is cut at its mean; the side of its largest
-    absolute entry is the foreground, and of that what is connected with this entry is kept.
+    absolute entry is the foreground, and of that what is connected with this entry is kept. If all affinities
+    are equal, nothing is cut, and all is foreground.
     """
     from scipy.linalg import eigh
 
     size = tokens.shape[1:]
     unit = F.normalize(tokens.flatten(1).double(), dim=0)  # [D, h w]
     affinity = torch.where(unit.T @ unit >= threshold, 1.0, LEAST).double()
+    if (affinity == affinity[0, 0]).all():
+        return torch.ones(size, dtype=torch.bool)  # any vector would do
     degree = affinity.sum(1).diag()
     _, vectors = eigh((degree - affinity).numpy(), degree.numpy(), subset_by_index=[1, 1])
     vector = torch.from_numpy(vectors[:, 0])

@@ -18,7 +18,7 @@ from dino_lab.pictures import frame, plain, png, sheet
 from dino_lab.registry import register
 
 Count = Annotated[int, Field(gt=0)]
-COLOURS = {"objects": "white", "attention": "orange", "similarity": "orange", "tokencut": "deepskyblue"}
+COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "tokencut": "cyan"}
 
 
 @register("evaluator", "attention_boxes")
@@ -28,7 +28,9 @@ class AttentionBoxes:
     `attention_corloc` and `attention_iou` are of the box around the largest connected part of the mask that
     holds `mass` of the attention of CLS in the last block, mean over heads (`similarity_...` where a backbone
     has no such attention); `tokencut_...` of the box of a normalised cut of the last block's tokens, where
-    the cosine of two is at least `affinity` (TokenCut, arXiv 2202.11539, Sec. 3, takes keys instead). A box
+    two go together if their cosine is at least `affinity` (TokenCut, arXiv 2202.11539, Sec. 3, with the
+    block's output instead of its keys). Where all go together, nothing can be cut, and the box is the whole
+    image; `centre: true` takes the mean token of the image from each first, which small networks need. A box
     finds an object if their intersection over union is at least 0.5; the overlap is that with the object that
     fits best. `centre_box_...` and `whole_image_...` are floors. `images: null` takes all test images;
     `pixels` shows them to the network at another size than the run's.
@@ -39,6 +41,7 @@ class AttentionBoxes:
         *,
         mass: Annotated[float, Field(gt=0, lt=1)] = 0.6,
         affinity: Annotated[float, Field(gt=-1, lt=1)] = 0.2,
+        centre: bool = False,
         images: Count | None = 200,
         pixels: Count | None = None,
         pictures: Count = 12,
@@ -46,7 +49,7 @@ class AttentionBoxes:
         of: Literal["teacher", "student"] = "teacher",
     ) -> None:
         self.mass, self.affinity, self.images, self.pixels = mass, affinity, images, pixels
-        self.pictures, self.every = pictures, every
+        self.centre, self.pictures, self.every = centre, pictures, every
         self.of: Literal["teacher", "student"] = of
         self.needs = ("data.annotated",)
 
@@ -57,10 +60,11 @@ class AttentionBoxes:
         pixels = "as the run" if self.pixels is None else self.pixels
         return (
             f"attention_boxes/1: largest 4-connected part of {100 * self.mass:g} % of the mean attention; "
-            f"normalised cut of the last block's tokens, cosine >= {self.affinity:g}, else {_boxes.LEAST:g}, "
-            "at the eigenvector's mean, part of its largest absolute entry; CorLoc at IoU 0.5 and mean IoU, "
-            "with the best of the image's objects; floors: centre square of half the area, whole image; of "
-            f"the {self.of} in evaluation mode, {count} images of the test split, pixels {pixels}"
+            f"normalised cut of the last block's tokens{', less their mean' * self.centre}, 1 where cosine "
+            f">= {self.affinity:g}, else {_boxes.LEAST:g}, at the eigenvector's mean, 4-connected part of its "
+            "largest absolute entry; CorLoc at IoU 0.5 and mean IoU, with the best of the image's objects; "
+            "floors: centre square of half the area, whole image; "
+            f"of the {self.of} in evaluation mode, {count} images of the test split, pixels {pixels}"
         )
 
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
@@ -86,19 +90,24 @@ class AttentionBoxes:
         seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
         tiles = []
         for i, boxes in enumerate(self._boxes(seen, min(self.pictures, len(seen.images)))):
-            tile = plain(seen.images[i])
-            for box in _objects(seen.objects[i]).tolist():
-                tile = frame(tile, box, data.size, COLOURS["objects"])
+            tile, truth = plain(seen.images[i]), _objects(seen.objects[i])
+            for box in truth.tolist():
+                tile = frame(tile, box, data.size, COLOURS["object"])
             for name, found in boxes.items():
                 tile = frame(tile, found, data.size, COLOURS[name])
-            tiles.append(("  ".join(f"{COLOURS[name]}: {name}" for name in boxes), tile))
-        return {"boxes.png": png(sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)]))}
+            overlaps = [_boxes.overlap(found, truth).max().item() for found in boxes.values() if len(truth)]
+            tiles.append(("  ".join(f"{value:.2f}" for value in overlaps), tile))
+        shown = ("object", *boxes)
+        legend = ", ".join(f"{name} {COLOURS[name]}" for name in shown) + "; above: intersection over union"
+        return {"boxes.png": png(sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)], legend))}
 
     def _boxes(self, seen: Seen, count: int) -> list[dict[str, _boxes.Box]]:
         """Boxes in pixels of the first `count` images, by what they come from."""
         maps, tokens = maps_of(seen.look), seen.look.tokens
         if tokens is not None and not tokens.isfinite().all():
             raise UserError("the tokens are not finite; the network has diverged")
+        if tokens is not None and self.centre:
+            tokens = tokens - tokens.mean((2, 3), keepdim=True)
         masks = mass_masks(maps.mean(), self.mass)
         found = []
         for i in range(count):

@@ -24,13 +24,13 @@ Mass = Annotated[float, Field(gt=0, lt=1)]
 class AttentionMasks:
     """Jaccard of objects and of masks that hold a share of the attention of CLS in the last block.
 
-    DINO, arXiv 2104.14294, Sec. 4.2.2 and appendix D. For each of `masses`, named in per cent:
-    `jaccard_60` takes for each object the head that fits it best, as the paper does; it looks at the answer,
-    so that more heads score higher by chance. `mean_jaccard_60` is the mean over heads, `head1_jaccard_60` each
-    one's own. All are means over the objects of an image, then over images. `centre_box` is the Jaccard of
-    the square in the middle with half of the area, `whole_image` that of everything. Where a backbone has no
-    CLS attention, the similarity of its tokens to their mean is taken, and names begin with `similarity_`.
-    `images: null` takes all test images; `pixels` shows them to the network at another size than the run's.
+    DINO, arXiv 2104.14294, Sec. 4.2.2 and appendix D. For each of `masses`, named in per cent: `jaccard_60`
+    takes for each object the head that fits it best, as the paper does; it looks at the answer, so that more
+    heads score higher by chance. `mean_jaccard_60` is the mean over heads, `head1_jaccard_60` each one's own.
+    All are means over the objects of an image, then over images. `centre_box` is the Jaccard of the square in
+    the middle with half of the area, `whole_image` that of everything. Where a backbone has no CLS attention,
+    the similarity of its tokens to their mean is taken, and names begin with `similarity_`. `images: null`
+    takes all test images; `pixels` shows them to the network at another size than the run's.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class AttentionMasks:
         """Scores of one image from maps [heads, h, w] and objects [H, W]."""
         size = len(objects)
         floors = torch.stack([box_mask(centre_box(size), size), torch.ones(size, size, dtype=torch.bool)])
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for mass in self.masses:
             masks = enlarged(mass_masks(values, mass)[None], (size, size))[0]
             scores |= _named(kind, jaccard(masks, objects), _percent(mass))
