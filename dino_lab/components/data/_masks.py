@@ -60,8 +60,8 @@ class Masks:
         pixels = _tried(lambda: decode(image, self.size), f"{where}: unreadable image")
         what = f"{where}: its mask cannot be used"
         mask = _tried(lambda: self.source.open_objects(row), what)
-        whole = np.asarray(mask)
         objects = _tried(lambda: decode_mask(mask, like, self.size), what)
+        whole = np.asarray(mask)
         if self.objects == "binary":
             whole, objects = whole != 0, (objects != 0).astype(np.uint8)
         if not ((whole > 0) & (whole != VOID)).any():

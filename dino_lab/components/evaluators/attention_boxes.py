@@ -61,8 +61,8 @@ class AttentionBoxes:
         return (
             f"attention_boxes/1: largest 4-connected part of {100 * self.mass:g} % of the mean attention; "
             f"normalised cut of the last block's tokens{', less their mean' * self.centre}, 1 where cosine "
-            f">= {self.affinity:g}, else {_boxes.LEAST:g}, at the eigenvector's mean, 4-connected part of its "
-            "largest absolute entry; CorLoc at IoU 0.5 and mean IoU, with the best of the image's objects; "
+            f">= {self.affinity:g}, else {_boxes.LEAST:g}, at the eigenvector's mean, 4-connected part of "
+            "its largest absolute entry; CorLoc at IoU 0.5 and mean IoU, with the best object of the image; "
             "floors: centre square of half the area, whole image; "
             f"of the {self.of} in evaluation mode, {count} images of the test split, pixels {pixels}"
         )
