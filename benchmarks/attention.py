@@ -86,7 +86,7 @@ def _wins(found: Mapping[tuple[str, int], Scores], other: str) -> str:
         f"{sum(found['DINO', s][key] > found[other, s][key] for s in range(methods.SEEDS))} ({title})"
         for key, title in (MASKS | BOXES | DENSE).items()
     ]
-    return f"Seeds of {methods.SEEDS} on which DINO is above {other}: {', '.join(counts)}."
+    return f"Of {methods.SEEDS} seeds DINO is above {other} on: {', '.join(counts)}."
 
 
 def on_davis(folder: Path, path: Path) -> str:
