@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from dino_lab.types import Look
 
 T = TypeVar("T")
 BATCH = 256  # images looked at at once
+PIXELS = BATCH * 224**2  # of them together, so that large images are fewer
 BLOCKS = 4  # of the last ones, whose CLS token is kept: DINO, arXiv 2104.14294, appendix F.2
 GEM_POWER = 4.0  # of generalised-mean pooling: arXiv 2104.14294, Sec. 4.2.1
 GEM_LEAST = 1e-6  # tokens are clamped to it first
@@ -60,7 +61,22 @@ class Annotated:
     masks: Tensor  # bool [N, H, W], of the object
     parts: Tensor  # uint8 [N, H, W], 0 background
     boxes: Tensor  # int64 [N, 4], x0 y0 x1 y1, the last two exclusive
+    objects: Tensor  # uint8 [N, H, W], 0 background, 1, 2, ... the objects, 255 void
+    classes: Tensor  # uint8 [N, H, W], 0 background, the label of the object + 1, 255 void
     look: Look  # of all images, on the CPU
+
+    def first(self, count: int) -> Self:
+        """The first `count` of them."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name)[:count] for f in fields(self)}
+        return type(self)(**values)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Several as one."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        look = Look.cat(columns.pop("look"))
+        tensors: dict[str, Any] = {name: torch.cat(values) for name, values in columns.items()}
+        return cls(**tensors, look=look)
 
 
 @dataclass(frozen=True)
@@ -95,19 +111,30 @@ class Encoder:
         """Features, and blocks, tokens and attention where the backbone has a `look`, in one forward."""
         backbone: Any = self.network.backbone
         if not hasattr(backbone, "look"):
-            return Look(self(images))
+            asked = {name: name for name in ("tokens", "attention") if hasattr(backbone, name)}
+            return Look(self(images), **{name: self.ask(name, images) for name in asked})
         look: Look = self._give(lambda x: backbone.look(self.network.normalize(x), BLOCKS), images)
         return look.float()
 
-    def at(self, size: int) -> Encoder:
-        """The same network, seeing images of another size; a UserError where it has no use for such."""
-        backbone: Any = self.network.backbone
+    def at(self, pixels: int | None, channels: int) -> Encoder:
+        """The same network, shown images of so many pixels a side, or as they were.
+
+        A UserError where its backbone refuses them, tried with an empty image of so many channels.
+        """
+        if pixels is None or pixels == self.size:
+            return self
+        return self.once(("at", pixels), lambda: self._resized(pixels, channels))
+
+    def _resized(self, pixels: int, channels: int) -> Encoder:
+        other = replace(self, size=pixels, _kept={})
         try:
-            if hasattr(backbone, "check_size"):
-                backbone.check_size(size)
-        except ValueError as error:
-            raise UserError(f"the network cannot see images of {size} pixels: {error}") from error
-        return replace(self, size=size, tried=size == self.size, _kept={})
+            other.look(torch.zeros(1, channels, pixels, pixels, dtype=torch.uint8))
+        except Exception as error:  # each of timm's models has its own way to refuse
+            name, reason = type(self.network.backbone).__name__, (str(error) or type(error).__name__)
+            raise UserError(
+                f"pixels = {pixels}: the backbone, {name}, refuses them: {reason.splitlines()[0]}"
+            ) from error
+        return other
 
     def unresized(self) -> Encoder:
         """The same network, seeing images as they are, which may be of any height and width that it takes."""
@@ -127,20 +154,34 @@ class Encoder:
         """
         return self.once(name, lambda: self._collect(getattr(data, name)(BATCH)))
 
-    def annotated(self, data: Any, count: int) -> Annotated:
-        """The first `count` test images of `data.annotated`, looked at; a UserError where there are fewer."""
+    def annotated(self, data: Any, count: int | None) -> Annotated:
+        """The first `count` test images of `data.annotated`, or all, looked at.
+
+        What was looked at for fewer is not looked at again. A UserError where there are not so many.
+        """
+        count = data.test_images if count is None else count
         if count > data.test_images:
             raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
-        return self.once(("annotated", count), lambda: self._annotate(data, count))
+        most: Annotated | None = self._kept.get("annotated")
+        known = 0 if most is None else len(most.labels)
+        if count > known:
+            more = [
+                self._annotate(data, indices)
+                for indices in torch.arange(known, count).split(max(1, min(BATCH, PIXELS // self.size**2)))
+            ]
+            most = self._kept["annotated"] = Annotated.cat([*([most] if most is not None else []), *more])
+        assert most is not None
+        return most if count == len(most.labels) else most.first(count)
 
-    def _annotate(self, data: Any, count: int) -> Annotated:
-        pictures: list[tuple[Tensor, ...]] = []
-        looks = []
-        for indices in torch.arange(count).split(BATCH):
-            pictures.append(data.annotated("test", indices))
-            looks.append(self.look(pictures[-1][0]).to(torch.device("cpu")))
-        images, labels, masks, parts, boxes = (torch.cat(column) for column in zip(*pictures, strict=True))
-        return Annotated(images, labels, masks, parts, boxes, Look.cat(looks))
+    def _annotate(self, data: Any, indices: Tensor) -> Annotated:
+        images, labels, masks, parts, boxes = data.annotated("test", indices)
+        if hasattr(data, "segmented"):
+            objects, classes = data.segmented("test", indices)
+        else:
+            objects = masks.to(torch.uint8)
+            classes = objects * (labels.to(torch.uint8) + 1)[:, None, None]
+        look = self.look(images).to(torch.device("cpu"))
+        return Annotated(images, labels, masks, parts, boxes, objects, classes, look)
 
     def _collect(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Split:
         kept: dict[str, list[Tensor]] = {name: [] for name in sorted(self.wants)}

@@ -56,6 +56,35 @@ def pixels(image: Image.Image) -> Pixels:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # [H, W, 3] -> [3, H, W]
 
 
+def decode_mask(mask: Image.Image, like: tuple[int, int], size: int) -> Pixels:
+    """Values [size, size] of a grey or palette mask, cut as `decode` cuts an image of `like` (width, height).
+
+    Of each pixel's place the nearest value. Raises BadImage where the file is truncated, its pixels are
+    colours, or its size is another than the image's.
+    """
+    try:
+        upright = _upright(mask)
+        if upright.mode not in ("1", "L", "P") and not upright.mode.startswith("I"):
+            raise ValueError(f"its pixels are {upright.mode}, not grey or palette")
+        if upright.size != like:
+            raise ValueError("{} x {} pixels, but its image has {} x {}".format(*upright.size, *like))
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() > 255:
+            raise ValueError(f"values from {values.min()} to {values.max()}, not from 0 to 255")
+        square = ImageOps.fit(
+            Image.fromarray(values.astype(np.uint8)), (size, size), Image.Resampling.NEAREST
+        )
+        return np.asarray(square)
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the image is to be shown."""
+    turned = image.getexif().get(0x0112, 1) >= 5  # orientation: 5 to 8 lie on their side
+    return (image.height, image.width) if turned else image.size
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose text names the object, not the file
         return "not an image"

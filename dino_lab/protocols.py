@@ -23,12 +23,15 @@ class Data(Protocol):
     Data may also have, and an evaluator may ask for, images with what is in them, on the CPU:
         annotated(split, indices) -> (images, labels, object masks bool [N, H, W], part masks uint8 [N, H, W],
             boxes int64 [N, 4]), for indices int64 [N]; 0 is background in a part mask, 1, 2, ... the parts
+        segmented(split, indices) -> (objects uint8 [N, H, W], classes uint8 [N, H, W]): the objects of an
+            image one by one, 1, 2, ..., and their labels + 1; 0 is background, 255 counts as nothing.
+            Without it the object mask is one object, of the image's label
     """
 
     classes: int  # labels are 0 .. classes - 1
     size: int  # H = W of every image
     channels: int
-    train_images: int
+    train_images: int  # 0 where there is no training split: such data are to evaluate on only
     test_images: int
     mean: tuple[float, ...]  # per channel, of images in 0..1: what Network subtracts
     std: tuple[float, ...]
@@ -152,8 +155,8 @@ class Evaluator(Protocol):
     `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
     `encode.ask("tokens", images)` to what else the backbone can give; `encode.split(data, "bank")` and
     `encode.annotated(data, count)` are computed once for all evaluators, and so is, by `encode.once`, what
-    else has a key of its own. `encode.at(pixels)` and `encode.unresized()` see other sizes. An evaluator may
-    also have:
+    else has a key of its own. `encode.at(pixels, channels)` and `encode.unresized()` see other sizes. An
+    evaluator may also have:
         wants: tuple[str, ...]                     what it asks of a split beside features: names of
                                                    encoder.REPRESENTATIONS
         needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose

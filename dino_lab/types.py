@@ -53,6 +53,10 @@ class Look:
         columns: dict[str, Any] = {field.name: column(field.name) for field in fields(cls)}
         return cls(**columns)
 
+    def __getitem__(self, rows: slice) -> Self:
+        """Some of the images."""
+        return self._map(lambda tensor: tensor[rows])
+
     def float(self) -> Self:
         """All in float32."""
         return self._map(Tensor.float)

@@ -37,11 +37,14 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("head", "linear"): {"dim": 10},
     ("head", "mlp"): {"hidden": 24, "dim": 10},
     ("head", "prototypes"): {"hidden": 24, "bottleneck": 8, "dim": 10, "batch_norm": True},
+    ("evaluator", "attention_boxes"): {"images": 8},
+    ("evaluator", "attention_masks"): {"images": 8},
+    ("evaluator", "dense"): {"images": 8, "k": 3},
     ("evaluator", "knn"): {"k": [1, 5]},
     ("evaluator", "copy_detection"): {"top": 5, "generate": {"images": 3}},
 }
 # Kinds of files that a component reads; `files` writes them.
-FROM_FILES = {("data", "image_folder"), ("data", "parquet")}
+FROM_FILES = {("data", "image_folder"): "folders", ("data", "parquet"): ".", ("data", "voc"): "voc"}
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
 EXCUSED = {("data", "torchvision"): "its data sets are downloads; tests/components tries it with false ones"}
@@ -56,7 +59,7 @@ COMPONENTS = [
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes, as Parquet and as class folders."""
+    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders and VOC."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -67,9 +70,23 @@ def files(tmp_path: Path) -> Path:
             folder = tmp_path / "folders" / split / f"class{i % 3}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i}.png").write_bytes(buffer.getvalue())
+            _add_to_voc(tmp_path / "voc", "val" if split == "test" else split, i, buffer.getvalue())
         table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
     return tmp_path
+
+
+def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
+    mask = np.zeros((20, 18), np.uint8)
+    mask[4:12, 5:15] = 1
+    for folder, values in (("SegmentationObject", mask), ("SegmentationClass", mask * (i % 3 + 1))):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(root / folder / f"{split}{i}.png")
+    for folder in ("JPEGImages", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "JPEGImages" / f"{split}{i}.jpg").write_bytes(image)
+    with (root / "ImageSets" / "Segmentation" / f"{split}.txt").open("a") as file:
+        file.write(f"{split}{i}\n")
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
@@ -78,7 +95,7 @@ def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) ->
         pytest.skip(EXCUSED[kind, name])
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
-        params = {"path": str(files if name == "parquet" else files / "folders"), "size": 16}
+        params = {"path": str(files / FROM_FILES[kind, name]), "size": 16}
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 

@@ -86,8 +86,8 @@ def test_a_split_goes_through_the_network_once() -> None:
 
 
 def test_a_representation_that_the_backbone_does_not_give_is_one_line() -> None:
-    asked = replace(encoder(), wants=frozenset({"features", "mean_tokens"}))
-    with pytest.raises(UserError, match="the backbone, Mean, gives no mean_tokens"):
+    asked = replace(encoder(), wants=frozenset({"features", "blocks"}))
+    with pytest.raises(UserError, match="the backbone, Mean, gives no blocks"):
         asked.split(Rows(), "bank")
 
 
@@ -133,6 +133,37 @@ def test_annotated_images_come_with_tokens_and_attention_of_one_forward() -> Non
     torch.testing.assert_close(found.look.attention, asked.ask("attention", pictures[0]))
     with pytest.raises(UserError, match="11 annotated images are more than the 10 test images"):
         asked.annotated(data, 11)
+
+
+def test_annotated_images_that_were_looked_at_are_not_looked_at_again() -> None:
+    asked, data = encoder(16), Shapes(torch.device("cpu"), size=16, train_images=10, test_images=10)
+    seen: list[int] = []
+    asked.network.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    few, all_, fewer = (asked.annotated(data, count) for count in (3, None, 2))
+    assert seen == [3, 7]
+    whole = encoder(16).annotated(data, 10)
+    for found in (few, all_, fewer):
+        count = len(found.labels)
+        assert torch.equal(found.images, whole.images[:count])
+        assert torch.equal(found.classes, whole.classes[:count])
+        torch.testing.assert_close(found.look.features, whole.look.features[:count])
+    # One object of the image's label, and what a backbone without a `look` has.
+    assert torch.equal(whole.objects, whole.masks.to(torch.uint8))
+    assert torch.equal(whole.classes, whole.masks * (whole.labels + 1)[:, None, None].to(torch.uint8))
+    assert whole.look.tokens is not None
+    assert whole.look.attention is None
+
+
+def test_images_may_be_shown_at_another_size() -> None:
+    torch.manual_seed(0)
+    backbone = Vit(3, 16, width=8, depth=1, heads=2, patch=4).eval()
+    asked = Encoder(Network(backbone, nn.Identity()), 16, nullcontext)
+    assert asked.at(None, 3) is asked.at(16, 3) is asked
+    larger = asked.at(24, 3)
+    assert asked.at(24, 3) is larger
+    assert larger.ask("tokens", images(16)).shape == (2, 8, 6, 6)
+    with pytest.raises(UserError, match="pixels = 18: the backbone, Vit, refuses them: "):
+        asked.at(18, 3)
 
 
 def test_no_gradient_flows() -> None:

@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from dino_lab import __version__
-from dino_lab.cli import compare, completion, components, crops, diff, folders, new, run, specs, sweep
+from dino_lab.cli import (
+    attend,
+    compare,
+    completion,
+    components,
+    crops,
+    diff,
+    folders,
+    new,
+    run,
+    specs,
+    sweep,
+)
 from dino_lab.errors import UserError
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
@@ -41,6 +53,7 @@ for verb in (
     specs.schema,
     folders.eval_,
     folders.export,
+    attend.attend,
     completion.completion,
 ):
     app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)

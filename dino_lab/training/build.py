@@ -98,6 +98,8 @@ def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
     """All parts, seeded one by one, so that changing one leaves the first weights of the others alone."""
     check(spec, registry)
     data: Data = make_part(spec, registry, device, "data", device)
+    if not data.train_images:
+        raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
     if spec.train.batch_size > data.train_images:
         raise Misfit(
             ("train", "batch_size"),

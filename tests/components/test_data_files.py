@@ -20,8 +20,9 @@ from PIL import Image
 
 from dino_lab.components.data import _storage
 from dino_lab.components.data._labelled import training_order
+from dino_lab.components.data._rows import Columns, Rows
 from dino_lab.components.data.image_folder import ImageFolder
-from dino_lab.components.data.parquet import Parquet, _Rows
+from dino_lab.components.data.parquet import Parquet
 from dino_lab.components.data.torchvision import Torchvision
 from dino_lab.errors import UserError
 from dino_lab.images import BadImage, decode
@@ -138,7 +139,7 @@ def test_started_stream_decodes_nothing_it_skips(folder: Path, monkeypatch: pyte
 
 
 def test_sources_survive_pickling(folder: Path) -> None:
-    source = _Rows([folder / "train-0.parquet", folder / "train-1.parquet"], "image", "label")
+    source = Rows([folder / "train-0.parquet", folder / "train-1.parquet"], Columns("image", "label"))
     copy = pickle.loads(pickle.dumps(source))
     assert np.array_equal(np.asarray(copy.open(8)), np.asarray(source.open(8)))
     assert copy.where(8).endswith("train-1.parquet: row 1")
@@ -503,7 +504,7 @@ def test_real_photographs() -> None:
 
 @pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="no cifar10 in DINO_LAB_DATA")
 def test_real_cifar10() -> None:
-    source = _Rows([REAL / "cifar10" / "test.parquet"], "image", "label")
+    source = Rows([REAL / "cifar10" / "test.parquet"], Columns("image", "label"))
     assert source.labels.bincount().tolist() == [1000] * 10
     images = np.stack([decode(source.open(i), 32) for i in range(50)])
     assert images.std() > 30

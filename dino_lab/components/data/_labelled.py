@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._storage import Batch, OnBadImage, Source, Storage, load
+from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Storage, load
 from dino_lab.errors import UserError
 
 Mean = tuple[float, float, float]
@@ -25,6 +25,7 @@ Limit = Annotated[
 ]
 IMAGENET_MEAN: Mean = (0.485, 0.456, 0.406)
 IMAGENET_STD: Std = (0.229, 0.224, 0.225)
+_NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
 
 
 class Labelled:
@@ -44,6 +45,7 @@ class Labelled:
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, without end: see the protocol."""
+        self._check_training_split()
         if batch_size > self.train_images:
             raise UserError(
                 f"train.batch_size: {batch_size} is more than {self.train_images} training images"
@@ -56,11 +58,16 @@ class Labelled:
 
     def bank(self, batch_size: int) -> Iterator[Batch]:
         """The training split once, in order; the last batch may be smaller."""
+        self._check_training_split()
         return self._train.batches(torch.arange(self.train_images).split(batch_size))
+
+    def _check_training_split(self) -> None:
+        if not self.train_images:
+            raise UserError("the data have no training split; they are there to evaluate on")
 
 
 class FromFiles(Labelled):
-    """Two splits of encoded images, checked, cut down to `limit`, and loaded.
+    """Two splits of encoded images, checked, cut down to `limit`, and loaded; there may be no training split.
 
     Without `class_names` the classes are 0 .. the largest training label, named by their number.
     """
@@ -68,7 +75,7 @@ class FromFiles(Labelled):
     def __init__(
         self,
         device: torch.device,
-        train: Source,
+        train: Source | None,
         test: Source,
         class_names: tuple[str, ...] | None,
         *,
@@ -78,12 +85,12 @@ class FromFiles(Labelled):
         mean: Mean,
         std: Std,
     ) -> None:
-        names = class_names or tuple(map(str, range(int(train.labels.max()) + 1)))
-        _check_labels(train, len(names), None)
-        _check_labels(test, len(names), train.labels.unique())
-        rows = _subset(len(train.labels), limit)
+        first = test if train is None else train
+        names = class_names or tuple(map(str, range(int(first.labels.max()) + 1)))
+        _check_labels(first, len(names), None)
+        _check_labels(test, len(names), first.labels.unique())
         super().__init__(
-            load(train, rows, size, device, on_bad_image),
+            _NOTHING if train is None else load(train, _subset(train, limit), size, device, on_bad_image),
             load(test, torch.arange(len(test.labels)), size, device, on_bad_image),
             names,
             size,
@@ -108,7 +115,8 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _subset(images: int, limit: int | None) -> Tensor:
+def _subset(source: Source, limit: int | None) -> Tensor:
+    images = len(source.labels)
     if limit is None or limit >= images:
         return torch.arange(images)
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:limit].sort().values

@@ -42,6 +42,7 @@ class Storage(Protocol):
     """The decoded images of one split."""
 
     labels: Tensor  # [N] int64
+    rows: Tensor  # [N] int64, on the CPU: where the images are in the source
     skipped: int  # unreadable images that were left out
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
@@ -52,8 +53,9 @@ class Storage(Protocol):
 class Resident:
     """All images in one tensor on the device."""
 
-    def __init__(self, images: Tensor, labels: Tensor, skipped: int = 0) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, skipped: int = 0, rows: Tensor | None = None) -> None:
         self.images, self.labels, self.skipped = images, labels, skipped
+        self.rows = torch.arange(len(labels)) if rows is None else rows
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         for index in rows:
@@ -65,7 +67,7 @@ class Streamed:
     """Images that worker processes decode when their turn comes."""
 
     def __init__(self, source: Source, rows: Tensor, size: int, device: torch.device, skipped: int) -> None:
-        self.labels, self.skipped, self.device = source.labels[rows], skipped, device
+        self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
         self._decoder = _Decoder(source, rows.tolist(), size)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
@@ -114,7 +116,7 @@ def load(source: Source, rows: Tensor, size: int, device: torch.device, on_bad_i
     pixels = torch.from_numpy(images)
     if bad:
         pixels = pixels[[i for i in range(len(rows)) if i not in bad]]
-    return Resident(pixels.to(device), source.labels[kept].to(device), len(bad))
+    return Resident(pixels.to(device), source.labels[kept].to(device), len(bad), kept)
 
 
 def _decode_all(source: Source, rows: Tensor, size: int, into: Pixels | None) -> dict[int, BadImage]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from glob import has_magic
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from torch import Tensor
 
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._masks import Masks, Objects, Split
+from dino_lab.components.data._rows import Columns, Rows
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError
 from dino_lab.registry import register
@@ -26,9 +23,12 @@ class Parquet(FromFiles):
     """Images of Parquet files: a column struct{bytes, path} and a column of integer labels.
 
     `path` is a folder, in which `train` and `test` are glob patterns, one or many files each; or it is a
-    file or a glob pattern that names the training files, with `test` in the same folder. Class names come
-    from the schema's `huggingface` metadata; without them the classes are 0 .. the largest training label.
-    The encoded files are read into memory.
+    file or a glob pattern that names the training files, with `test` in the same folder. `train: null` says
+    that there are none, for data that are only evaluated on, and `label_column: null` that all images are of
+    one class. Class names come from the schema's `huggingface` metadata; without them the classes are 0 ..
+    the largest training label. `mask_column` names encoded masks of the images' own size: `binary`, where all
+    that is not 0 is the object, or `numbered`, 0 background, 1, 2, ... the objects and 255 void. The encoded
+    files are read into memory.
     """
 
     def __init__(
@@ -37,61 +37,64 @@ class Parquet(FromFiles):
         *,
         path: str,
         size: Size,
-        train: str = "train*.parquet",
+        train: str | None = "train*.parquet",
         test: str = "test*.parquet",
         image_column: str = "image",
-        label_column: str = "label",
+        label_column: str | None = "label",
+        mask_column: str | None = None,
+        masks: Objects = "binary",
         limit: Limit = None,
         on_bad_image: OnBadImage = "error",
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
     ) -> None:
         train_files, test_files = _find(path, train, test)
-        columns = (image_column, label_column)
+        columns = Columns(image_column, label_column, mask_column)
+        names = (
+            ("all",) if label_column is None else _class_names((train_files or test_files)[0], label_column)
+        )
+        train_rows = Rows(train_files, columns) if train_files else None
+        test_rows = Rows(test_files, columns)
         super().__init__(
             device,
-            _Rows(train_files, *columns),
-            _Rows(test_files, *columns),
-            _class_names(train_files[0], label_column),
+            train_rows,
+            test_rows,
+            names,
             size=size,
             limit=limit,
             on_bad_image=on_bad_image,
             mean=mean,
             std=std,
         )
+        self._masks: dict[str, Masks] = {}
+        if mask_column is not None:
+            splits = ("train", train_rows, self._train), ("test", test_rows, self._test)
+            self._masks = {n: Masks(rows, kept, size, masks) for n, rows, kept in splits if rows is not None}
+
+    def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
+        """Images, labels, object masks, part masks and boxes: see the protocol; an object is one part."""
+        return self._of(split).annotated(indices)
+
+    def segmented(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The objects one by one, and their classes: see the protocol."""
+        return self._of(split).segmented(indices)
+
+    def _of(self, split: Split) -> Masks:
+        if split not in self._masks:
+            raise UserError("there are no masks; data.mask_column names the column that has them")
+        return self._masks[split]
 
 
-class _Rows:
-    """The rows of several files."""
-
-    def __init__(self, files: list[Path], image_column: str, label_column: str) -> None:
-        tables = [_read(file, image_column, label_column) for file in files]
-        self.files = files
-        self.ends = np.cumsum([len(table) for table in tables])
-        if not self.ends[-1]:
-            raise UserError(f"{files[0]}: holds no rows")
-        self.encoded = pa.chunked_array([chunk for table in tables for chunk in table["image"].chunks])
-        labels = [_integers(table["label"], file) for table, file in zip(tables, files, strict=True)]
-        self.labels = torch.from_numpy(np.concatenate(labels))
-
-    def open(self, index: int) -> Image.Image:
-        encoded = self.encoded[index].as_py()
-        if encoded is None:
-            raise ValueError("the row holds no bytes")
-        return Image.open(io.BytesIO(encoded))
-
-    def where(self, index: int) -> str:
-        file = int(np.searchsorted(self.ends, index, side="right"))
-        return f"{self.files[file]}: row {index - (self.ends[file - 1] if file else 0)}"
-
-
-def _find(path: str, train: str, test: str) -> tuple[list[Path], list[Path]]:
+def _find(path: str, train: str | None, test: str) -> tuple[list[Path], list[Path]]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
+        if train is None:
+            raise UserError(f"data.path: {path} is not a folder; with data.train: null it should be one")
         folder, train = folder.parent, folder.name
-    if not folder.is_dir() or not (has_magic(train) or (folder / train).exists()):
-        raise UserError(f"data.path: {path} does not exist")
-    train_files, test_files = _match(folder, train, "train"), _match(folder, test, "test")
+        if not folder.is_dir() or not (has_magic(train) or (folder / train).exists()):
+            raise UserError(f"data.path: {path} does not exist")
+    train_files = [] if train is None else _match(folder, train, "train")
+    test_files = _match(folder, test, "test")
     both = sorted(set(train_files) & set(test_files))
     if both:
         raise UserError(f"{both[0]}: matches both data.train ({train}) and data.test ({test})")
@@ -107,36 +110,6 @@ def _match(folder: Path, pattern: str, split: str) -> list[Path]:
         there = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))[:8]) or "no Parquet file"
         raise UserError(f"data.{split}: nothing in {folder} matches {pattern}; there is: {there}")
     return files
-
-
-def _read(file: Path, image_column: str, label_column: str) -> pa.Table:
-    """Columns `image` (encoded bytes) and `label`."""
-    try:
-        schema = pq.read_schema(file)
-        for column, key in ((image_column, "image_column"), (label_column, "label_column")):
-            if column not in schema.names:
-                there = ", ".join(schema.names)
-                raise UserError(f"{file}: no column {column!r} (data.{key}); there is: {there}")
-        images, labels = (
-            pq.read_table(file, columns=[column], partitioning=None)[column]
-            for column in (image_column, label_column)
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a whole Parquet file ({' '.join(str(error).split())[:120]})") from error
-    if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
-        images = pc.struct_field(images, "bytes")
-    if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
-        raise UserError(f"{file}: column {image_column!r} is {images.type}, not struct<bytes: binary, path>")
-    return pa.table({"image": images.cast(pa.large_binary()), "label": labels})
-
-
-def _integers(column: Any, file: Path) -> Any:
-    if not pa.types.is_integer(column.type):
-        raise UserError(f"{file}: the label column is {column.type}, not integers")
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise UserError(f"{file}: row {row}: label is missing")
-    return column.cast(pa.int64()).to_numpy()
 
 
 def _class_names(file: Path, label_column: str) -> tuple[str, ...] | None:

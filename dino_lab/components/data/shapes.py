@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_lab.components.data._labelled import Labelled
+from dino_lab.components.data._masks import Split, boxes
 from dino_lab.components.data._render import CLASSES, MOST_PARTS, coverage, grid, texture, uniforms
 from dino_lab.components.data._storage import Resident
 from dino_lab.registry import register
 
 Count = Annotated[int, Field(gt=0)]
-Split = Literal["train", "test"]
 Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _BATCH = 500
 _PERIOD = 0.35  # of the materials on average, in halves of the image
@@ -72,7 +72,7 @@ class Shapes(Labelled):
         drawn = [self._draw(split, some) for some in indices.cpu().split(_BATCH)]
         images, labels, parts = (torch.cat(column) for column in zip(*drawn, strict=True))
         masks = parts > 0
-        return images, labels, masks, parts, _boxes(masks)
+        return images, labels, masks, parts, boxes(masks)
 
     def _split(self, split: Split, count: int, device: torch.device) -> Resident:
         drawn = [self._draw(split, some)[:2] for some in torch.arange(count).split(_BATCH)]
@@ -128,14 +128,3 @@ def _backgrounds(seed: int, size: int, clutter: float, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     cells = torch.rand(count, 1, _CELLS, _CELLS, generator=generator)
     return 0.5 + clutter * (F.interpolate(cells, size, mode="bilinear")[:, 0] - 0.5)
-
-
-def _boxes(masks: Tensor) -> Tensor:
-    """Boxes [N, 4] around masks [N, H, W], zero where a mask is empty."""
-    edges = []
-    for line in (masks.any(1), masks.any(2)):  # columns, rows: [N, size]
-        first = line.int().argmax(1)
-        end = line.shape[1] - line.flip(1).int().argmax(1)
-        edges += [torch.stack((first, end)) * line.any(1)]
-    (x0, x1), (y0, y1) = edges
-    return torch.stack((x0, y0, x1, y1), 1)

@@ -154,7 +154,7 @@ class CopyDetection:
     def _search(self, encode: Encoder, data: Data) -> Searched:
         side = self.pixels or encode.size
         originals, copies = self._originals_and_copies(data, side)
-        eye = encode if self.pixels is None else encode.at(self.pixels)
+        eye = encode.at(self.pixels, data.channels)
         parts = [originals.describe(eye)]
         others: list[Path] = []
         if self.distractors is not None:

@@ -1,0 +1,104 @@
+"""The verb that shows where a network looks."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.options import Device, Of, Plugins, choose_device
+from dino_lab.errors import UserError
+from dino_lab.plugin_file import load_plugins
+
+if TYPE_CHECKING:
+    from dino_lab.encoder import Encoder
+    from dino_lab.images import Pixels
+
+SHOWN = 256  # pixels of a side at least, of the image that the maps are laid over
+
+
+def attend(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="As `run` prints it.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, animations and videos.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where pictures go. [default: RUN_FOLDER/attention]")
+    ] = None,
+    head: Annotated[str, typer.Option(metavar="all|mean|N", help="Which heads; N counts from 1.")] = "all",
+    pixels: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Size of what the network sees. [default: as the run]"),
+    ] = None,
+    mass: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.01, max=0.99, help="Share of a map that its mask holds.")
+    ] = 0.6,
+    every: Annotated[int, typer.Option(metavar="N", min=1, help="Of a video, every so many frames.")] = 1,
+    of: Annotated[Of, typer.Option(help="Whose attention.")] = Of.teacher,
+    device: Device = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw what the heads of a run's last block look at in images and videos.
+
+    One picture an image: each head's attention over it, and below what holds most of it. A network without
+    attention from a CLS token shows how like the mean each of its tokens is.
+    """
+    if head not in ("all", "mean") and not (head.isdecimal() and int(head) > 0):
+        raise UserError(f"--head {head}: should be all, mean or a number from 1 on")
+    load_plugins(plugin)
+    from dino_lab.cli.frames import BadFile, pictures
+
+    encode = _encoder(folder, of.value, device, pixels)
+    to = folder / "attention" if to is None else to
+    to.mkdir(parents=True, exist_ok=True)
+    written, bad = 0, 0
+    for file, name in zip(files, _names(files), strict=True):
+        try:
+            for number, image in pictures(file, max(SHOWN, encode.size), every):
+                frame = name if number is None else f"{name}_{number:06}"
+                _write(to / f"{frame}.png", _drawn(encode, image, head, mass))
+                written += 1
+        except BadFile as error:
+            print(error, file=sys.stderr)
+            bad += 1
+    print(f"wrote {written} pictures to {to}")
+    if bad:
+        raise typer.Exit(2)
+
+
+def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Encoder:
+    from dino_lab.encoder import Encoder
+    from dino_lab.registry import registry
+    from dino_lab.training.evaluate import open_run
+
+    run = open_run(folder, registry, choose_device(device))
+    gc.enable()  # see __main__.py
+    encode = Encoder(run.network(of).eval(), run.augment.groups[0][1], run.autocast)
+    return encode.at(pixels, run.data.channels)
+
+
+def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
+    """A PNG of an image [3, H, W] as the network sees it."""
+    import torch
+
+    from dino_lab.attention import maps_of
+    from dino_lab.reports.attended import attended
+
+    pixels = torch.from_numpy(image)
+    look = encode.look(pixels[None]).to(torch.device("cpu"))
+    return attended(pixels, maps_of(look), head, mass)
+
+
+def _names(files: list[Path]) -> list[str]:
+    """Names for what is drawn of each file: those of the files, and a number where there are two of one."""
+    stems = [file.stem for file in files]
+    earlier = [stems[:i].count(stem) for i, stem in enumerate(stems)]
+    return [f"{stem}-{count + 1}" if count else stem for stem, count in zip(stems, earlier, strict=True)]
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(file)

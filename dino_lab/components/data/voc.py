@@ -1,0 +1,166 @@
+"""Photographs with segmented objects, laid out as the PASCAL VOC challenges have them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._masks import VOID, Masks, Split
+from dino_lab.components.data._storage import OnBadImage
+from dino_lab.errors import UserError
+from dino_lab.registry import register
+
+CLASSES = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
+
+
+@register("data", "voc")
+class Voc(FromFiles):
+    """Photographs with several segmented objects each, in the layout of PASCAL VOC 2007 to 2012.
+
+    `path` holds JPEGImages, SegmentationObject, SegmentationClass and ImageSets/Segmentation, where `train`
+    and `test` name the lists of images without their `.txt`; `train: null` reads no training split. The label
+    of an image is the class of its largest object. Boxes are those around the masks; 255 is void and counts
+    as nothing. An image without an object, or with a mask of another size, is refused.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        path: str,
+        size: Size,
+        train: str | None = "train",
+        test: str = "val",
+        limit: Limit = None,
+        on_bad_image: OnBadImage = "error",
+        mean: Mean = IMAGENET_MEAN,
+        std: Std = IMAGENET_STD,
+    ) -> None:
+        root = Path(path).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data.path: {path} is not a folder")
+        train_files = None if train is None else _Files(root, train, "train")
+        test_files = _Files(root, test, "test")
+        super().__init__(
+            device,
+            train_files,
+            test_files,
+            tuple(CLASSES),
+            size=size,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            mean=mean,
+            std=std,
+        )
+        splits = ("train", train_files, self._train), ("test", test_files, self._test)
+        self._masks = {
+            n: Masks(files, kept, size, "numbered") for n, files, kept in splits if files is not None
+        }
+
+    def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
+        """Images, labels, object masks, part masks and boxes: see the protocol; all objects are one part."""
+        return self._of(split).annotated(indices)
+
+    def segmented(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The objects one by one, and their classes: see the protocol."""
+        return self._of(split).segmented(indices)
+
+    def _of(self, split: Split) -> Masks:
+        if split not in self._masks:
+            raise UserError("data voc: there is no training split (data.train: null)")
+        return self._masks[split]
+
+
+class _Files:
+    """The images that a list of ImageSets/Segmentation names."""
+
+    def __init__(self, root: Path, name: str, key: str) -> None:
+        self.root, self.names = root, _names(root, name, key)
+        self.labels = torch.tensor([self._label(i) for i in range(len(self.names))])
+
+    def open(self, index: int) -> Image.Image:
+        return _opened(Path(self.where(index)))
+
+    def open_objects(self, index: int) -> Image.Image:
+        return _opened(self._mask(index, "Object"))
+
+    def open_classes(self, index: int) -> Image.Image:
+        return _opened(self._mask(index, "Class"))
+
+    def where(self, index: int) -> str:
+        return str(self.root / "JPEGImages" / f"{self.names[index]}.jpg")
+
+    def _mask(self, index: int, kind: str) -> Path:
+        return self.root / f"Segmentation{kind}" / f"{self.names[index]}.png"
+
+    def _label(self, index: int) -> int:
+        """The class of the largest object."""
+        files = self._mask(index, "Object"), self._mask(index, "Class")
+        objects, classes = (_values(file) for file in files)
+        if objects.shape != classes.shape:
+            raise UserError(
+                f"{files[0]}: {objects.shape[::-1]} pixels, but {files[1]} has {classes.shape[::-1]}"
+            )
+        counts = np.bincount(objects[(objects > 0) & (objects != VOID)])
+        if not len(counts):
+            raise UserError(f"{files[0]}: has no object in it")
+        name = int(np.bincount(classes[objects == counts.argmax()]).argmax())
+        if not 1 <= name <= len(CLASSES):
+            raise UserError(f"{files[1]}: its largest object is of class {name}, not 1 to {len(CLASSES)}")
+        return name - 1
+
+
+def _names(root: Path, name: str, key: str) -> list[str]:
+    folder = root / "ImageSets" / "Segmentation"
+    file = folder / f"{name}.txt"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "no list"
+        raise UserError(f"data.{key}: {file} does not exist; there is: {there}")
+    names = file.read_text(encoding="utf-8").split()
+    if not names:
+        raise UserError(f"{file}: names no image")
+    return names
+
+
+def _opened(file: Path) -> Image.Image:
+    return Image.open(io.BytesIO(file.read_bytes()))
+
+
+def _values(file: Path) -> np.ndarray:
+    """The values [H, W] of a grey or palette mask."""
+    try:
+        mask = _opened(file)
+        values = np.asarray(mask)
+    except Exception as error:  # as many kinds as Pillow has plug-ins
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: its mask cannot be used ({reason})") from error
+    if mask.mode not in ("L", "P"):
+        raise UserError(f"{file}: its mask cannot be used (its pixels are {mask.mode}, not grey or palette)")
+    return values

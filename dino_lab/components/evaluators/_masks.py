@@ -1,0 +1,38 @@
+"""How well masks agree with objects, and masks that look at nothing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+VOID = 255  # of an object map: pixels that nobody says anything about
+
+
+def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
+    """Intersection over union of masks bool [M, H, W] and each object of a map uint8 [H, W]: [objects, M].
+
+    Void pixels are in neither; to one object the others are background.
+    """
+    known = objects != VOID
+    names = objects[known].unique()
+    truth = objects[known] == names[names > 0][:, None]  # [objects, pixels]
+    found = masks[:, known]  # [M, pixels]
+    both = truth.double() @ found.double().T
+    either = truth.sum(1, keepdim=True) + found.sum(1) - both
+    return both / either
+
+
+def centre_box(size: int) -> tuple[int, int, int, int]:
+    """The square in the middle that takes half of the area of an image of `size` pixels a side."""
+    margin = round(size * (1 - math.sqrt(0.5)) / 2)
+    return margin, margin, size - margin, size - margin
+
+
+def box_mask(box: tuple[int, int, int, int], size: int) -> Tensor:
+    """A box (x0, y0, x1, y1, the last two exclusive) as a mask bool [size, size]."""
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    x0, y0, x1, y1 = box
+    mask[y0:y1, x0:x1] = True
+    return mask

@@ -1,0 +1,137 @@
+"""Does a box around what the network looks at find the object?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.attention import maps_of, mass_masks
+from dino_lab.components.evaluators import _boxes
+from dino_lab.components.evaluators._masks import VOID, centre_box
+from dino_lab.encoder import Annotated as Seen
+from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
+from dino_lab.pictures import frame, plain, png, sheet
+from dino_lab.registry import register
+
+Count = Annotated[int, Field(gt=0)]
+COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "tokencut": "cyan"}
+
+
+@register("evaluator", "attention_boxes")
+class AttentionBoxes:
+    """One box an image, without a label: the share of images where it finds an object, and its mean overlap.
+
+    `attention_corloc` and `attention_iou` are of the box around the largest connected part of the mask that
+    holds `mass` of the attention of CLS in the last block, mean over heads (`similarity_...` where a backbone
+    has no such attention); `tokencut_...` of the box of a normalised cut of the last block's tokens, where
+    two go together if their cosine is at least `affinity` (TokenCut, arXiv 2202.11539, Sec. 3, with the
+    block's output instead of its keys). Where all go together, nothing can be cut, and the box is the whole
+    image; `centre: true` takes the mean token of the image from each first, which small networks need. A box
+    finds an object if their intersection over union is at least 0.5; the overlap is that with the object that
+    fits best. `centre_box_...` and `whole_image_...` are floors. `images: null` takes all test images;
+    `pixels` shows them to the network at another size than the run's.
+    """
+
+    def __init__(
+        self,
+        *,
+        mass: Annotated[float, Field(gt=0, lt=1)] = 0.6,
+        affinity: Annotated[float, Field(gt=-1, lt=1)] = 0.2,
+        centre: bool = False,
+        images: Count | None = 200,
+        pixels: Count | None = None,
+        pictures: Count = 12,
+        every: Count = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.mass, self.affinity, self.images, self.pixels = mass, affinity, images, pixels
+        self.centre, self.pictures, self.every = centre, pictures, every
+        self.of: Literal["teacher", "student"] = of
+        self.needs = ("data.annotated",)
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        count = "all" if self.images is None else f"first {self.images}"
+        pixels = "as the run" if self.pixels is None else self.pixels
+        return (
+            f"attention_boxes/1: largest 4-connected part of {100 * self.mass:g} % of the mean attention; "
+            f"normalised cut of the last block's tokens{', less their mean' * self.centre}, 1 where cosine "
+            f">= {self.affinity:g}, else {_boxes.LEAST:g}, at the eigenvector's mean, 4-connected part of "
+            "its largest absolute entry; CorLoc at IoU 0.5 and mean IoU, with the best object of the image; "
+            "floors: centre square of half the area, whole image; "
+            f"of the {self.of} in evaluation mode, {count} images of the test split, pixels {pixels}"
+        )
+
+    def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
+        """CorLoc and mean intersection over union of each kind of box."""
+        seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
+        found: dict[str, list[float]] = {}
+        for i, boxes in enumerate(self._boxes(seen, len(seen.images))):
+            truth = _objects(seen.objects[i])
+            if not len(truth):
+                continue  # the square in the middle of the image holds none
+            for name, box in (boxes | _floors(data.size)).items():
+                found.setdefault(name, []).append(float(_boxes.overlap(box, truth).max()))
+        if not found:
+            raise UserError(f"evaluator attention_boxes: none of {len(seen.images)} images has an object")
+        scores = {}
+        for name, overlaps in found.items():
+            scores[f"{name}_corloc"] = sum(value >= 0.5 for value in overlaps) / len(overlaps)
+            scores[f"{name}_iou"] = sum(overlaps) / len(overlaps)
+        return scores
+
+    def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
+        """`boxes.png`: the first images with their objects' boxes in white, and those that were found."""
+        seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
+        tiles = []
+        for i, boxes in enumerate(self._boxes(seen, min(self.pictures, len(seen.images)))):
+            tile, truth = plain(seen.images[i]), _objects(seen.objects[i])
+            for box in truth.tolist():
+                tile = frame(tile, box, data.size, COLOURS["object"])
+            for name, found in boxes.items():
+                tile = frame(tile, found, data.size, COLOURS[name])
+            overlaps = [_boxes.overlap(found, truth).max().item() for found in boxes.values() if len(truth)]
+            tiles.append(("  ".join(f"{value:.2f}" for value in overlaps), tile))
+        shown = ("object", *boxes)
+        legend = ", ".join(f"{name} {COLOURS[name]}" for name in shown) + "; above: intersection over union"
+        return {"boxes.png": png(sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)], legend))}
+
+    def _boxes(self, seen: Seen, count: int) -> list[dict[str, _boxes.Box]]:
+        """Boxes in pixels of the first `count` images, by what they come from."""
+        maps, tokens = maps_of(seen.look), seen.look.tokens
+        if tokens is not None and not tokens.isfinite().all():
+            raise UserError("the tokens are not finite; the network has diverged")
+        if tokens is not None and self.centre:
+            tokens = tokens - tokens.mean((2, 3), keepdim=True)
+        masks = mass_masks(maps.mean(), self.mass)
+        found = []
+        for i in range(count):
+            cells: dict[str, Tensor] = {maps.kind: _boxes.largest_component(masks[i])}
+            if tokens is not None:
+                cells["tokencut"] = _boxes.token_cut(tokens[i], self.affinity)
+            found.append({name: _in_pixels(mask, seen.images.shape[-1]) for name, mask in cells.items()})
+        return found
+
+
+def _in_pixels(mask: Tensor, size: int) -> _boxes.Box:
+    return _boxes.scaled(_boxes.box_of(mask), (mask.shape[0], mask.shape[1]), size)
+
+
+def _objects(objects: Tensor) -> Tensor:
+    """Boxes [objects, 4] of a map uint8 [H, W]."""
+    names = objects.unique()
+    names = names[(names > 0) & (names != VOID)]
+    return torch.tensor([_boxes.box_of(objects == name) for name in names]).view(-1, 4)
+
+
+def _floors(size: int) -> dict[str, _boxes.Box]:
+    x0, y0, x1, y1 = centre_box(size)
+    return {
+        "centre_box": (float(x0), float(y0), float(x1), float(y1)),
+        "whole_image": (0.0, 0.0, float(size), float(size)),
+    }

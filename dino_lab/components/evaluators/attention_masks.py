@@ -1,0 +1,117 @@
+"""Does the network look at the object?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.attention import enlarged, maps_of, mass_masks
+from dino_lab.components.evaluators._masks import VOID, box_mask, centre_box, jaccard
+from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
+from dino_lab.pictures import cut_out, overlay, plain, png, sheet
+from dino_lab.registry import register
+
+Count = Annotated[int, Field(gt=0)]
+FLOORS = ("centre_box", "whole_image")
+Mass = Annotated[float, Field(gt=0, lt=1)]
+
+
+@register("evaluator", "attention_masks")
+class AttentionMasks:
+    """Jaccard of objects and of masks that hold a share of the attention of CLS in the last block.
+
+    DINO, arXiv 2104.14294, Sec. 4.2.2 and appendix D. For each of `masses`, named in per cent: `jaccard_60`
+    takes for each object the head that fits it best, as the paper does; it looks at the answer, so that more
+    heads score higher by chance. `mean_jaccard_60` is the mean over heads, `head1_jaccard_60` each one's own.
+    All are means over the objects of an image, then over images. `centre_box` is the Jaccard of the square in
+    the middle with half of the area, `whole_image` that of everything. Where a backbone has no CLS attention,
+    the similarity of its tokens to their mean is taken, and names begin with `similarity_`. `images: null`
+    takes all test images; `pixels` shows them to the network at another size than the run's.
+    """
+
+    def __init__(
+        self,
+        *,
+        masses: Annotated[tuple[Mass, ...], Field(min_length=1)] = (0.6, 0.8),
+        images: Count | None = 200,
+        pixels: Count | None = None,
+        pictures: Count = 6,
+        every: Count = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        if len({_percent(mass) for mass in masses}) < len(masses):
+            raise ValueError(f"masses names a per cent twice: {', '.join(map(str, masses))}")
+        self.masses, self.images, self.pixels, self.pictures = masses, images, pixels, pictures
+        self.every = every
+        self.of: Literal["teacher", "student"] = of
+        self.needs = ("data.annotated",)
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        masses = ",".join(map(_percent, self.masses))
+        count = "all" if self.images is None else f"first {self.images}"
+        pixels = "as the run" if self.pixels is None else self.pixels
+        return (
+            f"attention_masks/1: CLS to patches, last block, masses {masses} %, nearest; jaccard: best head "
+            "of each object (optimistic, and more so with more heads), mean over objects, then images; void "
+            "left out; no CLS: cosine to the mean token less the least, similarity; floors: centre square of "
+            f"half the area, whole image; of the {self.of} in evaluation mode, {count} images of the test "
+            f"split, pixels {pixels}"
+        )
+
+    def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
+        """Jaccard by mass and head, and the floors."""
+        seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
+        maps = maps_of(seen.look)
+        rows: dict[str, list[Tensor]] = {}
+        for values, objects in zip(maps.values, seen.objects, strict=True):
+            if ((objects == 0) | (objects == VOID)).all():
+                continue  # the square in the middle of the image holds none
+            for name, value in self._scores(maps.kind, values, objects).items():
+                rows.setdefault(name, []).append(value)
+        if not rows:
+            raise UserError(f"evaluator attention_masks: none of {len(seen.images)} images has an object")
+        return {name: torch.stack(values).mean().item() for name, values in rows.items()}
+
+    def _scores(self, kind: str, values: Tensor, objects: Tensor) -> dict[str, Tensor]:
+        """Scores of one image from maps [heads, h, w] and objects [H, W]."""
+        size = len(objects)
+        floors = torch.stack([box_mask(centre_box(size), size), torch.ones(size, size, dtype=torch.bool)])
+        scores: dict[str, Tensor] = {}
+        for mass in self.masses:
+            masks = enlarged(mass_masks(values, mass)[None], (size, size))[0]
+            scores |= _named(kind, jaccard(masks, objects), _percent(mass))
+        return scores | dict(zip(FLOORS, jaccard(floors, objects).mean(0), strict=True))
+
+    def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
+        """`heads.png`: the first images, each head's map, and what holds the first of the masses."""
+        seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
+        maps = maps_of(seen.look)
+        masks = mass_masks(maps.values, self.masses[0])
+        rows = []
+        for i in range(min(self.pictures, len(seen.images))):
+            image, names = seen.images[i], maps.names()
+            tiles = [("image", plain(image)), ("object", cut_out(image, seen.masks[i]))]
+            for name, values, mask in zip(names, maps.values[i], masks[i], strict=True):
+                tiles.append((name, overlay(image, values)))
+                tiles.append((f"{_percent(self.masses[0])} % of it", cut_out(image, mask)))
+            rows.append(tiles)
+        return {"heads.png": png(sheet(rows))}
+
+
+def _named(kind: str, values: Tensor, percent: str) -> dict[str, Tensor]:
+    """Scores of one image from the Jaccard [objects, heads]."""
+    if kind == "similarity":
+        return {f"similarity_jaccard_{percent}": values.mean()}
+    heads = {f"head{k + 1}_jaccard_{percent}": value for k, value in enumerate(values.mean(0))}
+    best, mean = values.amax(1).mean(), values.mean()
+    return {f"jaccard_{percent}": best, f"mean_jaccard_{percent}": mean, **heads}
+
+
+def _percent(mass: float) -> str:
+    return f"{100 * mass:g}"

@@ -1,0 +1,135 @@
+"""Segmentation from frozen tokens."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.evaluators import _segmentation
+from dino_lab.components.evaluators._masks import VOID
+from dino_lab.encoder import Annotated as Seen
+from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
+from dino_lab.registry import register
+
+Count = Annotated[int, Field(gt=0)]
+ITERATIONS = 500  # of L-BFGS at most
+CHUNK = 1024  # tokens looked up at once
+
+
+@register("evaluator", "dense")
+class Dense:
+    """Do single tokens tell what is there? Mean IoU and pixel accuracy of two classifiers of frozen tokens.
+
+    The first `train_share` of the annotated test images is learned from, the rest is scored. A token's class
+    is the most frequent one of its pixels. `linear` is logistic regression (L2, `c`) on standardised tokens;
+    `knn` lets the `k` nearest tokens by cosine vote with exp(cosine / temperature), as the evaluator `knn`
+    does with images. Their probabilities are interpolated bilinearly, and each pixel has the likeliest class.
+    `of_what: classes` tells apart background and the classes of objects, `parts` background and the numbers
+    of parts. `majority_...` says the most frequent class everywhere, as a floor.
+    """
+
+    def __init__(
+        self,
+        *,
+        of_what: Literal["classes", "parts"] = "classes",
+        images: Annotated[int, Field(ge=2)] | None = 400,
+        train_share: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        c: Annotated[float, Field(gt=0)] = 1.0,
+        k: Count = 10,
+        temperature: Annotated[float, Field(gt=0)] = 0.07,
+        pixels: Count | None = None,
+        every: Count = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.of_what, self.images, self.train_share = of_what, images, train_share
+        self.c, self.k, self.temperature, self.pixels, self.every = c, k, temperature, pixels, every
+        self.of: Literal["teacher", "student"] = of
+        self.needs = ("data.annotated",)
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        count = "all" if self.images is None else f"first {self.images}"
+        pixels = "as the run" if self.pixels is None else self.pixels
+        return (
+            f"dense/1: {self.of_what} and background, tokens of the last block, majority class of a cell; "
+            f"linear: logistic regression, L2 C={self.c:g}, standardised, L-BFGS, at most {ITERATIONS} "
+            f"iterations; knn: k={self.k} T={self.temperature:g}, cosine; bilinear between cells; mIoU over "
+            f"classes that the truth has, void left out; of the {self.of} in evaluation mode, {count} images "
+            f"of the test split, the first {self.train_share:g} of them learned from, pixels {pixels}"
+        )
+
+    def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
+        """Mean IoU and accuracy of each classifier."""
+        seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
+        tokens, truth = _tokens(seen), seen.classes if self.of_what == "classes" else seen.parts
+        learned = round(len(truth) * self.train_share)
+        if not 0 < learned < len(truth):
+            raise UserError(
+                f"evaluator dense: {self.train_share:g} of {len(truth)} images leaves one part empty"
+            )
+        classes = int(truth[truth != VOID].max()) + 1
+        grid = (tokens.shape[2], tokens.shape[3])
+        cells = _segmentation.cell_classes(truth[:learned], grid, classes).flatten()
+        bank = tokens[:learned].movedim(1, -1).flatten(0, 2)[cells != VOID]  # [M, D]
+        cells = cells[cells != VOID]
+        if len(cells.unique()) < 2:
+            raise UserError(f"evaluator dense: the {learned} images to learn from have one class only")
+        asked = tokens[learned:].movedim(1, -1).flatten(0, 2)  # [n h w, D]
+        said = {
+            "linear": _linear(bank, cells, asked, classes, self.c),
+            "knn": self._neighbours(bank, cells, asked, classes),
+            "majority": F.one_hot(cells.mode().values, classes).float().expand(len(asked), -1),
+        }
+        scores = {}
+        for name, shares in said.items():  # [n h w, classes]
+            cellwise = shares.unflatten(0, (-1, *grid)).movedim(-1, 1)
+            found = _segmentation.pixel_classes(cellwise, truth.shape[-1])
+            counts = _segmentation.confusion(truth[learned:], found, classes)
+            scores[f"{name}_miou"] = _segmentation.mean_iou(counts)
+            scores[f"{name}_accuracy"] = _segmentation.accuracy(counts)
+        return scores
+
+    def _neighbours(self, bank: Tensor, cells: Tensor, asked: Tensor, classes: int) -> Tensor:
+        """Shares of the votes [n, classes]."""
+        if self.k > len(bank):
+            raise UserError(
+                f"evaluator dense: k = {self.k} is more than the {len(bank)} tokens to learn from"
+            )
+        reference = F.normalize(bank, dim=1)
+        shares = []
+        for tokens in asked.split(CHUNK):
+            cosine, nearest = (F.normalize(tokens, dim=1) @ reference.T).topk(self.k)
+            votes = (cosine / self.temperature).softmax(1)
+            shares.append(votes.new_zeros(len(tokens), classes).scatter_add_(1, cells[nearest], votes))
+        return torch.cat(shares)
+
+
+def _tokens(seen: Seen) -> Tensor:
+    """Tokens [N, D, h, w]."""
+    tokens = seen.look.tokens
+    if tokens is None:
+        raise UserError("evaluator dense: the backbone gives no tokens")
+    if not tokens.isfinite().all():
+        raise UserError("evaluator dense: the tokens are not finite; the network has diverged")
+    return tokens
+
+
+def _linear(bank: Tensor, cells: Tensor, asked: Tensor, classes: int, c: float) -> Tensor:
+    """Probabilities [n, classes] of logistic regression; of a class that is not learned 0."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std = bank.mean(0), bank.std(0).clamp_min(1e-6)
+    model = LogisticRegression(C=c, max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol says how many iterations
+        model.fit(((bank - mean) / std).double().numpy(), cells.numpy())
+    found = torch.from_numpy(model.predict_proba(((asked - mean) / std).double().numpy())).float()
+    return torch.zeros(len(asked), classes).index_copy_(1, torch.from_numpy(model.classes_), found)
