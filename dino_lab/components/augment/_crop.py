@@ -1,16 +1,16 @@
-"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased).
-
-A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image. With one weight
-matrix per image, all crops of a batch are two matrix products, whatever their boxes.
-"""
+"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dino_lab.components.augment._host import host_knows
+
+TOGETHER = 48  # pixels of a side up to which the images of a batch are resized at once on the CPU
 TRIES = 10  # torchvision.transforms.RandomResizedCrop
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
@@ -47,9 +47,33 @@ def _centred(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [V, B, 4] of images [B, C, H, W] to crops [V, B, C, size, size]; `flip` bool [V, B] mirrors.
+    """Boxes [V, B, 4] of images uint8 [B, C, H, W] to crops in 0..1, float32 [V, B, C, size, size].
 
-    Equal to Pillow's `crop` and `resize(BICUBIC)` but for its rounding to whole grey levels.
+    As Pillow's `crop` and `resize(BICUBIC)`; where `flip` is true, bool [V, B], mirrored. On the CPU large
+    images are done one by one, in whole grey levels as Pillow's are; small ones, and on a GPU all, as matrix
+    products, whose levels are not rounded.
+    """
+    if host_knows(images) and max(images.shape[2:]) > TOGETHER:
+        return _one_by_one(images, boxes, flip, size)
+    return _together(images.float() / 255, boxes, flip, size)
+
+
+def _one_by_one(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    # The kernel of torch is several times faster where the channels of a pixel lie side by side.
+    images = images.contiguous(memory_format=torch.channels_last)
+    crops = torch.empty(*flip.shape, images.shape[1], size, size)
+    for view, (its_boxes, its_flip) in enumerate(zip(boxes.int().tolist(), flip.tolist(), strict=True)):
+        for i, ((top, left, h, w), mirrored) in enumerate(zip(its_boxes, its_flip, strict=True)):
+            box = images[i : i + 1, :, top : top + h, left : left + w]
+            crop = F.interpolate(box, (size, size), mode="bicubic", antialias=True)
+            crops[view, i] = crop[0].flip(2) if mirrored else crop[0]
+    return crops.div_(255)
+
+
+def _together(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    """A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image.
+
+    With one weight matrix per image, all crops of a batch are two matrix products, whatever their boxes.
     """
     B, C, H, W = images.shape
     V = len(boxes)
@@ -61,7 +85,8 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
     x = images.reshape(B, C * H, W) @ horizontal.reshape(B, V * size, W).mT
     x = x.clamp_(0, 1).view(B, C, H, V, size).permute(0, 3, 2, 1, 4).reshape(B * V, H, C * size)
     x = vertical.reshape(B * V, size, H) @ x
-    return x.clamp_(0, 1).view(B, V, size, C, size).permute(1, 0, 3, 2, 4)  # [V, B, C, size, size]
+    x = x.clamp_(0, 1).view(B, V, size, C, size).permute(1, 0, 3, 2, 4)  # [V, B, C, size, size]
+    return x.contiguous()
 
 
 def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor) -> Tensor:
