@@ -15,7 +15,7 @@ from dino_lab.components.augment._draw import Drawn, between, per_view, uniform
 from dino_lab.components.augment._host import host_knows, to_chosen
 from dino_lab.errors import UserError
 
-# Numbers of crops that the CPU works on at once: more, and they leave the cache of a core between operations.
+# Numbers of crops that a thread of the CPU works on at once: more would leave its cache between operations.
 CACHED = 600_000
 
 
@@ -53,7 +53,9 @@ class Policy:
         V, (B, C, H, W) = self.views, images.shape
         drawn = self.draw(B, H, W, generator)
         crops = torch.empty(V, B, C, self.size, self.size, device=images.device)
-        at_once = max(1, CACHED // (V * C * self.size**2)) if host_knows(images) else B
+        at_once = B
+        if host_knows(images):
+            at_once = max(1, torch.get_num_threads() * CACHED // (V * C * self.size**2))
         with torch.autocast(images.device.type, enabled=False):
             for first in range(0, B, at_once):
                 some = slice(first, first + at_once)
