@@ -17,6 +17,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab.components.data._pack import pack
+from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.kinds import FOLDERS
 from dino_lab.names import BUILT_IN, sources
 from dino_lab.registry import registry
@@ -40,7 +42,7 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluator", "knn"): {"k": [1, 5]},
 }
 # Kinds of files that a component reads; `files` writes them.
-FROM_FILES = {("data", "image_folder"), ("data", "parquet")}
+FROM_FILES = {("data", "image_folder"), ("data", "parquet"), ("data", "packed")}
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
 EXCUSED = {("data", "torchvision"): "its data sets are downloads; tests/components tries it with false ones"}
@@ -55,7 +57,7 @@ COMPONENTS = [
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes, as Parquet and as class folders."""
+    """A training split of 9 images and a test split of 6, in 3 classes, as Parquet, class folders and a pack."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -68,6 +70,8 @@ def files(tmp_path: Path) -> Path:
             (folder / f"{i}.png").write_bytes(buffer.getvalue())
         table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
+    data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
+    pack(data, {}, tmp_path / "pack", lambda done, total: None)
     return tmp_path
 
 
@@ -77,7 +81,8 @@ def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) ->
         pytest.skip(EXCUSED[kind, name])
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
-        params = {"path": str(files if name == "parquet" else files / "folders"), "size": 16}
+        folder = {"parquet": files, "image_folder": files / "folders", "packed": files / "pack"}[name]
+        params = {"path": str(folder)} | ({} if name == "packed" else {"size": 16})
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dino_lab import __version__
-from dino_lab.cli import compare, completion, components, diff, folders, new, run, specs, sweep
+from dino_lab.cli import compare, completion, components, diff, folders, new, pack, run, specs, sweep
 from dino_lab.errors import UserError
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
@@ -40,6 +40,7 @@ for verb in (
     specs.schema,
     folders.eval_,
     folders.export,
+    pack.pack,
     completion.completion,
 ):
     app.command(verb.__name__.rstrip("_"))(verb)

@@ -100,13 +100,17 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
     target = target + mirror * (size - 2 * target)
     centre = start[..., None] + target * step  # [*shape, size]
     spread = step.clamp(min=1)
-    largest = max(1.0, pixels / size)
-    taps = torch.arange(math.ceil(4 * largest) + 1, device=start.device)
-    source = (centre - 2 * spread).floor()[..., None] + taps  # [*shape, size, taps]
+    if pixels <= TOGETHER:  # all pixels are few, and their weights need no sorting into places
+        source = torch.arange(pixels, device=start.device).to(step)
+    else:
+        taps = torch.arange(math.ceil(4 * max(1.0, pixels / size)) + 1, device=start.device)
+        source = (centre - 2 * spread).floor()[..., None] + taps  # [*shape, size, taps]
     begin, end = start[..., None, None], (start + length)[..., None, None]
-    weight = _cubic((source + 0.5 - centre[..., None]) / spread[..., None])
-    weight = weight * ((source >= begin) & (source < end))
-    weight = weight / weight.sum(-1, keepdim=True)
+    weight = _cubic((source + (0.5 - centre[..., None])).div_(spread[..., None]))
+    weight.mul_((source >= begin) & (source < end))
+    weight.div_(weight.sum(-1, keepdim=True))
+    if pixels <= TOGETHER:
+        return weight
     # What lies outside the image has weight 0; it wraps into columns of its own, which are cut off.
     width = pixels + len(taps)
     matrix = weight.new_zeros(*source.shape[:-1], width)
@@ -115,6 +119,7 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
 
 def _cubic(x: Tensor) -> Tensor:
     # As truncated powers: torch.where is some ten times slower than arithmetic on the CPU.
-    x = x.abs()
+    x = x.abs_()
     outer, inner = (2 - x).clamp_(min=0), (1 - x).clamp_(min=0)
-    return 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)
+    near = (1 - 2 * inner).mul_(inner).mul_(inner)
+    return (outer - 1).mul_(outer).mul_(outer).mul_(0.5).add_(near)
