@@ -83,8 +83,10 @@ def test_crop_without_antialias_would_differ() -> None:
     assert difference(plain, tensor(theirs))[0] > 4 * ROUNDING
 
 
-def test_boxes_are_torchvisions() -> None:
-    H, W, scale = 90, 140, (0.05, 0.4)
+@pytest.mark.parametrize("shape", [(90, 140), (256, 256), (32, 32)])
+@pytest.mark.parametrize("scale", [(0.05, 0.4), (0.4, 1.0)])
+def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, float]) -> None:
+    H, W = shape
     ours = draw_boxes((4, 5000), H, W, scale, torch.Generator().manual_seed(0)).view(-1, 4)
     with torch.random.fork_rng():
         torch.manual_seed(1)
