@@ -2,16 +2,19 @@
 
 What works on whole batches runs in one process with a thread for each core; what takes one image at a time
 runs in as many processes with one thread each, which share the batch and keep their crops: sending them costs
-them nothing here. Every crop is normalised. Reading and decoding are not part of it.
+them nothing here. Every crop is normalised. Reading and decoding are not part of it. dino-lab runs as
+`dino-lab run` starts it, with large pages of memory; the others as their users start them.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing.pool import Pool
 
@@ -35,6 +38,8 @@ ASKED = {  # times faster than
     ("CIFAR", "Pillow, as facebookresearch/dino"): 15,
 }
 GREY_SHARE = 0.2
+OURS = "dino-lab"
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # see benchmarks/__init__.py
 
 
 def pictures(number: int, pixels: int) -> Tensor:
@@ -58,7 +63,9 @@ def main(cores: int = 2) -> str:
     text = "\n\n".join(texts)
     text += (
         f"\n\nCores: {cores}. dino-lab and Kornia in one process with a thread for each, the others in a "
-        "process with one thread for each. Kornia does not smooth what it shrinks; the others do."
+        "process with one thread for each. Kornia does not smooth what it shrinks; the others do. "
+        "dino-lab runs as `dino-lab run` starts it, with large pages of memory, the others as their users "
+        "start them."
     )
     return section(
         "Augmentation: DINO's multi-crop, batch 64 on the CPU", "python -m benchmarks.augment", text
@@ -69,8 +76,10 @@ def _measure(setting: Setting, cores: int) -> str:
     images = pictures(setting.batch, setting.pixels)
     skipped = {name: reason for name in PEERS if (reason := missing(name))}
     torch.set_num_threads(cores)
-    with _processes(cores) as pool:
-        jobs = {name: _job(pool, cores, name, setting, images) for name in PEERS if name not in skipped}
+    with _processes(1, threads=cores) as one, _processes(cores, threads=1) as many:
+        jobs: dict[str, Callable[[], object]] = {OURS: partial(PEERS[OURS](setting), images)}
+        for name in (name for name in PEERS if name not in (OURS, *skipped)):
+            jobs[name] = _job(*((one, 1) if name in BATCHED else (many, cores)), name, setting)
         checks = {name: _check(name, setting, images) for name in jobs}
         times: dict[str, list[float]] = {name: [] for name in jobs}
         for round_ in range(ROUNDS[setting.name] + 1):
@@ -89,30 +98,26 @@ def _measure(setting: Setting, cores: int) -> str:
 
 
 def _row(setting: Setting, name: str, times: dict[str, list[float]], check: list[str]) -> list[str]:
-    ratios = [theirs / ours for theirs, ours in zip(times[name], times["dino-lab"], strict=True)]
+    ratios = [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)]
     asked = ASKED.get((setting.name, name))
     milliseconds = spread([1000 * t for t in times[name]], 3 if setting.name == "CIFAR" else 2)
     return [name, milliseconds, spread(ratios, 1), f"at least {asked}" if asked else "", *check]
 
 
 @contextmanager
-def _processes(cores: int) -> Iterator[Pool]:
+def _processes(count: int, threads: int) -> Iterator[Pool]:
+    ours = os.environ[LARGE_PAGES]
+    os.environ[LARGE_PAGES] = "0"
     # Spawned, not forked: a fork of a process with threads of OpenMP may hang.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(cores, initializer=_start) as pool:
+    with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (threads,)) as pool:
+        os.environ[LARGE_PAGES] = ours
+        assert pool.map(os.getenv, [LARGE_PAGES] * count) == ["0"] * count
         yield pool
 
 
-def _start() -> None:
-    torch.set_num_threads(1)
-
-
-def _job(pool: Pool, cores: int, name: str, setting: Setting, images: Tensor) -> Callable[[], object]:
-    if name in BATCHED:
-        crops = PEERS[name](setting)
-        return lambda: crops(images)
-    shares = [range(core, setting.batch, cores) for core in range(cores)]
-    return lambda: pool.starmap(_share, [(name, setting, share) for share in shares], chunksize=1)
+def _job(pool: Pool, parts: int, name: str, setting: Setting) -> Callable[[], object]:
+    work = [(name, setting, range(part, setting.batch, parts)) for part in range(parts)]
+    return lambda: pool.starmap(_share, work, chunksize=1)
 
 
 _PREPARED: dict[tuple[str, str], tuple[Callable[[Tensor], Crops], Tensor]] = {}

@@ -169,4 +169,4 @@ PEERS: dict[str, Callable[[Setting], Callable[[Tensor], Crops]]] = {
     "torchvision v2 on tensors": torchvision_v2,
     "lightly": lightly,
 }
-BATCHED = ("dino-lab", "Kornia")  # the others take one image at a time, so they run in processes
+BATCHED = ("Kornia",)  # as is dino-lab; the others take one image at a time, so they run in processes

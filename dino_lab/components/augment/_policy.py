@@ -52,11 +52,13 @@ class Policy:
         _check(images)
         V, (B, C, H, W) = self.views, images.shape
         drawn = self.draw(B, H, W, generator)
-        crops = torch.empty(V, B, C, self.size, self.size, device=images.device)
         at_once = B
         if host_knows(images):
             at_once = max(1, torch.get_num_threads() * CACHED // (V * C * self.size**2))
         with torch.autocast(images.device.type, enabled=False):
+            if at_once >= B:
+                return self.make(images, drawn)
+            crops = torch.empty(V, B, C, self.size, self.size, device=images.device)
             for first in range(0, B, at_once):
                 some = slice(first, first + at_once)
                 crops[:, some] = self.make(images[some], drawn.of(some))
