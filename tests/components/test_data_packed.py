@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -83,6 +84,7 @@ def test_a_pack_is_the_data(
     assert_same(packed, data)
     assert_same(Packed(CPU, path=str(tmp_path / "pack"), limit=11), opened(photos, limit=11))
     assert {path.name for path in (tmp_path / "pack").iterdir()} == {
+        "lock",
         "pack.json",
         "train.labels.npy",
         "test.labels.npy",
@@ -215,3 +217,34 @@ def test_pack_refuses_in_one_line(
     assert main(["pack", str(photos), "--to", str(tmp_path / "pack"), *words]) == 2
     assert re.search(message, capsys.readouterr().err.strip())
     assert not (tmp_path / "pack").exists()
+
+
+def test_a_killed_pack_goes_on(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pack"
+    arguments = ["pack", str(photos), "--to", str(folder), "--set", "data.size=8"]
+    code = (
+        "import sys, time\n"
+        "from dino_lab.cli import pack as verb\n"
+        "from dino_lab.cli.app import main\n"
+        "from dino_lab.components.data import _pack\n"
+        "_pack.SHARD_BYTES, _pack.BATCH = 7 * 3 * 8 * 8, 4\n"
+        "if sys.argv[1] == 'slow': verb._Progress.__call__ = lambda self, done, total: time.sleep(0.3)\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, "slow", *arguments]) as started:
+        deadline = time.monotonic() + 60
+        while not (folder / "train-00001.npy").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        second = subprocess.run(
+            [sys.executable, "-c", code, "fast", *arguments], capture_output=True, text=True, check=False
+        )
+        started.kill()
+    assert second.returncode == 2
+    assert second.stderr.strip() == f"{folder}: another process is packing into it"
+    first = (folder / "train-00000.npy").stat().st_mtime_ns
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fast", *arguments], capture_output=True, text=True, check=True
+    )
+    assert "38 written now" not in done.stdout
+    assert (folder / "train-00000.npy").stat().st_mtime_ns == first
+    assert_same(Packed(CPU, path=str(folder)), ImageFolder(CPU, path=str(photos), size=8))

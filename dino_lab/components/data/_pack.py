@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ from dino_lab.errors import UserError
 
 SHARD_BYTES = 2**29  # every shard is an open file of whoever reads them: ImageNet at 256 pixels is 500
 BATCH = 64
+LOCK = "lock"
 
 
 def pack(
@@ -30,14 +33,21 @@ def pack(
     the folder holds something else.
     """
     planned = _plan(data, source)
-    folder.mkdir(parents=True, exist_ok=True)
     there = Manifest.read(folder)
-    if there is None and any(folder.iterdir()):
+    if there is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
         raise UserError(f"{folder}: is not empty, and no pack")
     if there is not None and replace(there, finished=False) != planned:
         raise UserError(f"{folder}: is a pack of other data ({_difference(there, planned)} differs)")
-    if there is None:
-        planned.write(folder)
+    with _locked(folder):
+        if there is None:
+            planned.write(folder)
+        return replace(planned, finished=True), _complete(data, folder, planned, progress)
+
+
+def _complete(data: Labelled, folder: Path, planned: Manifest, progress: Callable[[int, int], None]) -> int:
+    """Write what is missing or damaged; how many images that were."""
+    for part in folder.glob(".*.npy"):  # of a process that was killed
+        part.unlink()
     for split in SPLITS:
         with replacing(folder / f"{split}.labels.npy") as part, part.open("wb") as file:
             np.save(file, data.labels(split).numpy())
@@ -48,9 +58,20 @@ def pack(
         for finished in _write(data, split, shards):
             done += finished
             progress(done, total)
-    finished_manifest = replace(planned, finished=True)
-    finished_manifest.write(folder)
-    return finished_manifest, total
+    replace(planned, finished=True).write(folder)
+    return total
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it; the lock goes with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is packing into it") from None
+        yield
 
 
 def _plan(data: Labelled, source: dict[str, Any]) -> Manifest:
