@@ -17,6 +17,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab.components.data._pack import pack
+from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.kinds import FOLDERS
 from dino_lab.names import BUILT_IN, sources
 from dino_lab.registry import registry
@@ -44,7 +46,12 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluator", "copy_detection"): {"top": 5, "generate": {"images": 3}},
 }
 # Kinds of files that a component reads; `files` writes them.
-FROM_FILES = {("data", "image_folder"): "folders", ("data", "parquet"): ".", ("data", "voc"): "voc"}
+FROM_FILES = {
+    ("data", "image_folder"): "folders",
+    ("data", "parquet"): ".",
+    ("data", "voc"): "voc",
+    ("data", "packed"): "pack",
+}
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
 EXCUSED = {("data", "torchvision"): "its data sets are downloads; tests/components tries it with false ones"}
@@ -59,7 +66,7 @@ COMPONENTS = [
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders and VOC."""
+    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders, VOC and a pack."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -73,6 +80,8 @@ def files(tmp_path: Path) -> Path:
             _add_to_voc(tmp_path / "voc", "val" if split == "test" else split, i, buffer.getvalue())
         table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
+    data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
+    pack(data, {}, tmp_path / "pack", lambda done, total: None)
     return tmp_path
 
 
@@ -95,7 +104,7 @@ def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) ->
         pytest.skip(EXCUSED[kind, name])
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
-        params = {"path": str(files / FROM_FILES[kind, name]), "size": 16}
+        params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 

@@ -189,10 +189,6 @@ class Sizes(Mean):
         super().__init__()
         self.seen: list[tuple[int, ...]] = []
 
-    def check_size(self, size: int) -> None:
-        if size % 2:
-            raise ValueError(f"{size} is odd")
-
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(tuple(images.shape[-2:]))
         if images.shape[-1] == 5:
@@ -203,16 +199,16 @@ class Sizes(Mean):
 def test_images_are_seen_at_another_size_or_as_they_are() -> None:
     backbone = Sizes()
     encode = Encoder(Network(backbone, nn.Identity()), 4, nullcontext)
-    encode.at(8)(images(3))
+    encode.at(8, 3)(images(3))
     encode.unresized()(images(9)[:, :, :6])
     encode(images(3))
-    assert backbone.seen == [(8, 8), (6, 9), (4, 4)]
+    assert backbone.seen == [(8, 8), (8, 8), (6, 9), (4, 4)]  # the first to try
 
 
 def test_a_size_that_the_network_refuses_is_one_line() -> None:
     encode = Encoder(Network(Sizes(), nn.Identity()), 4, nullcontext)
-    with pytest.raises(UserError, match=r"cannot see images of 7 pixels: 7 is odd"):
-        encode.at(7)
+    with pytest.raises(UserError, match=r"pixels = 5: the backbone, Sizes, refuses them: five$"):
+        encode.at(5, 3)
     with pytest.raises(UserError, match=r"cannot see images of 5 x 5 px: five$"):
         encode.unresized()(images(5))
 
@@ -220,6 +216,6 @@ def test_a_size_that_the_network_refuses_is_one_line() -> None:
 def test_what_is_kept_of_one_size_is_not_that_of_another() -> None:
     encode = encoder()
     calls = []
-    for eye in (encode, encode, encode.at(8), encode.unresized()):
+    for eye in (encode, encode, encode.at(8, 3), encode.unresized()):
         eye.once("key", lambda: calls.append(1))
     assert len(calls) == 3

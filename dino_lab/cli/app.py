@@ -21,6 +21,7 @@ from dino_lab.cli import (
     diff,
     folders,
     new,
+    pack,
     run,
     specs,
     sweep,
@@ -54,6 +55,7 @@ for verb in (
     folders.eval_,
     folders.export,
     attend.attend,
+    pack.pack,
     completion.completion,
 ):
     app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)

@@ -28,6 +28,7 @@ FILES = {
     "backbone.safetensors": "the backbone, for plain timm",
     "evaluations": "files of the evaluators, by step",
 }
+WORTH_SAYING = 0.05  # of the time in which images were waited for
 STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
 
 
@@ -38,6 +39,7 @@ class Notes:
         self.first_step = 0
         self.protocols: list[str] = []
         self.rates: list[float] = []
+        self.waits: list[float] = []
 
     def started(self, run: Run, folder: Path, step: int) -> None:
         """Keep the evaluators' protocols."""
@@ -48,6 +50,7 @@ class Notes:
         """Keep the speed."""
         if "images_per_second" in row.numbers:
             self.rates.append(row.numbers["images_per_second"])
+            self.waits.append(row.numbers.get("data_wait", 0.0))
 
     def progressed(self, step: int, total: int) -> None:
         """Nothing."""
@@ -82,6 +85,8 @@ def _headline(outcome: Outcome, notes: Notes, seconds: float) -> Text:
         how = f": {done}, in {duration(outcome.seconds)}; nothing was done now"
     else:
         speed = f", {statistics.median(notes.rates):.0f} images/s" if notes.rates else ""
+        if notes.waits and (wait := statistics.median(notes.waits)) > WORTH_SAYING:
+            speed += f", {wait:.0%} of the time waiting for data"
         resumed = f" (resumed at step {notes.first_step})" if notes.first_step else ""
         how = f": {done}{resumed}, {duration(seconds)}{speed}"
     style = STYLES.get(outcome.status, "red")

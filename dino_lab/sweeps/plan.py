@@ -29,7 +29,7 @@ SWEEPS = "_sweeps"  # no spec may have this name, so no run folder has
 # Numbers of the rows that any method may have; which there are is seen once a step was measured.
 ROW_NUMBERS = (
     *("loss", "entropy", "kl", "effective_rank", "feature_spread", "outputs_in_use", "center_norm"),
-    *("accuracy", "gradient_norm", "images_per_second"),
+    *("accuracy", "gradient_norm", "images_per_second", "data_wait"),
 )
 
 

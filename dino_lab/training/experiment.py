@@ -126,8 +126,9 @@ class _Execution:
             self.step = row.step
             for listener in self.listeners:
                 listener.progressed(row.step, row.total)
+            self.clock.waited += row.waited
             if row.numbers:
-                row.numbers["images_per_second"] = self.clock.rate(row.step)
+                row.numbers.update(self.clock.read(row.step))
                 if self.run.device.type == "cuda":
                     row.numbers["peak_memory"] = float(torch.cuda.max_memory_allocated(self.run.device))
                 row.numbers.update(self._evaluate())
@@ -198,14 +199,17 @@ class _Execution:
 
 
 class _Clock:
-    """Images per second of the steps since `start`; what happens between two starts is not counted."""
+    """Speed of the steps since `start`; what happens between two starts is not counted."""
 
     def __init__(self, step: int, batch_size: int) -> None:
         self.batch_size = batch_size
         self.start(step)
 
     def start(self, step: int) -> None:
-        self.step, self.time = step, time.perf_counter()
+        self.step, self.time, self.waited = step, time.perf_counter(), 0.0
 
-    def rate(self, step: int) -> float:
-        return (step - self.step) * self.batch_size / (time.perf_counter() - self.time)
+    def read(self, step: int) -> dict[str, float]:
+        """Images per second, and the share of the time that images were waited for."""
+        seconds = time.perf_counter() - self.time
+        images = (step - self.step) * self.batch_size
+        return {"images_per_second": images / seconds, "data_wait": self.waited / seconds}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
 from dino_lab.training.optimizer import clip_gradients, set_rates
 from dino_lab.training.seeding import seed_everything
+
+Item = TypeVar("Item")
 
 
 class NonFinite(Exception):
@@ -27,13 +31,16 @@ class Row:
     total: int
     epoch: float
     numbers: dict[str, float]
+    waited: float = 0.0  # seconds for this step's images; on a GPU those of the host, which may run ahead
 
 
 def train(run: Run, start: int = 0) -> Iterator[Row]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
     settings = run.spec.train
     batches = run.data.train(settings.batch_size, run.spec.seed, start)
-    for step, (images, labels) in enumerate(islice(batches, run.total_steps - start), start):
+    for step, (waited, (images, labels)) in enumerate(
+        _timed(islice(batches, run.total_steps - start)), start
+    ):
         progress = step / run.total_steps
         seed_everything(run.spec.seed, "step", step)
         writes = (step + 1) % settings.log_every == 0 or run.ends_epoch(step)
@@ -57,7 +64,18 @@ def train(run: Run, start: int = 0) -> Iterator[Row]:
         if writes:
             numbers = {key: float(sum(part[key] for _, part in seen)) for key in seen[0][1]}
             numbers |= {"gradient_norm": norm.item(), "lr": lr, "weight_decay": weight_decay}
-        yield Row(step + 1, run.total_steps, (step + 1) / run.steps_per_epoch, numbers)
+        yield Row(step + 1, run.total_steps, (step + 1) / run.steps_per_epoch, numbers, waited)
+
+
+def _timed(items: Iterable[Item]) -> Iterator[tuple[float, Item]]:
+    """Each item, and the seconds that it took to come."""
+    iterator, end = iter(items), object()
+    while True:
+        began = time.perf_counter()
+        item = next(iterator, end)
+        if item is end:
+            return
+        yield time.perf_counter() - began, cast(Item, item)
 
 
 def _backward(

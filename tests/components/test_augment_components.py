@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dino_lab.components.augment import _crop, _host, _policy
 from dino_lab.components.augment._policy import Policy
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
@@ -61,6 +63,12 @@ def seeded(seed: int) -> torch.Generator:
 
 def batch(B: int = 5, C: int = 3, H: int = 16, W: int = 16) -> Tensor:
     return torch.randint(0, 256, (B, C, H, W), dtype=torch.uint8, generator=seeded(1))
+
+
+def smooth(B: int, H: int) -> Tensor:
+    """Images whose neighbouring pixels are alike, so that a rounded grey level stays a small difference."""
+    coarse = torch.rand(B, 3, 4, 4, generator=seeded(1))
+    return torch.nn.functional.interpolate(coarse, (H, H), mode="bilinear").mul(255).byte()
 
 
 def same(B: int, H: int = 16) -> Tensor:
@@ -297,14 +305,58 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the way that looks at no value."""
+    for module in (_host, _crop, _policy):
+        monkeypatch.setattr(module, "host_knows", lambda x: False)
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_gpu_would_never_be_waited_for(name: str) -> None:
+@pytest.mark.parametrize("H", [16, 64])
+def test_a_gpu_would_never_be_waited_for(name: str, H: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No value is read back, no shape depends on one, and no tensor is made from Python numbers."""
-    augment, images, generator = build(name, **COMPONENTS[name]), batch(), seeded(0)
+    as_on_a_gpu(monkeypatch)
+    augment, images, generator = build(name, **COMPONENTS[name]), batch(5, 3, H, H), seeded(0)
     with Recorder() as recorder:
         augment(images, generator)
     assert {"bmm", "rand", "copysign"} <= recorder.names
     assert not {"_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "equal"} & recorder.names
+
+
+@pytest.mark.parametrize(("name", "given"), [*COMPONENTS.items(), ("multicrop", {"global_size": 60})])
+@pytest.mark.parametrize("H", [16, 64])
+def test_a_gpu_would_give_the_same_crops(
+    name: str, given: dict[str, object], H: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the rounding to whole grey levels, which images of more than 48 pixels get on the CPU."""
+    augment, images = build(name, **given), smooth(20, H)
+    here = augment(images, seeded(0)).crops
+    as_on_a_gpu(monkeypatch)
+    there = augment(images, seeded(0)).crops
+    mean = 1e-6 if H <= _crop.TOGETHER else 0.5 / 255
+    for a, b in zip(here, there, strict=True):
+        assert (a - b).abs().mean() < mean
+
+
+@pytest.mark.parametrize("H", [16, 64])
+def test_crops_do_not_depend_on_how_many_are_made_at_once(
+    H: int, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augment, images = build("multicrop", global_size=60), smooth(7, H)
+    crops = []
+    for cached in (1, 3 * 2 * 3 * 60**2, 10**9):
+        monkeypatch.setattr(_policy, "CACHED", cached)
+        crops.append(augment(images, seeded(0)).crops)
+    for some in crops[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(crops[0], some, strict=True))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_kornia_is_not_imported_to_validate() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
+from dino_lab.components.augment import _crop
 from dino_lab.components.augment._blur import gaussian_blur
 from dino_lab.components.augment._colour import (
     BRIGHTNESS,
@@ -20,6 +21,7 @@ from dino_lab.components.augment._colour import (
     SATURATION,
     blend,
     grayscale,
+    in_order,
     jitter,
     luma,
     shift_hue,
@@ -53,11 +55,18 @@ def difference(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("shape", [(32, 32), (160, 213), (37, 61)])
 @pytest.mark.parametrize("size", [32, 17])
 @pytest.mark.parametrize("flip", [False, True])
-def test_crop_is_pillows(shape: tuple[int, int], size: int, flip: bool) -> None:
+@pytest.mark.parametrize("together", [0, 1000], ids=["one by one", "together"])
+def test_crop_is_pillows(
+    shape: tuple[int, int], size: int, flip: bool, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_crop, "TOGETHER", together)
     image, (H, W) = picture(*shape), shape
     boxes = [(0, 0, H, W), (3, 5, H - 3, W - 5), (1, 2, H // 2, W // 3), (4, 1, 5, 6)]
     ours = resample(
-        tensor(image), torch.tensor(boxes).float()[:, None], torch.full((len(boxes), 1), flip), size
+        F.pil_to_tensor(image)[None],
+        torch.tensor(boxes).float()[:, None],
+        torch.full((len(boxes), 1), flip),
+        size,
     )
     for box, crop in zip(boxes, ours, strict=True):
         theirs = F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
@@ -74,8 +83,10 @@ def test_crop_without_antialias_would_differ() -> None:
     assert difference(plain, tensor(theirs))[0] > 4 * ROUNDING
 
 
-def test_boxes_are_torchvisions() -> None:
-    H, W, scale = 90, 140, (0.05, 0.4)
+@pytest.mark.parametrize("shape", [(90, 140), (256, 256), (32, 32)])
+@pytest.mark.parametrize("scale", [(0.05, 0.4), (0.4, 1.0)])
+def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, float]) -> None:
+    H, W = shape
     ours = draw_boxes((4, 5000), H, W, scale, torch.Generator().manual_seed(0)).view(-1, 4)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -158,7 +169,7 @@ def test_hue_of_corner_colours() -> None:
         turned = (
             torch.tensor([*(wheel[(i + steps) % 6] for i in range(6)), *greys]).float().T.reshape(1, 3, 1, 9)
         )
-        torch.testing.assert_close(shift_hue(x, torch.tensor([steps / 6])), turned, rtol=0, atol=1e-5)
+        torch.testing.assert_close(shift_hue(x.clone(), torch.tensor([steps / 6])), turned, rtol=0, atol=1e-5)
 
 
 def test_jitter_runs_in_each_images_order() -> None:
@@ -170,7 +181,7 @@ def test_jitter_runs_in_each_images_order() -> None:
     factors = 0.6 + 0.8 * torch.rand(24, 3, generator=generator)
     turns = 0.2 * torch.rand(24, generator=generator) - 0.1
     keys = torch.tensor([[order.index(i) / 4 for i in range(4)] for order in orders])
-    ours = jitter(x, factors, turns, keys)
+    ours = jitter(x.clone(), in_order(factors, keys), turns)
     for n, order in enumerate(orders):
         image, (b, c, s), t = x[n : n + 1], factors[n], turns[n : n + 1]
         steps = [
@@ -200,7 +211,7 @@ def test_solarize_is_pillows_and_kornias() -> None:
 
     images = [picture(30, 30, seed) for seed in range(2)]
     x = tensor(*images)
-    ours = solarize(x, torch.tensor([True, False]))
+    ours = solarize(x.clone(), torch.tensor([True, False]))
     torch.testing.assert_close(ours[:1], tensor(F.solarize(images[0], 128)), rtol=0, atol=1e-6)
     torch.testing.assert_close(ours[:1], kornias(x[:1], 0.5), rtol=0, atol=1e-6)
     assert torch.equal(ours[1], x[1])
@@ -210,7 +221,7 @@ def test_solarize_is_pillows_and_kornias() -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (20, 27)])
+@pytest.mark.parametrize("shape", [(32, 32), (20, 27), (64, 64), (49, 75)])
 def test_blur_is_kornias_and_near_pillows(shape: tuple[int, int]) -> None:
     from kornia.filters import gaussian_blur2d
 
@@ -229,10 +240,10 @@ def test_blur_is_kornias_and_near_pillows(shape: tuple[int, int]) -> None:
 
 def test_grey_images_have_no_colour_to_change() -> None:
     x = tensor(picture(16, 16))[:, :1]
-    assert torch.equal(shift_hue(x, torch.tensor([0.3])), x)
-    assert torch.equal(grayscale(x, torch.tensor([True])), x)
+    assert torch.equal(shift_hue(x.clone(), torch.tensor([0.3])), x)
+    assert torch.equal(grayscale(x.clone(), torch.tensor([True])), x)
     torch.testing.assert_close(
-        blend(x, torch.tensor([SATURATION]), torch.tensor([0.3])), x, rtol=0, atol=1e-6
+        blend(x.clone(), torch.tensor([SATURATION]), torch.tensor([0.3])), x, rtol=0, atol=1e-6
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -171,3 +172,28 @@ def test_rows_have_what_the_loss_measures(tiny_spec: Callable) -> None:
         rows = [next(steps).numbers for _ in range(4)]
     assert [row.get("calls_before") for row in rows] == [None, 1, None, 3]
     assert (run.loss.calls, run.loss.measured) == (4, 2)
+
+
+def test_a_row_says_how_much_of_the_time_images_were_waited_for(
+    tiny_spec: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build(tiny_spec("train.log_every=1"), registry, CPU)
+    quick = run.data.train
+
+    def slow(batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in quick(batch_size, seed, start):
+            time.sleep(0.05)
+            yield batch
+
+    waited = next(train(run)).waited
+    monkeypatch.setattr(run.data, "train", slow)
+    rows = train(run)
+    assert all(next(rows).waited >= 0.05 for _ in range(2))
+    assert 0 <= waited < 0.05
+
+
+def test_data_wait_is_a_share(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec("train.epochs=1"))
+    shares = [row["data_wait"] for row in RunFolder(outcome.folder).rows() if row["step"]]
+    assert shares
+    assert all(0 < share < 1 for share in shares)

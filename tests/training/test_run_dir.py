@@ -35,9 +35,16 @@ def test_what_a_run_leaves(tiny_spec: Callable, execute: Callable) -> None:
     assert {"loss", "entropy", "entropy_max", "kl", "center_norm", "feature_spread", "effective_rank"} <= set(
         row
     )
-    assert {"knn.5nn", "lr", "weight_decay", "gradient_norm", "images_per_second", "epoch", "step"} <= set(
-        row
-    )
+    assert {
+        "knn.5nn",
+        "lr",
+        "weight_decay",
+        "gradient_norm",
+        "images_per_second",
+        "data_wait",
+        "epoch",
+        "step",
+    } <= set(row)
     assert row["kl"] == pytest.approx(row["loss"] - row["entropy"], abs=1e-5)
 
 

@@ -1,9 +1,14 @@
-"""Colour operations of torchvision on crops [N, C, H, W] in 0..1, with strengths of every image's own."""
+"""Colour operations of torchvision on crops [N, C, H, W] in 0..1, with strengths of every image's own.
+
+They overwrite the crops that they are given: memory is what they wait for.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from dino_lab.components.augment._host import to_chosen
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
@@ -13,7 +18,7 @@ def luma(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
     red, green, blue = x.chunk(3, dim=1)
-    return torch.add(torch.add(0.299 * red, green, alpha=0.587), blue, alpha=0.114)
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
@@ -22,12 +27,17 @@ def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     `other` is black (brightness), the mean of the luma (contrast) or the luma (saturation). A factor of 1
     changes nothing.
     """
-    factor, operation = factor.view(-1, 1, 1, 1), operation.view(-1, 1, 1, 1)
-    grey = luma(x)
     rest = 1 - factor
-    mean = grey.mean(dim=(2, 3), keepdim=True) * (rest * (operation == CONTRAST))
-    other = torch.addcmul(mean, grey, rest * (operation == SATURATION))
-    return torch.addcmul(other, x, factor).clamp_(0, 1)
+    parts = [factor, rest * (operation == CONTRAST), rest * (operation == SATURATION)]
+    return _blend(x, torch.stack(parts, dim=1))
+
+
+def _blend(x: Tensor, parts: Tensor) -> Tensor:
+    """The sum of x, the mean of its luma and its luma, times `parts` [N, 3], in 0..1."""
+    of_x, of_mean, of_luma = parts.view(-1, 3, 1, 1, 1).unbind(1)
+    grey = luma(x)
+    other = torch.addcmul(grey.mean(dim=(2, 3), keepdim=True) * of_mean, grey, of_luma)
+    return x.mul_(of_x).add_(other).clamp_(0, 1)
 
 
 def grayscale(x: Tensor, chosen: Tensor) -> Tensor:
@@ -49,30 +59,41 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     value = torch.maximum(torch.maximum(red, green), blue)
     lowest = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - lowest
-    sixths = 1 + (green + blue - red - lowest) / chroma.clamp(min=1e-8)
-    hue = torch.copysign(sixths / 6, green - blue) + turns.view(-1, 1, 1, 1)
+    hue = (green + blue).sub_(red).sub_(lowest).div_(chroma.clamp(min=1e-8)).add_(1).mul_(1 / 6)
+    hue = torch.copysign(hue, green - blue).add_(turns.view(-1, 1, 1, 1))
     offset = (3 - 2 * torch.arange(3, device=x.device).view(1, 3, 1, 1)) / 6
-    away = hue + offset  # in turns, from the hue at which the channel is least
-    away.sub_(away.round()).abs_()
-    return torch.addcmul(value, chroma, away.mul_(-6).add_(2).clamp_(0, 1), value=-1)
+    away = torch.add(hue, offset, out=x)  # in turns, from the hue at which the channel is least
+    away.sub_(away.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    return torch.addcmul(value, chroma, away, value=-1, out=x)
 
 
-def jitter(x: Tensor, factors: Tensor, turns: Tensor, keys: Tensor) -> Tensor:
-    """Brightness, contrast, saturation by `factors` [N, 3] and hue by `turns` [N], in each image's own order.
+def jitter(x: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
+    """Brightness, contrast and saturation as `blends` [N, 6, 3] says, and amid them `turns` [N] of hue.
 
-    The order is that of `keys` [N, 4] (brightness, contrast, saturation, hue). Hue is worked out once, for
-    all images together: each of the other three runs once before and once after it, one of the times with
-    factor 1. So no image has to be picked out, which would make a GPU wait.
+    Hue is worked out once, for all images together: each of the other three runs once before and once after
+    it, one of the times without effect. So no image has to be picked out, which would make a GPU wait.
     """
-    sorted_keys, order = keys[:, :3].sort(dim=1)
-    factors = factors.gather(1, order)
-    before = sorted_keys < keys[:, 3:]
-    for slot in range(3):
-        x = blend(x, order[:, slot], torch.where(before[:, slot], factors[:, slot], 1.0))
-    x = shift_hue(x, turns)
-    for slot in range(3):
-        x = blend(x, order[:, slot], torch.where(before[:, slot], 1.0, factors[:, slot]))
+    parts = blends.unbind(1)
+    for part in parts[:3]:
+        x = to_chosen(x, part[:, 0] != 1, _blend, part)
+    x = to_chosen(x, turns != 0, shift_hue, turns)
+    for part in parts[3:]:
+        x = to_chosen(x, part[:, 0] != 1, _blend, part)
     return x
+
+
+def in_order(factors: Tensor, keys: Tensor) -> Tensor:
+    """What `jitter` needs for `factors` [..., 3] in the order of `keys` [..., 4]: [..., 6, 3].
+
+    Factors are of brightness, contrast, saturation, keys of these and hue; the result says how much of the
+    image, of the mean of its luma and of its luma is there after each blend.
+    """
+    sorted_keys, order = keys[..., :3].sort(dim=-1)
+    factors = factors.gather(-1, order)
+    before = sorted_keys < keys[..., 3:]
+    factors = torch.cat([torch.where(before, factors, 1.0), torch.where(before, 1.0, factors)], dim=-1)
+    rest, order = 1 - factors, torch.cat([order, order], dim=-1)
+    return torch.stack([factors, rest * (order == CONTRAST), rest * (order == SATURATION)], dim=-1)
 
 
 def solarize(x: Tensor, chosen: Tensor) -> Tensor:

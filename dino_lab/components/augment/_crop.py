@@ -1,16 +1,16 @@
-"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased).
-
-A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image. With one weight
-matrix per image, all crops of a batch are two matrix products, whatever their boxes.
-"""
+"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dino_lab.components.augment._host import host_knows
+
+TOGETHER = 48  # pixels of a side up to which the images of a batch are resized at once on the CPU
 TRIES = 10  # torchvision.transforms.RandomResizedCrop
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
@@ -47,9 +47,33 @@ def _centred(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [V, B, 4] of images [B, C, H, W] to crops [V, B, C, size, size]; `flip` bool [V, B] mirrors.
+    """Boxes [V, B, 4] of images uint8 [B, C, H, W] to crops in 0..1, float32 [V, B, C, size, size].
 
-    Equal to Pillow's `crop` and `resize(BICUBIC)` but for its rounding to whole grey levels.
+    As Pillow's `crop` and `resize(BICUBIC)`; where `flip` is true, bool [V, B], mirrored. On the CPU large
+    images are done one by one, in whole grey levels as Pillow's are; small ones, and on a GPU all, as matrix
+    products, whose levels are not rounded.
+    """
+    if host_knows(images) and max(images.shape[2:]) > TOGETHER:
+        return _one_by_one(images, boxes, flip, size)
+    return _together(images.float() / 255, boxes, flip, size)
+
+
+def _one_by_one(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    # The kernel of torch is several times faster where the channels of a pixel lie side by side.
+    images = images.contiguous(memory_format=torch.channels_last)
+    crops = torch.empty(*flip.shape, images.shape[1], size, size)
+    for view, (its_boxes, its_flip) in enumerate(zip(boxes.int().tolist(), flip.tolist(), strict=True)):
+        for i, ((top, left, h, w), mirrored) in enumerate(zip(its_boxes, its_flip, strict=True)):
+            box = images[i : i + 1, :, top : top + h, left : left + w]
+            crop = F.interpolate(box, (size, size), mode="bicubic", antialias=True)
+            crops[view, i] = crop[0].flip(2) if mirrored else crop[0]
+    return crops.div_(255)
+
+
+def _together(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
+    """A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image.
+
+    With one weight matrix per image, all crops of a batch are two matrix products, whatever their boxes.
     """
     B, C, H, W = images.shape
     V = len(boxes)
@@ -61,7 +85,8 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
     x = images.reshape(B, C * H, W) @ horizontal.reshape(B, V * size, W).mT
     x = x.clamp_(0, 1).view(B, C, H, V, size).permute(0, 3, 2, 1, 4).reshape(B * V, H, C * size)
     x = vertical.reshape(B * V, size, H) @ x
-    return x.clamp_(0, 1).view(B, V, size, C, size).permute(1, 0, 3, 2, 4)  # [V, B, C, size, size]
+    x = x.clamp_(0, 1).view(B, V, size, C, size).permute(1, 0, 3, 2, 4)  # [V, B, C, size, size]
+    return x.contiguous()
 
 
 def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor) -> Tensor:
@@ -75,13 +100,17 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
     target = target + mirror * (size - 2 * target)
     centre = start[..., None] + target * step  # [*shape, size]
     spread = step.clamp(min=1)
-    largest = max(1.0, pixels / size)
-    taps = torch.arange(math.ceil(4 * largest) + 1, device=start.device)
-    source = (centre - 2 * spread).floor()[..., None] + taps  # [*shape, size, taps]
+    if pixels <= TOGETHER:  # all pixels are few, and their weights need no sorting into places
+        source = torch.arange(pixels, device=start.device).to(step)
+    else:
+        taps = torch.arange(math.ceil(4 * max(1.0, pixels / size)) + 1, device=start.device)
+        source = (centre - 2 * spread).floor()[..., None] + taps  # [*shape, size, taps]
     begin, end = start[..., None, None], (start + length)[..., None, None]
-    weight = _cubic((source + 0.5 - centre[..., None]) / spread[..., None])
-    weight = weight * ((source >= begin) & (source < end))
-    weight = weight / weight.sum(-1, keepdim=True)
+    weight = _cubic((source + (0.5 - centre[..., None])).div_(spread[..., None]))
+    weight.mul_((source >= begin) & (source < end))
+    weight.div_(weight.sum(-1, keepdim=True))
+    if pixels <= TOGETHER:
+        return weight
     # What lies outside the image has weight 0; it wraps into columns of its own, which are cut off.
     width = pixels + len(taps)
     matrix = weight.new_zeros(*source.shape[:-1], width)
@@ -90,6 +119,7 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
 
 def _cubic(x: Tensor) -> Tensor:
     # As truncated powers: torch.where is some ten times slower than arithmetic on the CPU.
-    x = x.abs()
+    x = x.abs_()
     outer, inner = (2 - x).clamp_(min=0), (1 - x).clamp_(min=0)
-    return 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)
+    near = (1 - 2 * inner).mul_(inner).mul_(inner)
+    return (outer - 1).mul_(outer).mul_(outer).mul_(0.5).add_(near)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dino_lab.components.augment._blur import gaussian_blur
-from dino_lab.components.augment._colour import grayscale, jitter, solarize
+from dino_lab.components.augment._colour import grayscale, in_order, jitter, solarize
 from dino_lab.components.augment._crop import draw_boxes, resample
+from dino_lab.components.augment._draw import Drawn, between, per_view, uniform
+from dino_lab.components.augment._host import host_knows, to_chosen
 from dino_lab.errors import UserError
+
+# Numbers of crops that a thread of the CPU works on at once: more would leave its cache between operations.
+CACHED = 600_000
 
 
 @dataclass(frozen=True)
@@ -45,61 +51,71 @@ class Policy:
         """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
         _check(images)
         V, (B, C, H, W) = self.views, images.shape
+        drawn = self.draw(B, H, W, generator)
+        at_once = B
+        if host_knows(images):
+            at_once = max(1, torch.get_num_threads() * CACHED // (V * C * self.size**2))
         with torch.autocast(images.device.type, enabled=False):
-            boxes = draw_boxes((V, B), H, W, self.scale, generator)
-            flip = _uniform(generator, V, B) < self.flip_probability
-            x = resample(images.float() / 255, boxes, flip, self.size)
-            x = x.reshape(V * B, C, self.size, self.size)
-            x = self._turn(x, generator)
-            x = self._colour(x, generator)
-            x = self._blur(x, B, generator)
-            return x.view(V, B, C, self.size, self.size)
+            if at_once >= B:
+                return self.make(images, drawn)
+            crops = torch.empty(V, B, C, self.size, self.size, device=images.device)
+            for first in range(0, B, at_once):
+                some = slice(first, first + at_once)
+                crops[:, some] = self.make(images[some], drawn.of(some))
+        return crops
 
-    def _turn(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        if not self.rotation:
-            return x
-        from kornia.geometry.transform import rotate
+    def draw(self, B: int, H: int, W: int, generator: torch.Generator) -> Drawn:
+        """What happens to every crop of B images of H times W pixels."""
+        V = self.views
+        return Drawn(
+            boxes=draw_boxes((V, B), H, W, self.scale, generator),
+            flipped=uniform(generator, V, B) < self.flip_probability,
+            angle=between(-self.rotation, self.rotation, uniform(generator, V, B)) if self.rotation else None,
+            **self._draw_colour(V, B, generator),
+            **self._draw_blur(V, B, generator),
+        )
 
-        angle = self.rotation * (2 * _uniform(generator, len(x)) - 1)
-        return rotate(x, angle, padding_mode="reflection")
-
-    def _colour(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        N = len(x)
+    def _draw_colour(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
+        blends = turns = grey = None
         if self.jitter_probability:
-            chosen = _uniform(generator, N) < self.jitter_probability
-            uniform = _uniform(generator, 4, N)
+            jittered = uniform(generator, V, B) < self.jitter_probability
+            *shares, turn = uniform(generator, 4, V, B)
             strengths = (self.brightness, self.contrast, self.saturation)
-            factors = [_between(max(0.0, 1 - s), 1 + s, u) for s, u in zip(strengths, uniform, strict=False)]
-            factor = torch.where(chosen[:, None], torch.stack(factors, dim=1), 1.0)  # [N, 3]
-            turns = chosen * self.hue * (2 * uniform[3] - 1)
-            x = jitter(x, factor, turns, _uniform(generator, N, 4))
+            factors = [between(max(0.0, 1 - s), 1 + s, u) for s, u in zip(strengths, shares, strict=True)]
+            factor = torch.where(jittered[..., None], torch.stack(factors, dim=-1), 1.0)  # [V, B, 3]
+            turns = jittered * self.hue * (2 * turn - 1)
+            blends = in_order(factor, uniform(generator, V, B, 4))
         if self.grey_probability:
-            x = grayscale(x, _uniform(generator, N) < self.grey_probability)
-        return x
+            grey = uniform(generator, V, B) < self.grey_probability
+        return {"blends": blends, "turns": turns, "grey": grey}
 
-    def _blur(self, x: Tensor, B: int, generator: torch.Generator) -> Tensor:
+    def _draw_blur(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
+        blurred = sigma = solarized = None
         if any(self.blur_probability):
-            chosen = _per_view(self.blur_probability, B, generator)
-            sigma = _between(*self.blur_sigma, _uniform(generator, len(x)))
-            x = gaussian_blur(x, sigma, chosen, self.blur_sigma[1])
+            blurred = per_view(self.blur_probability, B, generator)
+            sigma = between(*self.blur_sigma, uniform(generator, V, B))
         if any(self.solarize_probability):
-            x = solarize(x, _per_view(self.solarize_probability, B, generator))
-        return x
+            solarized = per_view(self.solarize_probability, B, generator)
+        return {"blurred": blurred, "sigma": sigma, "solarized": solarized}
 
+    def make(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """The crops [V, B, C, size, size] that were drawn of images [B, C, H, W]."""
+        crops = resample(images, drawn.boxes, drawn.flipped, self.size)
+        x, each = crops.flatten(0, 1), drawn.flat()
+        if each.angle is not None:
+            from kornia.geometry.transform import rotate
 
-def _per_view(probability: tuple[float, ...], B: int, generator: torch.Generator) -> Tensor:
-    """Bool [V * B]: true with the probability of the view."""
-    uniform = _uniform(generator, len(probability), B)
-    # Numbers, no tensor of them: copying one to a GPU would make the host wait for it.
-    return torch.cat([u < p for u, p in zip(uniform, probability, strict=True)])
-
-
-def _between(low: float, high: float, uniform: Tensor) -> Tensor:
-    return low + (high - low) * uniform
-
-
-def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=generator, device=generator.device)
+            x = rotate(x, each.angle, padding_mode="reflection")
+        if each.blends is not None and each.turns is not None:
+            x = jitter(x, each.blends, each.turns)
+        if each.grey is not None:
+            x = to_chosen(x, each.grey, grayscale, each.grey)
+        if each.blurred is not None and each.sigma is not None:
+            blur = partial(gaussian_blur, largest=self.blur_sigma[1])
+            x = to_chosen(x, each.blurred, blur, each.sigma, each.blurred)
+        if each.solarized is not None:
+            x = to_chosen(x, each.solarized, solarize, each.solarized)
+        return x.view_as(crops)
 
 
 def _check(images: Tensor) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Storage, load
+from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
 from dino_lab.errors import UserError
 
+Numbers = tuple[float, ...]
 Mean = tuple[float, float, float]
 Std = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Size = Annotated[
@@ -34,14 +35,20 @@ class Labelled:
     channels = 3
 
     def __init__(
-        self, train: Storage, test: Storage, class_names: tuple[str, ...], size: int, mean: Mean, std: Std
+        self,
+        train: Storage,
+        test: Storage,
+        class_names: tuple[str, ...],
+        size: int,
+        mean: Numbers,
+        std: Numbers,
     ) -> None:
         self._train, self._test = train, test
         self.class_names, self.classes, self.size = class_names, len(class_names), size
         self.train_images, self.test_images = len(train.labels), len(test.labels)
         self.skipped = train.skipped + test.skipped
-        self.mean: tuple[float, ...] = mean
-        self.std: tuple[float, ...] = std
+        self.mean = mean
+        self.std = std
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, without end: see the protocol."""
@@ -51,6 +58,18 @@ class Labelled:
                 f"train.batch_size: {batch_size} is more than {self.train_images} training images"
             )
         return self._train.batches(training_order(self.train_images, batch_size, seed, start))
+
+    def labels(self, split: Split) -> Tensor:
+        """Labels int64 [N] of a split, on the CPU."""
+        return self.storage(split).labels.cpu()
+
+    def read(self, split: Split, rows: Iterable[Tensor]) -> Iterator[Batch]:
+        """Images and labels of a split at the positions int64 [B] of each of `rows`."""
+        return self.storage(split).batches(rows)
+
+    def storage(self, split: Split) -> Storage:
+        """Where the images of a split lie."""
+        return self._train if split == "train" else self._test
 
     def test(self, batch_size: int) -> Iterator[Batch]:
         """The test split once, in order; the last batch may be smaller."""
@@ -90,7 +109,9 @@ class FromFiles(Labelled):
         _check_labels(first, len(names), None)
         _check_labels(test, len(names), first.labels.unique())
         super().__init__(
-            _NOTHING if train is None else load(train, _subset(train, limit), size, device, on_bad_image),
+            _NOTHING
+            if train is None
+            else load(train, subset(len(train.labels), limit), size, device, on_bad_image),
             load(test, torch.arange(len(test.labels)), size, device, on_bad_image),
             names,
             size,
@@ -115,8 +136,8 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _subset(source: Source, limit: int | None) -> Tensor:
-    images = len(source.labels)
+def subset(images: int, limit: int | None) -> Tensor:
+    """Positions of at most `limit` images, always the same ones, in order."""
     if limit is None or limit >= images:
         return torch.arange(images)
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:limit].sort().values

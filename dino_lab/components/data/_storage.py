@@ -10,6 +10,8 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,7 +27,9 @@ from dino_lab.images import BadImage, Pixels, decode
 RESIDENT_SHARE = 0.4
 MOST_WORKERS = 16
 Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "test"]
 OnBadImage = Literal["error", "skip"]
+_RESIDENT: ContextVar[bool] = ContextVar("resident", default=True)
 logger = logging.getLogger("dino_lab")
 
 
@@ -75,7 +79,7 @@ class Streamed:
             self._decoder,
             sampler=(index.tolist() for index in rows),
             batch_size=None,
-            num_workers=_workers(),
+            num_workers=workers(),
             pin_memory=self.device.type == "cuda",
             # Without its own generator the loader would draw from the global one, and change the run.
             generator=torch.Generator(),
@@ -106,7 +110,7 @@ class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
 
 def load(source: Source, rows: Tensor, size: int, device: torch.device, on_bad_image: OnBadImage) -> Storage:
     """The images `rows` of `source`, resident if they fit; a UserError names the first unreadable one."""
-    if not _fits(len(rows) * 3 * size * size, device):
+    if not fits(len(rows) * 3 * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         bad = _decode_all(source, rows, size, None) if on_bad_image == "skip" else {}
         return Streamed(source, _without(source, rows, bad, on_bad_image), size, device, len(bad))
@@ -135,7 +139,7 @@ def _decode_all(source: Source, rows: Tensor, size: int, into: Pixels | None) ->
         return bad
 
     parts = [range(i, min(i + 256, len(rows))) for i in range(0, len(rows), 256)]
-    with ThreadPoolExecutor(_workers()) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         return {i: error for bad in pool.map(part, parts) for i, error in bad.items()}
 
 
@@ -165,14 +169,28 @@ def _complaint(source: Source, row: int, error: BadImage) -> str:
     return f"{source.where(row)}: unreadable image ({error}); {hint}"
 
 
-def _fits(size: int, device: torch.device) -> bool:
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may stay on the device."""
+    if not _RESIDENT.get():
+        return False
     free = psutil.virtual_memory().available
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
     return size <= RESIDENT_SHARE * free
 
 
-def _workers() -> int:
+@contextmanager
+def never_resident() -> Iterator[None]:
+    """Whatever is loaded inside is decoded when it is asked for."""
+    before = _RESIDENT.set(False)
+    try:
+        yield
+    finally:
+        _RESIDENT.reset(before)
+
+
+def workers() -> int:
+    """How many threads or processes may decode."""
     # A container is often granted fewer processors than the machine has; macOS cannot tell.
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(granted, MOST_WORKERS)

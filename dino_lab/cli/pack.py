@@ -1,0 +1,108 @@
+"""The verb that decodes images once and for all."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.options import Plugins, Settings
+from dino_lab.errors import UserError
+from dino_lab.plugin_file import load_plugins
+
+if TYPE_CHECKING:
+    from dino_lab.registry import Params
+
+EVERY = 5.0  # seconds between two lines
+INTERRUPTED = 130
+
+
+def pack(
+    what: Annotated[
+        Path, typer.Argument(metavar="SPEC|FOLDER", help="A spec, or a folder of data `image_folder`.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    settings: Settings = None,
+    plugin: Plugins = None,
+) -> None:
+    """Decode a data set once, into a folder that data `packed` reads.
+
+    Images are cut to the size of the spec's data; for a folder say `--set data.size=256`. A pack that was
+    stopped goes on, and one that is damaged is repaired, by the same command.
+    """
+    load_plugins(plugin)
+    import torch
+
+    from dino_lab.components.data._labelled import Labelled
+    from dino_lab.components.data._pack import pack as write
+    from dino_lab.components.data._storage import never_resident
+    from dino_lab.registry import registry
+
+    gc.enable()  # see __main__.py
+    params = (
+        _params_of_folder(what, settings or []) if what.is_dir() else _params_of_spec(what, settings or [])
+    )
+    began = time.monotonic()
+    with never_resident():
+        data = registry.build("data", params, torch.device("cpu"))
+    if not isinstance(data, Labelled):
+        raise UserError(f"data {params.name}: can not be packed, it does not say which image is where")
+    try:
+        manifest, written = write(data, json.loads(params.model_dump_json()), to, _Progress())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    seconds = time.monotonic() - began
+    how = f"{written} written now in {seconds:.0f} s" if written else "nothing was missing"
+    train, test, size = manifest.images["train"], manifest.images["test"], manifest.size
+    print(f"{to}: {train} + {test} images of {size} x {size} pixels; {how}")
+    print(f"in a spec: data: {{name: packed, path: {to}}}")
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= EVERY:
+            print(f"{done} of {total} images, {done / (now - self.began):.0f} images/s", flush=True)
+            self.said = now
+
+
+def _params_of_spec(file: Path, settings: list[str]) -> Params:
+    from dino_lab.spec.file import load
+
+    return load(file, settings).spec.data
+
+
+def _params_of_folder(folder: Path, settings: list[str]) -> Params:
+    from pydantic import ValidationError
+
+    from dino_lab.registry import registry
+    from dino_lab.spec.merge import apply_setting, compose_all
+    from dino_lab.spec.nodes import data
+    from dino_lab.spec.problems import Problem, report
+
+    problems: list[Problem] = []
+    root = compose_all("data: {name: image_folder}", folder, problems)
+    for setting in [f"data.path={json.dumps(str(folder))}", *settings]:
+        root = apply_setting(root, setting, problems)
+    if problems:
+        raise report(problems)
+    found = data(root)
+    if stranger := sorted(found.keys() - {"data"}):
+        raise UserError(f"--set {stranger[0]}: a folder has data alone, such as data.size=256")
+    try:
+        return registry.find("data", "image_folder").params.model_validate(found["data"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("data", *first["loc"])))
+        hint = f"; --set {key}=256" if first["type"] == "missing" else ""
+        raise UserError(f"{key}: {first['msg'].lower()}{hint}") from error

@@ -1,0 +1,55 @@
+"""What is drawn for each crop before any is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What happens to V crops of each of B images; None where it happens to none of them."""
+
+    boxes: Tensor  # [V, B, 4]: top, left, height, width
+    flipped: Tensor  # bool [V, B]
+    angle: Tensor | None  # [V, B], in degrees
+    blends: Tensor | None  # [V, B, 6, 3], see `_colour.jitter`
+    turns: Tensor | None  # [V, B], of the hue
+    grey: Tensor | None  # bool [V, B]
+    blurred: Tensor | None  # bool [V, B]
+    sigma: Tensor | None  # [V, B], of the blur, in pixels of the crop
+    solarized: Tensor | None  # bool [V, B]
+
+    def of(self, images: slice) -> Drawn:
+        """Only for some of the images."""
+        return self._each(lambda part: part[:, images])
+
+    def flat(self) -> Drawn:
+        """With V and B made one."""
+        return self._each(lambda part: part.flatten(0, 1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed: dict[str, Any] = {name: part if part is None else change(part) for name, part in parts}
+        return Drawn(**changed)
+
+
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """In [0, 1), on the generator's device."""
+    return torch.rand(*shape, generator=generator, device=generator.device)
+
+
+def between(low: float, high: float, share: Tensor) -> Tensor:
+    """The number that lies `share` of the way from `low` to `high`."""
+    return low + (high - low) * share
+
+
+def per_view(probability: tuple[float, ...], B: int, generator: torch.Generator) -> Tensor:
+    """Bool [V, B]: true with the probability of the view."""
+    # Numbers, no tensor of them: copying one to a GPU would make the host wait for it.
+    drawn = uniform(generator, len(probability), B)
+    return torch.stack([row < p for row, p in zip(drawn, probability, strict=True)])
