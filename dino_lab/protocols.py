@@ -23,6 +23,7 @@ class Data(Protocol):
     Data may also have, and an evaluator may ask for, images with what is in them, on the CPU:
         annotated(split, indices) -> (images, labels, object masks bool [N, H, W], part masks uint8 [N, H, W],
             boxes int64 [N, 4]), for indices int64 [N]; 0 is background in a part mask, 1, 2, ... the parts
+    Runs with the same parameters share one instance that is `SharedData`, and says that it is resident.
     """
 
     classes: int  # labels are 0 .. classes - 1
@@ -46,6 +47,19 @@ class Data(Protocol):
 
     def bank(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training split once, in order, unaugmented: what evaluators compare with."""
+        ...
+
+
+class SharedData(Data, Protocol):
+    """Data whose images depend on the parameters alone, not on the run's seed, and never change."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in memory."""
+        ...
+
+    def to(self, device: torch.device) -> Data:
+        """The same images for another device."""
         ...
 
 

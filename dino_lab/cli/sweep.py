@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.sweep_view import SweepView
+    from dino_lab.protocols import SharedData
     from dino_lab.reports.tables import Line
     from dino_lab.sweeps.plan import Plan, Trial
 
@@ -59,8 +60,12 @@ def sweep(
     out = console()
     began = time.monotonic()
     with Interrupt(announce=True) as interrupt:
-        load_plugins(plugin)
         from dino_lab.registry import registry
+        from dino_lab.sweeps import trial
+        from dino_lab.training.shelf import Shelf
+
+        load_plugins(plugin)
+        trial.loaded.update(str(file.resolve()) for file in plugin or ())
         from dino_lab.reports.page import write_report
         from dino_lab.sweeps.cluster import cluster
         from dino_lab.sweeps.machine import this_machine
@@ -78,23 +83,29 @@ def sweep(
         at_once = 1 if executor is Executor.inline else machine.at_once(plan.sweep.resources)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
         on_ray = bool(todo) and executor is Executor.ray and not dry_run
+        shelf = Shelf()
+        shared = shelf.data(todo[0].spec, registry) if todo else None
         # Ray takes seconds to start, in which a few steps are measured.
-        with cluster(machine, address) if on_ray else nullcontext(_nothing) as ready:
-            seconds = _measured(plan, todo, device if machine.gpus else "cpu") if todo else 0.0
+        with (
+            cluster(machine, address, at_once, None if device == "cuda" else shelf)
+            if on_ray
+            else nullcontext() as there
+        ):
+            seconds = _measured(plan, todo, device if machine.gpus else "cpu", shared) if todo else 0.0
             _print_plan(plan, todo, at_once, seconds, folder, out)
             if dry_run:
                 return
             folder.mkdir(parents=True, exist_ok=True)
             (folder / STOP_FILE).unlink(missing_ok=True)
-            ready()
             work = tasks(
                 plan, todo, runs, device=device, checkpoint_every=checkpoint_every, plugins=plugin or []
             )
             with _view(plan, len(todo), out) as view:
-                if on_ray:
-                    run_on_ray(plan, work, view, interrupt, runs=runs, own_cluster=address is None)
+                if there is not None:
+                    there.wait()
+                    run_on_ray(plan, work, view, interrupt, runs=runs, server=there.server)
                 else:
-                    run_inline(work, view, interrupt)
+                    run_inline(work, view, interrupt, shelf)
         (folder / STOP_FILE).unlink(missing_ok=True)
         found = write_report(plan.study, folder)
     left = remaining(plan, runs)
@@ -106,11 +117,7 @@ def sweep(
     raise typer.Exit(1 if left else 0)
 
 
-def _nothing() -> None:
-    """There is no cluster to wait for."""
-
-
-def _measured(plan: Plan, todo: list[Trial], device: str) -> float:
+def _measured(plan: Plan, todo: list[Trial], device: str, shared: SharedData | None) -> float:
     """Seconds of a trial of average length; a UserError if its rows will not have the metric."""
     import torch
 
@@ -120,7 +127,7 @@ def _measured(plan: Plan, todo: list[Trial], device: str) -> float:
 
     first = todo[0]
     try:
-        found = measure(first.spec, registry, torch.device(device), plan.sweep.resources.cpu)
+        found = measure(first.spec, registry, torch.device(device), plan.sweep.resources.cpu, shared)
     except Misfit as misfit:
         raise UserError(f"{first.label}: {misfit}") from misfit
     scheduler = plan.sweep.scheduler

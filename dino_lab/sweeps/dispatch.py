@@ -58,20 +58,21 @@ def dispatch(
     *,
     stop: Callable[[], bool],
     folder: Path,
-    own_cluster: bool,
+    server: str | None,
 ) -> None:
     """Run all tasks on the cluster; returns when each has ended, or has saved after `stop` said so.
 
-    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile.
+    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile. `server` is where that of
+    this machine listens, if it has one; on a cluster that was joined each worker starts its own.
     """
-    if not own_cluster:
+    if server is None:
         _refuse_what_cluster_lacks(rules.resources)
         _refuse_foreign_storage(folder)
     own = folder / "tune"
     shutil.rmtree(own, ignore_errors=True)
     try:
         weak: dict[str, int] = {}
-        _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
+        _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own, server).fit()
         for task in tasks:
             # The last that a scheduler ended goes with its worker, and has no time to say so itself.
             if task.hash in weak and read_ending(task.folder).status not in _OVER:
@@ -80,7 +81,7 @@ def dispatch(
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> Any:
+def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path, server: str | None) -> Any:
     from ray import tune
 
     share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
@@ -90,7 +91,7 @@ def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> An
     if scheduler is not None and scheduler.metric is not None:
         metric, mode = scheduler.metric, scheduler.mode
     return tune.Tuner(
-        tune.with_resources(_trainable(metric), share),
+        tune.with_resources(_trainable(metric, server), share),
         param_space={"task": tune.grid_search(texts)},
         tune_config=tune.TuneConfig(
             scheduler=_scheduler(scheduler, metric, mode, rules.epochs),
@@ -158,13 +159,13 @@ def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], we
     return Relay()
 
 
-def _trainable(metric: str) -> Callable[[dict[str, Any]], None]:
+def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], None]:
     """A function of its own for each sweep: Tune writes the resources on it."""
 
     def trial(config: dict[str, Any]) -> None:
         from dino_lab.sweeps.worker import run
 
-        run(config["task"]["text"], metric)
+        run(config["task"]["text"], metric, server)
 
     return trial
 

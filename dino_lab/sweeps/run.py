@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dino_lab.registry import registry
 from dino_lab.reports.ending import read_ending
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.dispatch import Rules, Watcher, dispatch
 from dino_lab.sweeps.plan import Plan, Trial
 from dino_lab.sweeps.trial import Task, run_trial, spec_of
+from dino_lab.training.shelf import Shelf
 
 STOP_FILE = "stop"
 
@@ -49,13 +51,15 @@ def tasks(
     ]
 
 
-def run_inline(todo: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) -> None:
+def run_inline(todo: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], shelf: Shelf) -> None:
     """One after the other, in this process."""
     for task in todo:
         if stop():
             break
         report = functools.partial(watcher.row, task)
-        watcher.ended(task, run_trial(task, spec_of(task), report, stop))
+        spec = spec_of(task)
+        shared = shelf.data(spec, registry)
+        watcher.ended(task, run_trial(task, spec, report, stop, shared=shared))
 
 
 def run_on_ray(
@@ -65,9 +69,9 @@ def run_on_ray(
     stop: Callable[[], bool],
     *,
     runs: Path,
-    own_cluster: bool,
+    server: str | None,
 ) -> None:
-    """Side by side, as many as there is room for."""
+    """As many at once as there is room for; by the server that listens at `server`, or each worker's own."""
     sweep = plan.sweep
     rules = Rules(
         resources=sweep.resources,
@@ -83,5 +87,5 @@ def run_on_ray(
         watcher,
         stop=stop,
         folder=plan.folder(runs),
-        own_cluster=own_cluster,
+        server=server,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,13 +14,18 @@ from dino_lab.sweeps.trial import Task
 _server: Server | None = None  # of this process, which Ray uses for one trial after the other
 
 
-def run(text: str, metric: str) -> None:
+def warm_up() -> None:
+    """Import what the first trial needs."""
+    importlib.import_module("ray.tune")
+    time.sleep(0.5)  # so that the next one finds another worker
+
+
+def run(text: str, metric: str, address: str | None) -> None:
     """One trial; raises only where its process died, so that Ray starts only such a trial again."""
     from ray import tune
 
     global _server
-    if _server is None or not _server.lives:
-        _server = Server()
+    _server = _server or Server(address)
     last: dict[str, Any] = {}
 
     def row(numbers: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, Targets, Teacher
+from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.check import check
@@ -118,10 +118,13 @@ class Run:
             network.train(mode)
 
 
-def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
-    """All parts, seeded one by one, so that changing one leaves the first weights of the others alone."""
+def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:
+    """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
+
+    `shared` is what the spec's own data part would give, where it is in memory already.
+    """
     check(spec, registry)
-    data: Data = make_part(spec, registry, device, "data", device)
+    data: Data = shared.to(device) if shared else make_part(spec, registry, device, "data", device)
     if spec.train.batch_size > data.train_images:
         raise Misfit(
             ("train", "batch_size"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._storage import Batch, OnBadImage, Source, Storage, load
+from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Storage, load
 from dino_lab.errors import UserError
 
 Mean = tuple[float, float, float]
@@ -41,6 +42,19 @@ class Labelled:
         self.skipped = train.skipped + test.skipped
         self.mean: tuple[float, ...] = mean
         self.std: tuple[float, ...] = std
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in memory."""
+        return isinstance(self._train, Resident) and isinstance(self._test, Resident)
+
+    def to(self, device: torch.device) -> Labelled:
+        """The same images on another device; only of what is resident."""
+        assert isinstance(self._train, Resident)
+        assert isinstance(self._test, Resident)
+        there = copy.copy(self)
+        there._train, there._test = self._train.to(device), self._test.to(device)
+        return there
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, without end: see the protocol."""
