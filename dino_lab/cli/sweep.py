@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dino_lab.cli.sweep_view import SweepView
     from dino_lab.protocols import SharedData
     from dino_lab.reports.tables import Line
+    from dino_lab.sweeps.cluster import Cluster
     from dino_lab.sweeps.plan import Plan, Trial
 
 
@@ -59,18 +60,16 @@ def sweep(
 
     out = console()
     began = time.monotonic()
-    with Interrupt(announce=True) as interrupt:
-        from dino_lab.registry import registry
-        from dino_lab.sweeps import trial
-        from dino_lab.training.shelf import Shelf
-
+    on_ray = executor is Executor.ray and not dry_run
+    # Ray takes seconds to start: meanwhile torch is imported, the plan checked, and a few steps measured.
+    with Interrupt(announce=True) as interrupt, _cluster(address) if on_ray else nullcontext() as there:
         load_plugins(plugin)
-        trial.loaded.update(str(file.resolve()) for file in plugin or ())
+        from dino_lab.registry import registry
         from dino_lab.reports.page import write_report
-        from dino_lab.sweeps.cluster import cluster
         from dino_lab.sweeps.machine import this_machine
         from dino_lab.sweeps.plan import load_plan
         from dino_lab.sweeps.run import STOP_FILE, remaining, run_inline, run_on_ray, tasks
+        from dino_lab.training.shelf import Shelf
 
         plan = load_plan(file, settings or (), registry, runs=runs, many=yes)
         if executor is Executor.inline and plan.sweep.scheduler is not None:
@@ -82,30 +81,23 @@ def sweep(
         folder = plan.folder(runs)
         at_once = 1 if executor is Executor.inline else machine.at_once(plan.sweep.resources)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
-        on_ray = bool(todo) and executor is Executor.ray and not dry_run
         shelf = Shelf()
         shared = shelf.data(todo[0].spec, registry) if todo else None
-        # Ray takes seconds to start, in which a few steps are measured.
-        with (
-            cluster(machine, address, at_once, None if device == "cuda" else shelf)
-            if on_ray
-            else nullcontext() as there
-        ):
-            seconds = _measured(plan, todo, device if machine.gpus else "cpu", shared) if todo else 0.0
-            _print_plan(plan, todo, at_once, seconds, folder, out)
-            if dry_run:
-                return
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / STOP_FILE).unlink(missing_ok=True)
-            work = tasks(
-                plan, todo, runs, device=device, checkpoint_every=checkpoint_every, plugins=plugin or []
-            )
-            with _view(plan, len(todo), out) as view:
-                if there is not None:
-                    there.wait()
-                    run_on_ray(plan, work, view, interrupt, runs=runs, server=there.server)
-                else:
-                    run_inline(work, view, interrupt, shelf)
+        if there is not None and todo:
+            there.prepare(plugin or (), None if device == "cuda" else shelf)
+        seconds = _measured(plan, todo, device if machine.gpus else "cpu", shared) if todo else 0.0
+        _print_plan(plan, todo, at_once, seconds, folder, out)
+        if dry_run:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        work = tasks(plan, todo, runs, device=device, checkpoint_every=checkpoint_every, plugins=plugin or ())
+        with _view(plan, len(todo), out) as view:
+            if there is None:
+                run_inline(work, view, interrupt, shelf)
+            elif todo:
+                there.wait()
+                run_on_ray(plan, work, view, interrupt, runs=runs, server=there.server)
         (folder / STOP_FILE).unlink(missing_ok=True)
         found = write_report(plan.study, folder)
     left = remaining(plan, runs)
@@ -115,6 +107,12 @@ def sweep(
         print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)
     raise typer.Exit(1 if left else 0)
+
+
+def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
+    from dino_lab.sweeps.cluster import cluster
+
+    return cluster(address)
 
 
 def _measured(plan: Plan, todo: list[Trial], device: str, shared: SharedData | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from dino_lab.reports.ending import Ending
 from dino_lab.sweeps.server import STOP
 from dino_lab.sweeps.start_server import Process, log_of, start_server
 from dino_lab.sweeps.trial import Task
+
+_OF_WORKER = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # what Ray says to a worker
 
 
 class TrialDied(Exception):
@@ -30,7 +33,8 @@ class Server:
     def run(self, task: Task, row: Callable[[Mapping[str, Any]], None]) -> Ending:
         """One trial. If `row` raises, the trial saves and ends first."""
         with self._connected() as connection:
-            _send(connection, task.text())
+            here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
+            _send(connection, json.dumps({"task": task.text(), "environment": here}))
             lines = connection.makefile("r")
             try:
                 return self._hear(lines, row)

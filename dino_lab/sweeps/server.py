@@ -1,11 +1,11 @@
 """A process that has everything imported, and gives each trial a clean copy of itself.
 
-It listens on a Unix socket. One connection is one trial: a line with the task comes in, the server forks, and
-the copy trains. So imports are paid once, data that several trials use lies in memory once, and nothing that
-a trial does to its process reaches the next. A line `stop` asks the trial to save and end; a connection that
-closes ends it at once, and when whoever started the server is gone, however that happened, its standard input
-closes, and server and trials end at once. What is said is one JSON a line: `row`, `ending`, and `exit` once
-the copy is gone.
+It listens on a Unix socket. One connection is one trial: a line with the task comes in, and what part of the
+machine is the trial's; the server forks, and the copy trains. So imports are paid once, data that several
+trials use lies in memory once, and nothing that a trial does to its process reaches the next. A line `stop`
+asks the trial to save and end. A connection that closes ends it at once; and when whoever started the server
+is gone, however that happened, the server's standard input closes, and it ends with all its trials. What is
+said is one JSON a line: `row`, `ending`, and `exit` once the copy is gone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> N
     from dino_lab.registry import registry
 
     out = lines.file
-    task = Task.of(line)
+    message = json.loads(line)
+    task = Task.of(message["task"])
     try:
         os.chdir(task.place)
         spec = prepare(task)
@@ -79,6 +80,7 @@ def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> N
         try:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.environ.update(message["environment"])
             _keep(task, spec, shared, lines)
         finally:
             os._exit(0)

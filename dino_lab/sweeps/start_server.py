@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +41,12 @@ def log_of(address: str) -> str:
     return f"{address}.log"
 
 
-def fork_server(address: str, shelf: Shelf) -> Process:
-    """A copy of this process, with what is on its shelf.
+def fork_server(address: str, plugins: Sequence[Path], shelf: Shelf) -> Process:
+    """A copy of this process, which has imported the plugins, with what is on its shelf.
 
     There must be one thread only, and CUDA must not have begun: a copy could not use it.
     """
+    from dino_lab.sweeps import trial
     from dino_lab.sweeps.server import serve
 
     listener = _listener(address)
@@ -60,6 +61,7 @@ def fork_server(address: str, shelf: Shelf) -> Process:
             log = os.open(log_of(address), os.O_WRONLY | os.O_CREAT, 0o600)
             for old, new in ((hears, 0), (log, 1), (log, 2)):
                 os.dup2(old, new)
+            trial.loaded.update(str(file.resolve()) for file in plugins)
             serve(listener, shelf)
         except BaseException:
             traceback.print_exc()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +10,6 @@ from dino_lab.sweeps.client import Server
 from dino_lab.sweeps.trial import Task
 
 _server: Server | None = None  # of this process, which Ray uses for one trial after the other
-
-
-def warm_up() -> None:
-    """Import what the first trial needs."""
-    importlib.import_module("ray.tune")
-    time.sleep(0.5)  # so that the next one finds another worker
 
 
 def run(text: str, metric: str, address: str | None) -> None:

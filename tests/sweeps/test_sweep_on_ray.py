@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -115,15 +116,13 @@ def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def servers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Those that hold a trial; the trial is the child of each."""
+def trials(process: subprocess.Popen[str], runs: Path) -> list[psutil.Process]:
+    """Those that train: they hold the lock of a run folder."""
     found = []
     for one in tree(process):
-        try:
-            if "dino_lab.sweeps.server" in one.cmdline() and one.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(Path(file.path).match(f"{runs}/*/*/lock") for file in one.open_files()):
                 found.append(one)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 
@@ -146,11 +145,11 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert listening
     assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
 
-    (server, *_) = servers(running)
-    trial, worker = server.children()[0], server.parent()
-    assert worker is not None
+    training = trials(running, sweep.runs)
+    assert len(training) == 2
+    worker, _ = [one for one in family if one.name().startswith("ray::ImplicitFunc")]
     worker.send_signal(signal.SIGKILL)
-    until(lambda: not alive([server, trial]), "the killed worker's own processes to end", 10)
+    until(lambda: len(alive(training)) == 1, "the killed worker's own trial to end", 10)
     assert running.wait(120) == 0, sweep.log.read_text()
     out = sweep.log.read_text()
     assert "its process died; it goes on from its last checkpoint" in out
@@ -167,10 +166,11 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
 def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
     running = sweep.start()
     until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
-    trials = [one.children()[0] for one in servers(running)]
+    family = tree(running)
+    assert len(trials(running, sweep.runs)) == 2
     running.kill()
     running.wait()
-    until(lambda: not alive(trials), "the trials to end", 20)
+    until(lambda: not alive(family), "every process to end", 20)
     before = sweep.steps()
     out = sweep.run()
     assert out.count("resumed at step") == 2
