@@ -23,7 +23,10 @@ class Queue(Protocol):
 
 
 def feed(queue: Queue, known: Callable[[Task], dict[str, str]], stop: Callable[[], bool]) -> Any:
-    """What Tune asks for the next trial; `known` makes of it what Tune is given. How it ended is told elsewhere."""
+    """What Tune asks for the next trial, and `known` then makes of it what Tune is given.
+
+    How a trial ended is heard elsewhere.
+    """
     from ray.tune.search import Searcher
 
     before = iter(queue.known)

@@ -18,6 +18,7 @@ from dino_lab.reports.results import read_result
 from dino_lab.reports.study import Arm, Study
 from dino_lab.sweeps.expand import place_of, point_at
 from dino_lab.sweeps.plan import Plan, Trial, trial_at
+from dino_lab.training.run_dir import RunFolder
 
 FILE = "search.jsonl"
 
@@ -29,12 +30,13 @@ class Search:
         assert plan.sweep.search is not None
         self.plan, self.runs, self._registry = plan, runs, registry
         self._samples = plan.sweep.search.samples
-        self._file = plan.folder(runs) / FILE
+        self._folder = plan.folder(runs)
         self._arms: dict[str, Arm] = {}  # by hash
         self._waiting: dict[str, Any] = {}  # what Optuna calls a trial, by hash, until its score is known
         self._scores: dict[str, float | None] = {}  # by hash, None where there is none
         self.refused: list[str] = []  # why a point is no spec
-        self._before = self._kept()
+        self._kept = self._read()
+        self._before = self._kept[: self._samples]
         self._asked = 0
         self._failed = 0
         self._study = _study(plan, len(self._before))
@@ -106,16 +108,14 @@ class Search:
             return None
         return trial
 
-    def _kept(self) -> list[dict[str, Any]]:
-        if not self._file.exists():
-            return []
-        whole = [line for line in self._file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in whole][: self._samples]
+    def _read(self) -> list[dict[str, Any]]:
+        file = self._folder / FILE
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def _keep(self, places: dict[str, Any]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps(places) + "\n")
+        self._kept.append(places)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        RunFolder(self._folder).write_text(FILE, "".join(json.dumps(kept) + "\n" for kept in self._kept))
 
 
 def check_optuna() -> None:

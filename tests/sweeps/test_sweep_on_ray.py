@@ -181,23 +181,39 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))  # removed by the second
 
 
-def test_a_scheduler_ends_the_weak_early(sweep: Sweep) -> None:
-    rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9]"
+@pytest.mark.parametrize(
+    "scheduler",
+    ["{name: asha, reduction: 2, metric: effective_rank}", "{name: median, metric: effective_rank}"],
+)
+def test_a_scheduler_ends_the_weak_early(sweep: Sweep, scheduler: str) -> None:
+    rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9, 3.0e-2, 1.0e-8]"
     sweep.file.write_text(SWEEP.replace("targets.momentum: [0, 0.9]", f"optim.lr: {rates}"))
     asked = [
         "--set",
         "train.epochs=20",
         "--set",
-        "scheduler={name: asha, reduction: 2, metric: effective_rank}",
+        f"scheduler={scheduler}",
     ]
     out = sweep.run(*asked)
     endings = [read_ending(folder) for folder in sweep.runs.glob("base/*")]
     assert {ending.status for ending in endings} == {"finished", "stopped"}
     assert all(ending.step < 160 for ending in endings if ending.status == "stopped")
-    assert len(sweep.scores()) == 4
+    assert len(sweep.scores()) == 6
     assert out.count(": stopped") == sum(ending.status == "stopped" for ending in endings)
     again = sweep.run(*asked)
-    assert "4 trials, 4 of them done before" in again
+    assert "6 trials, 6 of them done before" in again
+
+
+def test_optuna_chooses_while_trials_run(sweep: Sweep) -> None:
+    pytest.importorskip("optuna")
+    space = "search: {name: optuna, samples: 4}\nspace: {optim.lr: {log_uniform: [1.0e-4, 1.0e-2]}}"
+    sweep.file.write_text(SWEEP.replace("grid: {targets.momentum: [0, 0.9]}", space))
+    asked = ["--set", "train.epochs=2"]
+    out = sweep.run(*asked)
+    assert "5 of 5 trials" in out
+    assert len(sweep.scores()) == 5
+    assert out.count(": finished") == 5
+    assert "6 of 6 trials" in sweep.run(*asked, "--set", "search.samples=5")
 
 
 def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:
