@@ -13,10 +13,11 @@ def choose_scheduler(scheduler: Scheduler | None, metric: str, mode: str, epochs
 
     if scheduler is None:
         return None
+    most = max(epochs, scheduler.grace_epochs) + 1  # or ASHA would end the best ones with their last row
     common = {"time_attr": "epoch", "metric": metric, "mode": mode, "grace_period": scheduler.grace_epochs}
     if scheduler.name == "median":
-        return _median(metric)(**common, min_samples_required=3)
-    most = max(epochs, scheduler.grace_epochs) + 1  # or it would end the best ones with their last row
+        # Nothing is set aside for others to catch up: that would end it and start it again at every row.
+        return _median(metric)(**common, min_samples_required=3, min_time_slice=most)
     return schedulers.ASHAScheduler(**common, max_t=most, reduction_factor=scheduler.reduction)
 
 
