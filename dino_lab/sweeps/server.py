@@ -79,6 +79,7 @@ def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> N
     if os.fork() == 0:
         try:
             listener.close()
+            os.setsid()  # Linux shares the processor among sessions first: one for each trial
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ.update(message["environment"])
             _keep(task, spec, shared, lines)
