@@ -55,7 +55,7 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         _set_environment(_ENVIRONMENT)
         self.server: str | None = None
-        self._address, self._joined = address, address is not None
+        self._address = address
         self._head: Head | None = None
         self._process: Process | None = None
         self._there: Future[None] | None = None
