@@ -74,7 +74,9 @@ class Cluster:
         on the shelf; without a shelf, as copies of another process, which has not begun CUDA.
         """
         if self._head is not None:
-            self.server = f"{self._head.folder}/trials"
+            folder = Path(self._head.folder) / "trials"
+            folder.mkdir()
+            self.server = str(folder / "server")
             # Before there is a second thread.
             self._process = fork_server(self.server, plugins, shelf) if shelf else start_server(self.server)
         self._there = self._aside.submit(self._connect)

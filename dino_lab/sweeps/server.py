@@ -15,11 +15,13 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,13 @@ LOG = "train.log"  # of a run folder: what its trial printed
 
 
 def main() -> None:
-    """Serve on the socket whose file descriptor the command line names."""
+    """Serve on the socket whose file descriptor the command line names, then remove its folder."""
     from dino_lab.training.shelf import Shelf
 
     os.dup2(2, 1)  # what is printed is no message
-    serve(socket.socket(fileno=int(sys.argv[1])), Shelf())
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    serve(listener, Shelf())
+    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
 
 
 def serve(listener: socket.socket, shelf: Shelf) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -74,7 +73,7 @@ def fork_server(address: str, plugins: Sequence[Path], shelf: Shelf) -> Process:
 
 
 def start_server(address: str) -> Process:
-    """One that imports everything itself; the folder of the address ends with it."""
+    """One that imports everything itself; it removes the folder of its address when it ends."""
     listener = _listener(address)
     hears, lifeline = os.pipe()
     with open(log_of(address), "w") as log:
@@ -89,14 +88,7 @@ def start_server(address: str) -> Process:
         )
     listener.close()
     os.close(hears)
-
-    def over() -> bool:
-        ended = process.poll() is not None
-        if ended:
-            shutil.rmtree(Path(address).parent, ignore_errors=True)
-        return ended
-
-    return Process(lifeline, over, process.kill)
+    return Process(lifeline, lambda: process.poll() is not None, process.kill)
 
 
 def _listener(address: str) -> socket.socket:
