@@ -97,7 +97,7 @@ def _killed(place: Path) -> tuple[str, str]:
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    psutil.wait_procs([one for one in family if "dino_lab" in " ".join(one.cmdline())], timeout=30)
+    psutil.wait_procs(family, timeout=30)
     before = {path.name: _last(path) for path in (place / "killed" / BASE.stem).iterdir()}
     saved = {path.parent.name: _saved(path) for path in (place / "killed" / BASE.stem).glob("*/last.pt")}
     _start(place, "killed").wait()

@@ -26,6 +26,8 @@ class Data(Protocol):
         segmented(split, indices) -> (objects uint8 [N, H, W], classes uint8 [N, H, W]): the objects of an
             image one by one, 1, 2, ..., and their labels + 1; 0 is background, 255 counts as nothing.
             Without it the object mask is one object, of the image's label
+
+    Runs with the same parameters share one instance that is `SharedData`, and says that it is resident.
     """
 
     classes: int  # labels are 0 .. classes - 1
@@ -49,6 +51,19 @@ class Data(Protocol):
 
     def bank(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training split once, in order, unaugmented: what evaluators compare with."""
+        ...
+
+
+class SharedData(Data, Protocol):
+    """Data whose images depend on the parameters alone, not on the run's seed, and never change."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in memory."""
+        ...
+
+    def to(self, device: torch.device) -> Data:
+        """The same images for another device."""
         ...
 
 

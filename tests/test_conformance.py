@@ -648,10 +648,24 @@ class Floats(FewImages):
         self.images = self.images / 255
 
 
+class SharedByChance(FewImages):
+    """It draws other images for every run, and says that runs may share them."""
+
+    resident = True
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8).to(device)
+
+    def to(self, device: torch.device) -> SharedByChance:
+        return self
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
         (FromTheStart, "does not begin with the third batch"),
+        (SharedByChance, "its images should depend on its parameters alone"),
         (Repeats, "an epoch of train has other labels than bank"),
         (HalfATest, "test gives 4 images; it should give each of the 5 once"),
         (Floats, "gives images torch.float32 [2, 3, 32, 32] on cpu; they should be uint8"),

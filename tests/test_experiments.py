@@ -47,7 +47,9 @@ def test_the_sweep_plans(file: Path, tmp_path: Path) -> None:
     plan = load_plan(file, (), registry, runs=tmp_path)
     assert len(plan.trials) == 3 * len(plan.study.arms)
     assert plan.study.baseline in {arm.label for arm in plan.study.arms}
-    assert file.read_text().startswith("# ")
+    lines = file.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=../../.dino-lab.sweep.schema.json"
+    assert lines[1].startswith("# ")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,18 +48,20 @@ def schema(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to the terminal.")
     ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="That of a sweep file instead.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Print the JSON schema of a spec.
+    """Print the JSON schema of a spec, or of a sweep.
 
-    Editors complete and check a spec with it.
+    Editors complete and check files with it.
     """
     load_plugins(plugin)
     from dino_lab.registry import registry
-    from dino_lab.spec.json_schema import json_schema
+    from dino_lab.spec import json_schema
+    from dino_lab.sweeps import json_schema as sweep_schema
 
-    text = json.dumps(json_schema(registry), indent=2, ensure_ascii=False)
+    text = (sweep_schema if sweep else json_schema).text(registry)
     if output is None:
-        print(text)
+        print(text, end="")
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        output.write_text(text, encoding="utf-8")

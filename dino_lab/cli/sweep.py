@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.sweep_view import SweepView
-    from dino_lab.reports.tables import Line
-    from dino_lab.sweeps.plan import Plan, Trial
+    from dino_lab.sweeps.cluster import Cluster
+    from dino_lab.sweeps.plan import Plan
 
 
 class Executor(StrEnum):
@@ -55,50 +55,68 @@ def sweep(
     """
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
+    from dino_lab.cli.sweep_words import measured, print_plan, print_result
 
     out = console()
     began = time.monotonic()
-    with Interrupt(announce=True) as interrupt:
+    on_ray = executor is Executor.ray and not dry_run
+    # Ray takes seconds to start: meanwhile torch is imported, the plan checked, and a few steps measured.
+    with Interrupt(announce=True) as interrupt, _cluster(address) if on_ray else nullcontext() as there:
         load_plugins(plugin)
         from dino_lab.registry import registry
         from dino_lab.reports.page import write_report
-        from dino_lab.sweeps.cluster import cluster
+        from dino_lab.sweeps.dispatch import STOP_FILE
         from dino_lab.sweeps.machine import this_machine
         from dino_lab.sweeps.plan import load_plan
-        from dino_lab.sweeps.run import STOP_FILE, remaining, run_inline, run_on_ray, tasks
+        from dino_lab.sweeps.run import Queue, remaining, run_inline, run_on_ray
+        from dino_lab.sweeps.search import Search, check_optuna
+        from dino_lab.training.shelf import Shelf
 
         plan = load_plan(file, settings or (), registry, runs=runs, many=yes)
         if executor is Executor.inline and plan.sweep.scheduler is not None:
             raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
+        if plan.sweep.search is not None:
+            check_optuna()
         machine = this_machine()
         if address is None and (lack := machine.lacks(plan.sweep.resources)) is not None:
             raise SpecError(plan.line(("resources", lack[0]), lack[1]))
+        search = Search(plan, registry, runs) if plan.sweep.search is not None else None
         todo = remaining(plan, runs)
         folder = plan.folder(runs)
         at_once = 1 if executor is Executor.inline else machine.at_once(plan.sweep.resources)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
-        on_ray = bool(todo) and executor is Executor.ray and not dry_run
-        # Ray takes seconds to start, in which a few steps are measured.
-        with cluster(machine, address) if on_ray else nullcontext(_nothing) as ready:
-            seconds = _measured(plan, todo, device if machine.gpus else "cpu") if todo else 0.0
-            _print_plan(plan, todo, at_once, seconds, folder, out)
-            if dry_run:
-                return
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / STOP_FILE).unlink(missing_ok=True)
-            ready()
-            work = tasks(
-                plan, todo, runs, device=device, checkpoint_every=checkpoint_every, plugins=plugin or []
-            )
-            with _view(plan, len(todo), out) as view:
-                if on_ray:
-                    run_on_ray(plan, work, view, interrupt, runs=runs, own_cluster=address is None)
-                else:
-                    run_inline(work, view, interrupt)
+        shelf = Shelf()
+        asked = len(todo) + (search.left if search is not None else 0)
+        first = (todo or plan.trials)[0]
+        shared = shelf.data(first.spec, registry) if asked else None
+        if there is not None and asked:
+            there.prepare(plugin or (), None if device == "cuda" else shelf)
+        seconds = measured(plan, first, device if machine.gpus else "cpu", shared) if asked else 0.0
+        print_plan(plan, todo, asked, at_once, seconds, folder)
+        if dry_run:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / STOP_FILE).unlink(missing_ok=True)
-        found = write_report(plan.study, folder)
-    left = remaining(plan, runs)
-    _print_result(plan, found, left, folder, time.monotonic() - began)
+        queue = Queue(
+            *(plan, todo, search, runs),
+            device=device,
+            checkpoint_every=checkpoint_every,
+            plugins=plugin or (),
+        )
+        with _view(plan, asked, out) as view:
+            if there is None:
+                run_inline(queue, view, interrupt, shelf)
+            elif asked:
+                there.wait()
+                run_on_ray(queue, view, interrupt, at_once=at_once, server=there.server)
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        study = search.study if search is not None else plan.study
+        found = write_report(study, folder)
+    left = len(remaining(plan, runs)) + (search.left if search is not None else 0)
+    total = len(plan.trials) + (plan.sweep.search.samples if plan.sweep.search else 0)
+    print_result(study, found, left, total, folder, time.monotonic() - began)
+    if search is not None and search.refused:
+        print(f"{len(search.refused)} points were no spec; the first: {search.refused[0]}")
     if left and interrupt():
         command = shlex.join(["dino-lab", *sys.argv[1:]])
         print(f"\ninterrupted; to continue, run the same command again: {command}")
@@ -106,84 +124,10 @@ def sweep(
     raise typer.Exit(1 if left else 0)
 
 
-def _nothing() -> None:
-    """There is no cluster to wait for."""
+def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
+    from dino_lab.sweeps.cluster import cluster
 
-
-def _measured(plan: Plan, todo: list[Trial], device: str) -> float:
-    """Seconds of a trial of average length; a UserError if its rows will not have the metric."""
-    import torch
-
-    from dino_lab.errors import Misfit
-    from dino_lab.registry import registry, suggest
-    from dino_lab.sweeps.measure import measure
-
-    first = todo[0]
-    try:
-        found = measure(first.spec, registry, torch.device(device), plan.sweep.resources.cpu)
-    except Misfit as misfit:
-        raise UserError(f"{first.label}: {misfit}") from misfit
-    scheduler = plan.sweep.scheduler
-    for loc, metric in (
-        (("metric",), plan.sweep.metric),
-        (("scheduler", "metric"), scheduler.metric if scheduler else None),
-    ):
-        if metric is not None and metric not in found.numbers:
-            there = ", ".join(name for name in found.numbers if ("." in name) == ("." in metric))
-            hint = suggest(metric, list(found.numbers))
-            raise SpecError(plan.line(loc, f"no evaluator reports {metric!r}{hint} (there are: {there})"))
-    epochs = [trial.spec.train.epochs for trial in todo]
-    return found.seconds * sum(epochs) / len(epochs) / first.spec.train.epochs
-
-
-def _print_plan(
-    plan: Plan, todo: list[Trial], at_once: int, seconds: float, folder: Path, out: Console
-) -> None:
-    from dino_lab.cli.console import print_table
-    from dino_lab.cli.words import duration
-
-    study, resources = plan.study, plan.sweep.resources
-    waiting = {trial.spec.hash for trial in todo}
-    rows = []
-    for arm in study.arms:
-        here = sum(path.name in waiting for path in arm.folders.values())
-        kept = len(arm.folders) - here
-        rows.append(
-            [
-                arm.label,
-                ", ".join(map(str, arm.folders)),
-                "baseline" if arm.label == study.baseline else "",
-                f"{kept} done" if kept else "",
-            ]
-        )
-    print_table(["arm", "seeds", "", ""], rows, headed=True)
-    joined = f", {plan.joined} more are the same spec as another" if plan.joined else ""
-    done = len(plan.trials) - len(todo)
-    before = f", {done} of them done before" if done else ""
-    share = f"{resources.cpu} core(s)" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
-    print(f"{len(plan.trials)} trials{before}{joined}; {at_once} at once, {share} each")
-    if todo:
-        rounds = -(-len(todo) // at_once)
-        print(
-            f"about {duration(seconds)} a trial and {duration(seconds * rounds)} in all, by a few steps "
-            f"of {todo[0].label}"
-        )
-    print(f"metric: {study.metric}; tables and pictures will lie in {folder}", flush=True)
-
-
-def _print_result(plan: Plan, found: list[Line], left: list[Trial], folder: Path, seconds: float) -> None:
-    from dino_lab.cli.console import print_table
-    from dino_lab.cli.words import duration
-    from dino_lab.reports.tables import HEADERS, notes
-
-    print()
-    print_table(HEADERS, [line.cells() for line in found], headed=True)
-    for note in notes(plan.study, found):
-        print(note)
-    over = len(plan.trials) - len(left)
-    print(f"\n{over} of {len(plan.trials)} trials, {duration(seconds)}; everything lies in {folder}")
-    for path in sorted(folder.iterdir()):
-        print(f"  {path.name}")
+    return cluster(address)
 
 
 def _view(plan: Plan, trials: int, out: Console) -> AbstractContextManager[SweepView]:

@@ -40,9 +40,9 @@ def json_schema(registry: Registry) -> Schema:
     required = [field for field in schema["required"] if field != "name"]
     inner = {field: {"required": ["name"]} for field in [*KIND_OF_FIELD, "optim"] if field not in LISTS}
     inner["train"] = {"required": definitions["Train"].pop("required")}
-    return _exact(schema) | {
+    return exact(schema) | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$defs": _exact(dict(sorted(definitions.items()))),
+        "$defs": exact(dict(sorted(definitions.items()))),
         "required": [],
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": inner},
@@ -82,13 +82,13 @@ def _hoist(into: Schema, source: Schema, name: str) -> None:
             _hoist(into, source, other)
 
 
-def _exact(node: Any) -> Any:
+def exact(node: Any) -> Any:
     """`anyOf` of simple types and one mapping as `if` not simple `then` mapping: exact messages again."""
     if isinstance(node, list):
-        return [_exact(item) for item in node]
+        return [exact(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _exact(value) for key, value in node.items()}
+    node = {key: exact(value) for key, value in node.items()}
     options = node.get("anyOf", [])
     simple = [option["type"] for option in options if set(option) == {"type"}]
     rest = [option for option in options if set(option) != {"type"}]

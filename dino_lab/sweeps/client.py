@@ -1,21 +1,22 @@
-"""The other end of a server: starts it, gives it a task, hears of its rows."""
+"""The other end of a server: gives it a task, hears of its rows."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import subprocess
-import sys
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from dino_lab.reports.ending import Ending
 from dino_lab.sweeps.server import STOP
+from dino_lab.sweeps.start_server import Process, log_of, start_server
 from dino_lab.sweeps.trial import Task
 
-_PATIENCE = 60.0  # seconds that a trial which was asked to end may take to save
+_OF_WORKER = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # what Ray says to a worker
 
 
 class TrialDied(Exception):
@@ -23,40 +24,29 @@ class TrialDied(Exception):
 
 
 class Server:
-    """A running server; lives as long as the process that holds it."""
+    """The server at `address`; one of our own where there is none, which ends with this process."""
 
-    def __init__(self) -> None:
-        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process is
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dino_lab.sweeps.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            text=True,
-            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # a copy can use no CUDA that was begun
-            start_new_session=True,  # Ctrl-C is for whoever started the sweep, and reaches us as a stop
-        )
-
-    @property
-    def lives(self) -> bool:
-        """Whether it can take another task."""
-        return self._process.poll() is None
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._own: Process | None = None
 
     def run(self, task: Task, row: Callable[[Mapping[str, Any]], None]) -> Ending:
         """One trial. If `row` raises, the trial saves and ends first."""
-        self._send(task.text())
-        try:
-            return self._hear(row)
-        except BaseException:
-            with contextlib.suppress(TrialDied):
-                self._send(STOP)
-                self._hear(lambda _: None)
-            raise
+        with self._connected() as connection:
+            here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
+            _send(connection, json.dumps({"task": task.text(), "environment": here}))
+            lines = connection.makefile("r")
+            try:
+                return self._hear(lines, row)
+            except BaseException:
+                with contextlib.suppress(TrialDied, OSError):
+                    _send(connection, STOP)
+                    self._hear(lines, lambda _: None)
+                raise
 
-    def _hear(self, row: Callable[[Mapping[str, Any]], None]) -> Ending:
-        assert self._process.stdout is not None
+    def _hear(self, lines: Any, row: Callable[[Mapping[str, Any]], None]) -> Ending:
         ending: Ending | None = None
-        for line in self._process.stdout:
+        for line in lines:
             message = json.loads(line)
             if "row" in message:
                 row(message["row"])
@@ -68,28 +58,40 @@ class Server:
                 return ending
         raise TrialDied(self._why())
 
+    def _connected(self) -> socket.socket:
+        if self._address is not None:
+            with contextlib.suppress(OSError):
+                return _connect(self._address)
+        self._address = f"{tempfile.mkdtemp(prefix='dl-')}/server"
+        self._own = start_server(self._address)
+        return _connect(self._address)
+
     def _why(self) -> str:
         """The last line that the server left."""
-        self._complaints.seek(0)
-        lines = self._complaints.read().strip().splitlines()
-        return f"the process that starts trials is gone: {lines[-1] if lines else 'it said nothing'}"
-
-    def _send(self, text: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(text + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise TrialDied(self._why()) from None
+        assert self._address is not None
+        with contextlib.suppress(OSError):
+            lines = Path(log_of(self._address)).read_text().strip().splitlines()
+            return f"the process that starts trials is gone: {lines[-1] if lines else 'it said nothing'}"
+        return "the process that starts trials is gone"
 
     def close(self) -> None:
-        """End it, and a trial that is still going on."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        """End a server of our own, and a trial that is still going on."""
+        if self._own is not None:
+            self._own.close()
+
+
+def _connect(address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _send(connection: socket.socket, text: str) -> None:
+    connection.sendall(text.encode() + b"\n")
 
 
 def _in_words(code: int) -> str:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING
 
 from dino_lab.errors import UserError
-from dino_lab.sweeps.machine import Machine
+from dino_lab.sweeps.head import Head
+from dino_lab.sweeps.machine import cores
+from dino_lab.sweeps.start_server import Process, fork_server, start_server
 
-_PREFIX = "dl-"  # of Ray's temporary folder; a socket's whole path may have 107 bytes, so /tmp and short
-_STORE = 100 << 20  # bytes of shared memory; nothing but numbers passes through it
+if TYPE_CHECKING:
+    from dino_lab.training.shelf import Shelf
+
 _ANSWER = 5.0  # seconds in which a cluster has to answer
-_SILENT = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -33,78 +32,103 @@ _SILENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a trial that a scheduler ends may save first
+    # Ray prints the deaths of workers, which the watcher is told of, whatever log_to_driver says. What it
+    # leaves out as a repetition is the one thing that it lets us say.
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": "",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*",
 }
-# Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+_OWN = {
+    # Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_prestart_worker_first_driver": "0",  # Tune starts workers of its own
+}
+
+
+class Cluster:
+    """A cluster that starts in the background, or one that was there, and this machine's server.
+
+    On a cluster that was joined, `server` is None, and every worker starts its own.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        _set_environment(_ENVIRONMENT)
+        self.server: str | None = None
+        self._address = address
+        self._head: Head | None = None
+        self._process: Process | None = None
+        self._there: Future[None] | None = None
+        self._aside = ThreadPoolExecutor(1)
+        if address is not None:
+            _refuse_what_does_not_answer(address)
+        else:
+            _set_environment(_OWN)
+            os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
+            self._head = Head(cores())
+
+    def prepare(self, plugins: Sequence[Path], shelf: Shelf | None) -> None:
+        """Begin to connect.
+
+        Trials on this machine start as copies of this process, which has imported the plugins, with what is
+        on the shelf; without a shelf, as copies of another process, which has not begun CUDA.
+        """
+        if self._head is not None:
+            folder = Path(self._head.folder) / "trials"
+            folder.mkdir()
+            self.server = str(folder / "server")
+            # Before there is a second thread.
+            self._process = fork_server(self.server, plugins, shelf) if shelf else start_server(self.server)
+        self._there = self._aside.submit(self._connect)
+
+    def _connect(self) -> None:
+        import ray
+
+        address = self._head.address() if self._head is not None else self._address
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except ConnectionError as error:
+            raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
+        import ray.tune
+
+    def wait(self) -> None:
+        """Until it can be used."""
+        assert self._there is not None
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._there.result()
+        for number, handler in handlers.items():  # Ray may have put its own there
+            signal.signal(number, handler)
+
+    def close(self) -> None:
+        """End the server, and the cluster if it is ours, with all that runs there."""
+        if self._process is not None:
+            self._process.close()
+        if self._there is not None and self._there.exception() is None:
+            import ray
+
+            ray.shutdown()
+        self._aside.shutdown()
+        if self._head is not None:
+            self._head.close()
 
 
 @contextlib.contextmanager
-def cluster(machine: Machine, address: str | None) -> Iterator[Callable[[], None]]:
-    """Start a cluster, or join the one at `address`, while the block goes on; what is given waits for it."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    os.environ.update(_SILENT)
-    # Workers import this package, wherever it lies.
-    source = str(Path(__file__).parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    temporary: str | None = None
-    where: dict[str, Any] = {"address": address}
-    if address is None:
-        os.environ.update(_LOOPBACK)
-        os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
-        _remove_left_over()
-        temporary = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp")
-        where = {
-            "address": "local",
-            "num_cpus": machine.cpus,
-            "num_gpus": machine.gpus,
-            "include_dashboard": False,
-            "object_store_memory": _STORE,
-            "_temp_dir": temporary,
-        }
-    else:
-        _refuse_what_does_not_answer(address)
-    with ThreadPoolExecutor(1) as aside:
-        started = aside.submit(_start, where)
-
-        def wait() -> None:
-            started.result()
-            for number, handler in handlers.items():  # Ray may have put its own there
-                signal.signal(number, handler)
-
-        try:
-            yield wait
-        finally:
-            started.exception()
-            _end()
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _start(where: dict[str, Any]) -> None:
-    import ray
-    import ray.tune
-    from ray._private import worker
-
-    # The one way in which Ray prints the deaths of workers, which the watcher is told of.
-    worker.print_to_stdstream = lambda *_, **__: None
+def cluster(address: str | None) -> Iterator[Cluster]:
+    """A cluster of our own, or the one at `address`, which has to answer."""
+    one = Cluster(address)
     try:
-        ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
-    except ConnectionError as error:
-        raise UserError(f"--address {where['address']}: {' '.join(str(error).split())}") from None
+        yield one
+    finally:
+        one.close()
 
 
-def _end() -> None:
-    import ray
-
-    ray.shutdown()
-
-
-def _remove_left_over() -> None:
-    """Temporary folders of sweeps that were killed before they could remove them."""
-    for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+def _set_environment(values: dict[str, str]) -> None:
+    """For Ray here and in every process that it starts, which import this package, wherever it lies."""
+    os.environ.update(values)
+    source = str(Path(__file__).parents[2])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if source not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
 
 
 def _refuse_what_does_not_answer(address: str) -> None:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from dino_lab.errors import UserError
 from dino_lab.reports.ending import Ending, read_ending, write_ending
+from dino_lab.sweeps.feed import Queue, feed
 from dino_lab.sweeps.model import Resources, Scheduler
+from dino_lab.sweeps.schedulers import choose_scheduler
 from dino_lab.sweeps.trial import Task
 
 _OVER = ("stopped", "finished", "collapsed")
+STOP_FILE = "stop"  # of the folder of a sweep: once it is there, every trial saves and ends
 
 
 class Watcher(Protocol):
@@ -49,51 +52,57 @@ class Rules:
     metric: str
     mode: str
     epochs: int  # of the longest trial
+    chosen: int  # trials that are not known before, at most
+    at_once: int  # trials on this machine
 
 
 def dispatch(
-    tasks: Sequence[Task],
+    queue: Queue,
     rules: Rules,
     watcher: Watcher,
     *,
     stop: Callable[[], bool],
     folder: Path,
-    own_cluster: bool,
+    server: str | None,
 ) -> None:
     """Run all tasks on the cluster; returns when each has ended, or has saved after `stop` said so.
 
-    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile.
+    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile. `server` is where that of
+    this machine listens, if it has one; on a cluster that was joined each worker starts its own.
     """
-    if not own_cluster:
+    if server is None:
         _refuse_what_cluster_lacks(rules.resources)
         _refuse_foreign_storage(folder)
     own = folder / "tune"
     shutil.rmtree(own, ignore_errors=True)
     try:
-        weak: dict[str, int] = {}
-        _tuner(tasks, rules, _relay(tasks, watcher, stop, weak), own).fit()
-        for task in tasks:
-            # The last that a scheduler ended goes with its worker, and has no time to say so itself.
-            if task.hash in weak and read_ending(task.folder).status not in _OVER:
-                write_ending(task.folder, Ending("stopped", weak[task.hash]))
+        relay = _relay(queue, watcher, stop, folder / STOP_FILE)
+        _tuner(queue, rules, relay, stop, own, server).fit()
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> Any:
+def _tuner(
+    queue: Queue, rules: Rules, relay: Any, stop: Callable[[], bool], storage: Path, server: str | None
+) -> Any:
     from ray import tune
 
     share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
-    texts = [{"hash": task.hash, "text": task.text()} for task in tasks]
+    searched = rules.chosen > 0
     scheduler = rules.scheduler
     metric, mode = rules.metric, rules.mode
     if scheduler is not None and scheduler.metric is not None:
         metric, mode = scheduler.metric, scheduler.mode
     return tune.Tuner(
-        tune.with_resources(_trainable(metric), share),
-        param_space={"task": tune.grid_search(texts)},
+        tune.with_resources(_trainable(metric, server), share),
+        param_space={}
+        if searched
+        else {"task": tune.grid_search([relay.known(task) for task in queue.known])},
         tune_config=tune.TuneConfig(
-            scheduler=_scheduler(scheduler, metric, mode, rules.epochs),
+            search_alg=feed(queue, relay.known, stop) if searched else None,
+            num_samples=len(queue.known) + rules.chosen if searched else 1,
+            max_concurrent_trials=rules.at_once if searched and server is not None else None,
+            scheduler=choose_scheduler(scheduler, metric, mode, rules.epochs),
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.trial_id),
             trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -108,20 +117,29 @@ def _tuner(tasks: Sequence[Task], rules: Rules, relay: Any, storage: Path) -> An
     )
 
 
-def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], weak: dict[str, int]) -> Any:
-    """What Tune tells; `weak` becomes the steps of those that the scheduler ended."""
+def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: Path) -> Any:
+    """What Tune tells."""
     from ray import tune
 
-    by_hash = {task.hash: task for task in tasks}
+    by_hash: dict[str, Task] = {}
     ended: set[str] = set()
     steps: dict[str, int] = {}
-    stop_file = Path(tasks[0].stop_file)
 
     def task_of(trial: Any) -> Task:
         return by_hash[trial.config["task"]["hash"]]
 
+    def end(task: Task, ending: Ending) -> None:
+        ended.add(task.hash)
+        watcher.ended(task, ending)
+        queue.over(task)
+
     class Relay(tune.Callback):  # type: ignore[misc]
         """Tells the watcher how it goes, and the trials when to stop."""
+
+        def known(self, task: Task) -> dict[str, str]:
+            """What Tune is given for a task; what it says of it is understood from then on."""
+            by_hash[task.hash] = task
+            return {"hash": task.hash, "text": task.text()}
 
         def __reduce__(self) -> tuple[Any, ...]:
             return object, ()  # Tune pickles it into a file that nobody reads
@@ -135,8 +153,7 @@ def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], we
         ) -> None:
             task = task_of(trial)
             if "ending" in result:
-                ended.add(task.hash)
-                watcher.ended(task, Ending(**result["ending"]))
+                end(task, Ending(**result["ending"]))
             elif "row" in result:
                 steps[task.hash] = int(result["row"]["step"])
                 watcher.row(task, result["row"])
@@ -144,8 +161,11 @@ def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], we
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             task = task_of(trial)
             if task.hash not in ended:
-                weak[task.hash] = steps.get(task.hash, 0)
-                watcher.ended(task, Ending("stopped", weak[task.hash]))
+                ending = Ending("stopped", steps.get(task.hash, 0))
+                # The last that a scheduler ended goes with its worker, and has no time to say so itself.
+                if read_ending(task.folder).status not in _OVER:
+                    write_ending(task.folder, ending)
+                end(task, ending)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             watcher.died(task_of(trial))
@@ -153,32 +173,20 @@ def _relay(tasks: Sequence[Task], watcher: Watcher, stop: Callable[[], bool], we
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ending = Ending("failed", reason=f"its process died {trial.num_failures} times")
             write_ending(task_of(trial).folder, ending)
-            watcher.ended(task_of(trial), ending)
+            end(task_of(trial), ending)
 
     return Relay()
 
 
-def _trainable(metric: str) -> Callable[[dict[str, Any]], None]:
+def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], None]:
     """A function of its own for each sweep: Tune writes the resources on it."""
 
     def trial(config: dict[str, Any]) -> None:
         from dino_lab.sweeps.worker import run
 
-        run(config["task"]["text"], metric)
+        run(config["task"]["text"], metric, server)
 
     return trial
-
-
-def _scheduler(scheduler: Scheduler | None, metric: str, mode: str, epochs: int) -> Any:
-    from ray.tune import schedulers
-
-    if scheduler is None:
-        return None
-    common = {"time_attr": "epoch", "metric": metric, "mode": mode, "grace_period": scheduler.grace_epochs}
-    if scheduler.name == "median":
-        return schedulers.MedianStoppingRule(**common, min_samples_required=3)
-    most = max(epochs, scheduler.grace_epochs) + 1  # or it would end the best ones with their last row
-    return schedulers.ASHAScheduler(**common, max_t=most, reduction_factor=scheduler.reduction)
 
 
 def _refuse_what_cluster_lacks(resources: Resources) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,18 +63,39 @@ def points(sweep: Sweep, root: yaml.MappingNode, base: yaml.MappingNode) -> Iter
         [Point((Change(key.value, item, item.start_mark),), {key.value: data(item)}) for item in values.value]
         for key, values in _pairs(root, "grid")
     ]
+    if sweep.search is not None:
+        return
     source = random.Random(sweep.random.seed if sweep.random else 0)
     drawn = sweep.random.samples if sweep.random else 1
     for start, *rest in itertools.product(named or [Point()], *axes):
         fixed = sum(rest, start)
         for _ in range(drawn):
-            yield _draw(sweep, root, base, fixed, source)
+            places = {key: source.random() for key in sweep.space}  # a condition moves no other key
+            yield point_at(sweep, root, base, places.__getitem__, fixed)
+
+
+def corners(sweep: Sweep, root: yaml.MappingNode, base: yaml.MappingNode) -> Iterator[Point]:
+    """Points with both ends of every range and with every choice, to see a mistake before the start."""
+    for end in (0.0, 1.0):
+        places = {key: 0.0 if said.choice else end for key, said in sweep.space.items()}
+        yield point_at(sweep, root, base, places.__getitem__)
+    for name, said in sweep.space.items():
+        for i in range(1, len(said.choice or ())):
+            places = {key: place_of(sweep, key, i * (key == name)) for key in sweep.space}
+            yield point_at(sweep, root, base, places.__getitem__)
+
+
+def place_of(sweep: Sweep, key: str, choice: int) -> float:
+    """The place of one of the choices of a key; the middle of a range."""
+    said = sweep.space[key]
+    return (choice + 0.5) / len(said.choice) if said.choice else 0.5
 
 
 def count(sweep: Sweep) -> int:
     """How many points there are, without making them."""
     grid = math.prod(len(values) for values in sweep.grid.values())
-    return max(1, len(sweep.variants)) * grid * (sweep.random.samples if sweep.random else 1)
+    drawn = sweep.random or sweep.search
+    return max(1, len(sweep.variants)) * grid * (drawn.samples if drawn else 1)
 
 
 def label(settings: dict[str, Any], axes: tuple[str, ...]) -> str:
@@ -101,14 +122,20 @@ def _pairs(root: yaml.MappingNode, key: str) -> list[tuple[yaml.ScalarNode, Any]
     return pair[1].value if pair is not None else []
 
 
-def _draw(
-    sweep: Sweep, root: yaml.MappingNode, base: yaml.MappingNode, point: Point, source: random.Random
+def point_at(
+    sweep: Sweep,
+    root: yaml.MappingNode,
+    base: yaml.MappingNode,
+    place: Callable[[str], float],
+    point: Point = Point(),
 ) -> Point:
-    """`point` with a value for each key of the space whose conditions hold, in the order of the file."""
+    """`point` with a value for each key of the space whose conditions hold, in the order of the file.
+
+    `place` is asked where in the distribution of a key, from 0 to 1, its value lies.
+    """
     for key, node in _pairs(root, "space"):
-        place = source.random()  # drawn in any case, so that a condition moves no other key
         if _holds(sweep.space[key.value].when, point.over(base, [])):
-            value = _value(sweep, key.value, node, place)
+            value = _value(sweep, key.value, node, place(key.value))
             point += Point((Change(key.value, value, key.start_mark),), {key.value: data(value)})
     return point
 

@@ -31,9 +31,13 @@ class Machine:
         return min(by_core, self.gpus * int(1 / resources.gpu + 1e-9))
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def this_machine() -> Machine:
     """The machine that this process runs on."""
     import torch
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cpus, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return Machine(cores(), torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import build
@@ -25,7 +26,9 @@ class Measured:
     numbers: tuple[str, ...]
 
 
-def measure(spec: Spec, registry: Registry, device: torch.device, threads: int) -> Measured:
+def measure(
+    spec: Spec, registry: Registry, device: torch.device, threads: int, shared: SharedData | None
+) -> Measured:
     """Build a spec, make a few steps, evaluate once; leaves nothing behind."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -35,6 +38,7 @@ def measure(spec: Spec, registry: Registry, device: torch.device, threads: int) 
             spec.model_copy(update={"train": spec.train.model_copy(update={"log_every": 1})}),
             registry,
             device,
+            shared,
         )
         built = time.perf_counter() - began
         steps: list[float] = []

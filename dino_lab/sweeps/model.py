@@ -27,6 +27,14 @@ class Random(Section):
     seed: Seed = 0
 
 
+class Search(Section):
+    """How the points of `space` are chosen, one after the other, each by the scores of those before."""
+
+    name: Literal["optuna"]
+    samples: int = Field(gt=0, description="points in all")
+    seed: Seed = 0
+
+
 class Distribution(Section):
     """Where the values of one key come from, and the values of other keys under which it is drawn at all."""
 
@@ -71,6 +79,7 @@ class Sweep(Section):
     )
     space: dict[str, Distribution] = Field({}, description="dotted keys whose values are drawn")
     random: Random | None = None
+    search: Search | None = None
     seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Seed], Field(min_length=1)] = 1
     metric: str = Field(min_length=1, description="a number of the rows, such as knn.20nn")
     mode: Literal["max", "min"] = "max"
@@ -82,6 +91,17 @@ class Sweep(Section):
     def _compares_something(self) -> Sweep:
         if not (self.variants or self.grid or self.space):
             raise ValueError("nothing to compare: give variants, a grid, or a space")
-        if bool(self.space) != (self.random is not None):
-            raise ValueError("space says where values are drawn from, random how many; one needs the other")
+        if bool(self.space) != (self.random is not None or self.search is not None):
+            raise ValueError(
+                "space says where values are from, random how many are drawn, or search how many are chosen; "
+                "one needs the other"
+            )
+        if self.search is not None and (self.random or self.variants or self.grid):
+            raise ValueError("search chooses points of space alone; leave out random, variants and grid")
+        if (
+            self.search is not None
+            and self.seeds != 1
+            and not (isinstance(self.seeds, list) and len(self.seeds) == 1)
+        ):
+            raise ValueError("search runs each point once; compare the best by a sweep with seeds")
         return self

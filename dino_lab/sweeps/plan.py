@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child, data, mark_at
 from dino_lab.spec.problems import Problem, report
 from dino_lab.spec.words import in_words
-from dino_lab.sweeps.expand import VARIANT, Point, count, label, overrides, points
+from dino_lab.sweeps.expand import VARIANT, Point, corners, count, label, overrides, points
 from dino_lab.sweeps.model import Sweep
 from dino_lab.training.check import check
 
@@ -54,7 +55,9 @@ class Plan:
     trials: tuple[Trial, ...]  # each spec once; all arms under the first seed, then under the second
     joined: int  # trials that are the same spec as another
     study: Study
-    root: yaml.Node
+    root: yaml.MappingNode
+    base: yaml.MappingNode
+    base_file: Path
 
     def line(self, loc: Loc, message: str) -> str:
         """`file:line:column: dotted.key: message`, for a mistake that is found after planning."""
@@ -64,7 +67,11 @@ class Plan:
         """Where the tables lie: the same plan has the same folder."""
         study = self.study
         arms = [[arm.label, sorted(str(path) for path in arm.folders.values())] for arm in study.arms]
-        text = json.dumps([arms, study.metric, study.mode, study.baseline])
+        said: list[Any] = [arms, study.metric, study.mode, study.baseline]
+        if self.sweep.search is not None:
+            # What it finds is not known yet; more samples continue it.
+            said += [self.sweep.model_dump(include={"space"}), self.sweep.search.name, self.sweep.search.seed]
+        text = json.dumps(said)
         return runs / SWEEPS / self.name / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -80,13 +87,26 @@ def load_plan(
     if planned > MANY and not many:
         raise UserError(f"{path}: about {planned} trials, more than {MANY}; --yes confirms them")
     problems: list[Problem] = []
+    file = path.parent / sweep.base
     arms = [*points(sweep, root, base), _baseline(sweep, root, problems)]
-    specs = _validated(arms, base, path.parent / sweep.base, registry, problems)
+    specs = _validated(arms, base, file, registry, problems)
+    if sweep.search is not None:
+        _validated(list(corners(sweep, root, base)), base, file, registry, problems)
     if not problems:
         problems += _metric_problems(sweep, root, specs)
     if problems:
         raise report(_once(problems))
-    return _plan(path.stem, sweep, root, arms, specs, runs)
+    return _plan(path.stem, sweep, root, base, file, arms, specs, runs)
+
+
+def trial_at(plan: Plan, point: Point, registry: Registry) -> Trial:
+    """The trial of a point of the space; SpecError if its spec is none."""
+    problems: list[Problem] = []
+    specs = _validated([point], plan.base, plan.base_file, registry, problems)
+    if problems:
+        raise report(_once(problems))
+    seed = plan.sweep.seeds[0] if isinstance(plan.sweep.seeds, list) else specs[0].seed
+    return Trial(specs[0].model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
 
 
 def _read(path: Path, settings: Sequence[str]) -> tuple[yaml.MappingNode, yaml.MappingNode, Sweep]:
@@ -205,7 +225,14 @@ def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) ->
 
 
 def _plan(
-    name: str, sweep: Sweep, root: yaml.Node, points: list[Point], specs: list[Spec], runs: Path
+    name: str,
+    sweep: Sweep,
+    root: yaml.MappingNode,
+    base: yaml.MappingNode,
+    base_file: Path,
+    points: list[Point],
+    specs: list[Spec],
+    runs: Path,
 ) -> Plan:
     """Arms with their runs; the last point is the baseline, which may be one of the others."""
     axes = (*([VARIANT] if sweep.variants else []), *sweep.grid, *sweep.space)
@@ -230,4 +257,4 @@ def _plan(
     arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
     joined = sum(map(len, folders.values())) - len(trials)
     study = Study(name, sweep.metric, sweep.mode, baseline, axes, arms)
-    return Plan(name, sweep, tuple(trials.values()), joined, study, root)
+    return Plan(name, sweep, tuple(trials.values()), joined, study, root, base, base_file)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from dino_lab.registry import registry
 from dino_lab.reports.ending import read_ending
 from dino_lab.spec.file import dump_yaml
-from dino_lab.sweeps.dispatch import Rules, Watcher, dispatch
+from dino_lab.sweeps.dispatch import STOP_FILE, Rules, Watcher, dispatch
 from dino_lab.sweeps.plan import Plan, Trial
+from dino_lab.sweeps.search import Search
 from dino_lab.sweeps.trial import Task, run_trial, spec_of
-
-STOP_FILE = "stop"
+from dino_lab.training.shelf import Shelf
 
 
 def remaining(plan: Plan, runs: Path) -> list[Trial]:
@@ -21,54 +22,72 @@ def remaining(plan: Plan, runs: Path) -> list[Trial]:
     return [trial for trial in plan.trials if read_ending(trial.folder(runs)).status not in over]
 
 
-def tasks(
-    plan: Plan,
-    trials: Sequence[Trial],
-    runs: Path,
-    *,
-    device: str,
-    checkpoint_every: float,
-    plugins: Sequence[Path],
-) -> list[Task]:
-    """The trials as plain data, every path absolute."""
-    return [
-        Task(
+class Queue:
+    """What is left to do, as plain data with absolute paths: trials that are known, then what is chosen."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        todo: Sequence[Trial],
+        search: Search | None,
+        runs: Path,
+        *,
+        device: str,
+        checkpoint_every: float,
+        plugins: Sequence[Path],
+    ) -> None:
+        self.plan, self.search, self.runs = plan, search, runs
+        self._device, self._checkpoint_every, self._plugins = device, checkpoint_every, plugins
+        self.known = [self._task(trial) for trial in todo]
+
+    def _task(self, trial: Trial) -> Task:
+        return Task(
             label=trial.label,
             name=trial.spec.name,
             hash=trial.spec.hash,
             spec=dump_yaml(trial.spec),
-            runs=str(runs.resolve()),
+            runs=str(self.runs.resolve()),
             place=str(Path.cwd()),
-            device=device,
-            threads=plan.sweep.resources.cpu,
-            checkpoint_every=checkpoint_every,
-            stop_file=str(plan.folder(runs).resolve() / STOP_FILE),
-            plugins=tuple(str(file.resolve()) for file in plugins),
+            device=self._device,
+            threads=self.plan.sweep.resources.cpu,
+            checkpoint_every=self._checkpoint_every,
+            stop_file=str(self.plan.folder(self.runs).resolve() / STOP_FILE),
+            plugins=tuple(str(file.resolve()) for file in self._plugins),
         )
-        for trial in trials
-    ]
+
+    def chosen(self) -> Task | None:
+        """The next trial that was not known; None once there are no more."""
+        trial = self.search.next() if self.search is not None else None
+        return self._task(trial) if trial is not None else None
+
+    def over(self, task: Task) -> None:
+        """A trial has ended, and its folder says how."""
+        if self.search is not None:
+            self.search.over(task.hash)
+
+    def __iter__(self) -> Iterator[Task]:
+        yield from self.known
+        while (task := self.chosen()) is not None:
+            yield task
 
 
-def run_inline(todo: Sequence[Task], watcher: Watcher, stop: Callable[[], bool]) -> None:
+def run_inline(queue: Queue, watcher: Watcher, stop: Callable[[], bool], shelf: Shelf) -> None:
     """One after the other, in this process."""
-    for task in todo:
+    for task in queue:
         if stop():
             break
         report = functools.partial(watcher.row, task)
-        watcher.ended(task, run_trial(task, spec_of(task), report, stop))
+        spec = spec_of(task)
+        shared = shelf.data(spec, registry)
+        watcher.ended(task, run_trial(task, spec, report, stop, shared=shared))
+        queue.over(task)
 
 
 def run_on_ray(
-    plan: Plan,
-    todo: Sequence[Task],
-    watcher: Watcher,
-    stop: Callable[[], bool],
-    *,
-    runs: Path,
-    own_cluster: bool,
+    queue: Queue, watcher: Watcher, stop: Callable[[], bool], *, at_once: int, server: str | None
 ) -> None:
-    """Side by side, as many as there is room for."""
-    sweep = plan.sweep
+    """As many at once as there is room for; by the server that listens at `server`, or each worker's own."""
+    sweep, plan = queue.plan.sweep, queue.plan
     rules = Rules(
         resources=sweep.resources,
         max_failures=sweep.max_failures,
@@ -76,12 +95,7 @@ def run_on_ray(
         metric=sweep.metric,
         mode=sweep.mode,
         epochs=max(trial.spec.train.epochs for trial in plan.trials),
+        chosen=sweep.search.samples if sweep.search else 0,
+        at_once=at_once,
     )
-    dispatch(
-        todo,
-        rules,
-        watcher,
-        stop=stop,
-        folder=plan.folder(runs),
-        own_cluster=own_cluster,
-    )
+    dispatch(queue, rules, watcher, stop=stop, folder=plan.folder(queue.runs), server=server)

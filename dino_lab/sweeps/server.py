@@ -1,73 +1,124 @@
 """A process that has everything imported, and gives each trial a clean copy of itself.
 
-It reads one task a line, forks, and lets the copy train: the imports are paid once, and nothing that a trial
-does to its process reaches the next. A line `stop` asks the trial to save and end. When whoever started the
-server is gone, however that happened, the pipe closes, and server and trial end at once. On the standard
-output, one JSON a line: `row`, `ending`, and `exit` once the copy is gone.
+It listens on a Unix socket. One connection is one trial: a line with the task comes in, and what part of the
+machine is the trial's; the server forks, and the copy trains. So imports are paid once, data that several
+trials use lies in memory once, and nothing that a trial does to its process reaches the next. A line `stop`
+asks the trial to save and end. A connection that closes ends it at once; and when whoever started the server
+is gone, however that happened, the server's standard input closes, and it ends with all its trials. What is
+said is one JSON a line: `row`, `ending`, and `exit` once the copy is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import select
+import shutil
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dino_lab.sweeps.trial import Task, prepare, run_trial
+
+if TYPE_CHECKING:
+    from dino_lab.protocols import SharedData
+    from dino_lab.training.shelf import Shelf
 
 STOP = "stop"
 LOG = "train.log"  # of a run folder: what its trial printed
 
 
 def main() -> None:
-    """Serve until the standard input closes."""
-    out = os.dup(1)
+    """Serve on the socket whose file descriptor the command line names, then remove its folder."""
+    from dino_lab.training.shelf import Shelf
+
     os.dup2(2, 1)  # what is printed is no message
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    serve(listener, Shelf())
+    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+
+
+def serve(listener: socket.socket, shelf: Shelf) -> None:
+    """Give each connection its trial, until the standard input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a keeper ended
     import dino_lab.training.experiment  # noqa: F401 - what every trial needs
 
-    lines = _Lines(0)
-    while (line := lines.next()) is not None:
-        if line != STOP:  # a trial that ended just before it was asked to
-            _serve(line, lines, out)
+    gc.freeze()
+    while True:
+        ready, _, _ = select.select([0, listener.fileno()], [], [])
+        if 0 in ready:
+            return
+        connection, _ = listener.accept()
+        lines = _Lines(connection.fileno())
+        line = lines.next()
+        if line is not None:
+            _serve(line, lines, listener, shelf)
+        connection.close()
 
 
-def _serve(line: str, lines: _Lines, out: int) -> None:
-    task = Task.of(line)
+def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> None:
+    """Prepare here what later trials will need as well, and leave the rest to a copy."""
+    from dino_lab.registry import registry
+
+    out = lines.file
+    message = json.loads(line)
+    task = Task.of(message["task"])
     try:
         os.chdir(task.place)
         spec = prepare(task)
+        shared = shelf.data(spec, registry)
     except Exception as error:
         _say(out, "ending", {"status": "failed", "reason": str(error)})
         return _say(out, "exit", 0)
+    if os.fork() == 0:
+        try:
+            listener.close()
+            os.setsid()  # Linux shares the processor among sessions first: one for each trial
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.environ.update(message["environment"])
+            _keep(task, spec, shared, lines)
+        finally:
+            os._exit(0)
+
+
+def _keep(task: Task, spec: Any, shared: SharedData | None, lines: _Lines) -> None:
+    """Start the trial, hand on what it is told, and say how its process ended."""
+    out = lines.file
     alive, held = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(alive)
-        _train(task, spec, out)
+        _train(task, spec, shared, out)
     os.close(held)
     while True:
         if not lines.waiting:
-            ready, _, _ = select.select([lines.file, alive], [], [])
+            ready, _, _ = select.select([0, lines.file, alive], [], [])
             if alive in ready:
                 break
-        line_ = lines.next()
-        if line_ is None:
+            if 0 in ready:
+                os.kill(child, signal.SIGKILL)
+                break
+        line = lines.next()
+        if line is None:
             os.kill(child, signal.SIGKILL)
-        elif line_ == STOP:
+            break
+        if line == STOP:
             os.kill(child, signal.SIGTERM)
-    os.close(alive)
     _, status = os.waitpid(child, 0)
     _say(out, "exit", os.waitstatus_to_exitcode(status))
 
 
-def _train(task: Task, spec: Any, out: int) -> None:
+def _train(task: Task, spec: Any, shared: SharedData | None, out: int) -> None:
     """The life of a copy; it never returns."""
     code = 1
     try:
@@ -77,12 +128,15 @@ def _train(task: Task, spec: Any, out: int) -> None:
             asked.append(number)
 
         signal.signal(signal.SIGTERM, ask)
+        gc.enable()
         task.folder.mkdir(parents=True, exist_ok=True)
         log = os.open(task.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
-        ending = run_trial(task, spec, lambda row: _say(out, "row", row), weak=lambda: bool(asked))
+        ending = run_trial(
+            task, spec, lambda row: _say(out, "row", row), weak=lambda: bool(asked), shared=shared
+        )
         _say(out, "ending", asdict(ending))
         code = 0
     finally:
@@ -92,10 +146,8 @@ def _train(task: Task, spec: Any, out: int) -> None:
 
 
 def _say(out: int, kind: str, content: Mapping[str, Any] | int) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever keeps us ends us
         os.write(out, json.dumps({kind: content}).encode() + b"\n")
-    except BrokenPipeError:
-        os._exit(1)  # nobody is there to listen
 
 
 class _Lines:
@@ -111,7 +163,10 @@ class _Lines:
 
     def next(self) -> str | None:
         while not self._ready:
-            more = os.read(self.file, 1 << 16)
+            try:
+                more = os.read(self.file, 1 << 16)
+            except ConnectionResetError:
+                more = b""
             if not more:
                 return None
             *whole, self._rest = (self._rest + more).split(b"\n")

@@ -14,10 +14,11 @@ from dino_lab.plugin_file import load_plugins
 from dino_lab.reports.ending import Ending, EndingStatus, write_ending
 
 if TYPE_CHECKING:
+    from dino_lab.protocols import SharedData
     from dino_lab.spec.model import Spec
 
 Report = Callable[[Mapping[str, float]], None]
-_loaded: set[str] = set()  # plugin files of this process
+loaded: set[str] = set()  # plugin files of this process
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Task:
 
 def prepare(task: Task) -> Spec:
     """The task's spec in a process of its own, plugins imported once; touches no device."""
-    load_plugins([Path(file) for file in task.plugins if file not in _loaded])
-    _loaded.update(task.plugins)
+    load_plugins([Path(file) for file in task.plugins if file not in loaded])
+    loaded.update(task.plugins)
     return spec_of(task)
 
 
@@ -75,6 +76,7 @@ def run_trial(
     report: Report,
     asked: Callable[[], bool] = lambda: False,
     weak: Callable[[], bool] = lambda: False,
+    shared: SharedData | None = None,
 ) -> Ending:
     """Train to the end, or until the sweep is `asked` to stop, also by its stop file, or this trial is too
     `weak` to go on. Whatever goes wrong is an ending, too.
@@ -100,6 +102,7 @@ def run_trial(
             checkpoint_every=task.checkpoint_every,
             listeners=[_Reporter(report)],
             stop=stop,
+            shared=shared,
         )
     except Exception as error:
         ending = Ending("failed", reason=_in_words(error))

@@ -12,13 +12,12 @@ from dino_lab.sweeps.trial import Task
 _server: Server | None = None  # of this process, which Ray uses for one trial after the other
 
 
-def run(text: str, metric: str) -> None:
+def run(text: str, metric: str, address: str | None) -> None:
     """One trial; raises only where its process died, so that Ray starts only such a trial again."""
     from ray import tune
 
     global _server
-    if _server is None or not _server.lives:
-        _server = Server()
+    _server = _server or Server(address)
     last: dict[str, Any] = {}
 
     def row(numbers: Mapping[str, Any]) -> None:

@@ -61,6 +61,13 @@ class DataTrial(Stateless):
             [len(images) for images, _ in across] == [2, 2],
             "train ends or gives an incomplete batch at the end of an epoch; it should go on without end",
         )
+        if getattr(part, "resident", False):
+            other = self.make(self.sizes[0], seed=1)
+            self.expect(
+                all(torch.equal(next(part.test(7))[i], next(other.test(7))[i]) for i in (0, 1)),
+                "says that it is resident, and has other images with another seed; runs with the same "
+                "parameters share it, so its images should depend on its parameters alone",
+            )
         if part.train_images <= MOST_IMAGES:
             self._check_splits(part)
 

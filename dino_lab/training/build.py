@@ -11,7 +11,7 @@ from torch import nn
 
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, Targets, Teacher
+from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec, Train
 from dino_lab.training.check import check, checkpoint_gradients
@@ -94,10 +94,13 @@ class Run:
         return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
 
 
-def build(spec: Spec, registry: Registry, device: torch.device) -> Run:
-    """All parts, seeded one by one, so that changing one leaves the first weights of the others alone."""
+def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:
+    """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
+
+    `shared` is what the spec's own data part would give, where it is in memory already.
+    """
     check(spec, registry)
-    data: Data = make_part(spec, registry, device, "data", device)
+    data: Data = shared.to(device) if shared else make_part(spec, registry, device, "data", device)
     if not data.train_images:
         raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
     if spec.train.batch_size > data.train_images:

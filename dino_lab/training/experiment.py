@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
 from dino_lab.spec.file import dump_yaml
 from dino_lab.spec.model import Spec
@@ -74,15 +75,19 @@ def execute(
     checkpoint_every: float,
     listeners: Sequence[Listener] = (),
     stop: Callable[[], bool] = lambda: False,
+    shared: SharedData | None = None,
 ) -> Outcome:
-    """Train a spec to its end, or on from where it stopped; `checkpoint_every` is in seconds."""
+    """Train a spec to its end, or on from where it stopped; `checkpoint_every` is in seconds.
+
+    `shared` is what the spec's own data part would give, where it is in memory already.
+    """
     folder = RunFolder(runs / spec.name / spec.hash)
     with folder.locked():
         result = folder.result()
         if result is not None:
             verdict = Verdict(**result.pop("verdict"))
             return Outcome("already finished", folder.path, verdict=verdict, **result)
-        return _Execution(spec, registry, folder, device, checkpoint_every, listeners, stop).outcome()
+        return _Execution(spec, registry, folder, device, checkpoint_every, listeners, stop, shared).outcome()
 
 
 class _Execution:
@@ -97,11 +102,12 @@ class _Execution:
         checkpoint_every: float,
         listeners: Sequence[Listener],
         stop: Callable[[], bool],
+        shared: SharedData | None,
     ) -> None:
         self.folder, self.listeners, self.stop = folder, listeners, stop
         self.checkpoint_every = checkpoint_every
         self.began = time.monotonic()
-        self.run = build(spec, registry, device)
+        self.run = build(spec, registry, device, shared)
         self.reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
         self.step = self._resume()
         self.clock = _Clock(self.step, spec.train.batch_size)

@@ -172,13 +172,13 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
 
     original = run.run_trial
 
-    def interrupt(task: Any, spec: Any, report: Any, asked: Any) -> Any:
+    def interrupt(task: Any, spec: Any, report: Any, asked: Any, shared: Any) -> Any:
         def once(row: Any) -> None:
             report(row)
             if row["step"] == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        return original(task, spec, once, asked)
+        return original(task, spec, once, asked, shared=shared)
 
     monkeypatch.setattr(run, "run_trial", interrupt)
     assert sweep() == 130

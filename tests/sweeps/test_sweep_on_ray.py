@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -115,15 +116,13 @@ def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def servers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Those that hold a trial; the trial is the child of each."""
+def trials(process: subprocess.Popen[str], runs: Path) -> list[psutil.Process]:
+    """Those that train: they hold the lock of a run folder."""
     found = []
     for one in tree(process):
-        try:
-            if "dino_lab.sweeps.server" in one.cmdline() and one.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(Path(file.path).match(f"{runs}/*/*/lock") for file in one.open_files()):
                 found.append(one)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 
@@ -146,11 +145,11 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert listening
     assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
 
-    (server, *_) = servers(running)
-    trial, worker = server.children()[0], server.parent()
-    assert worker is not None
+    training = trials(running, sweep.runs)
+    assert len(training) == 2
+    worker, _ = [one for one in family if one.name().startswith("ray::ImplicitFunc")]
     worker.send_signal(signal.SIGKILL)
-    until(lambda: not alive([server, trial]), "the killed worker's own processes to end", 10)
+    until(lambda: len(alive(training)) == 1, "the killed worker's own trial to end", 10)
     assert running.wait(120) == 0, sweep.log.read_text()
     out = sweep.log.read_text()
     assert "its process died; it goes on from its last checkpoint" in out
@@ -167,10 +166,11 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
 def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
     running = sweep.start()
     until(lambda: sweep.steps() and min(sweep.steps()) > 20, "both trials")
-    trials = [one.children()[0] for one in servers(running)]
+    family = tree(running)
+    assert len(trials(running, sweep.runs)) == 2
     running.kill()
     running.wait()
-    until(lambda: not alive(trials), "the trials to end", 20)
+    until(lambda: not alive(family), "every process to end", 20)
     before = sweep.steps()
     out = sweep.run()
     assert out.count("resumed at step") == 2
@@ -181,23 +181,39 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))  # removed by the second
 
 
-def test_a_scheduler_ends_the_weak_early(sweep: Sweep) -> None:
-    rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9]"
+@pytest.mark.parametrize(
+    "scheduler",
+    ["{name: asha, reduction: 2, metric: effective_rank}", "{name: median, metric: effective_rank}"],
+)
+def test_a_scheduler_ends_the_weak_early(sweep: Sweep, scheduler: str) -> None:
+    rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9, 3.0e-2, 1.0e-8]"
     sweep.file.write_text(SWEEP.replace("targets.momentum: [0, 0.9]", f"optim.lr: {rates}"))
     asked = [
         "--set",
         "train.epochs=20",
         "--set",
-        "scheduler={name: asha, reduction: 2, metric: effective_rank}",
+        f"scheduler={scheduler}",
     ]
     out = sweep.run(*asked)
     endings = [read_ending(folder) for folder in sweep.runs.glob("base/*")]
     assert {ending.status for ending in endings} == {"finished", "stopped"}
     assert all(ending.step < 160 for ending in endings if ending.status == "stopped")
-    assert len(sweep.scores()) == 4
+    assert len(sweep.scores()) == 6
     assert out.count(": stopped") == sum(ending.status == "stopped" for ending in endings)
     again = sweep.run(*asked)
-    assert "4 trials, 4 of them done before" in again
+    assert "6 trials, 6 of them done before" in again
+
+
+def test_optuna_chooses_while_trials_run(sweep: Sweep) -> None:
+    pytest.importorskip("optuna")
+    space = "search: {name: optuna, samples: 4}\nspace: {optim.lr: {log_uniform: [1.0e-4, 1.0e-2]}}"
+    sweep.file.write_text(SWEEP.replace("grid: {targets.momentum: [0, 0.9]}", space))
+    asked = ["--set", "train.epochs=2"]
+    out = sweep.run(*asked)
+    assert "5 of 5 trials" in out
+    assert len(sweep.scores()) == 5
+    assert out.count(": finished") == 5
+    assert "6 of 6 trials" in sweep.run(*asked, "--set", "search.samples=5")
 
 
 def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:

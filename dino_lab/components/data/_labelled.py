@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,19 @@ class Labelled:
         self.skipped = train.skipped + test.skipped
         self.mean = mean
         self.std = std
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in memory."""
+        return isinstance(self._train, Resident) and isinstance(self._test, Resident)
+
+    def to(self, device: torch.device) -> Labelled:
+        """The same images on another device; only of what is resident."""
+        assert isinstance(self._train, Resident)
+        assert isinstance(self._test, Resident)
+        there = copy.copy(self)
+        there._train, there._test = self._train.to(device), self._test.to(device)
+        return there
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, without end: see the protocol."""

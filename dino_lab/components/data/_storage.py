@@ -55,16 +55,31 @@ class Storage(Protocol):
 
 
 class Resident:
-    """All images in one tensor on the device."""
+    """All images in one tensor, on the device or, where they do not fit there, in main memory."""
 
-    def __init__(self, images: Tensor, labels: Tensor, skipped: int = 0, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        skipped: int = 0,
+        rows: Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self.images, self.labels, self.skipped = images, labels, skipped
         self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.device = device or images.device
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         for index in rows:
             index = index.to(self.images.device, non_blocking=True)
-            yield self.images.index_select(0, index), self.labels.index_select(0, index)
+            images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
+            yield images.to(self.device), labels.to(self.device)
+
+    def to(self, device: torch.device) -> Resident:
+        """The same images for another device; without a copy if they lie there."""
+        if device == self.images.device or not fits(self.images.nbytes, device):
+            return Resident(self.images, self.labels, self.skipped, self.rows, device)
+        return Resident(self.images.to(device), self.labels.to(device), self.skipped, self.rows)
 
 
 class Streamed:
