@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,22 @@ def write_figures(study: Study, results: Sequence[ArmResult], folder: Path) -> l
     """Every picture that the study has enough axes and scores for."""
     import matplotlib
 
-    scored = [arm for arm in results if arm.scores]
     written: list[Path] = []
-    with matplotlib.rc_context({"svg.hashsalt": study.name, "font.size": 9}):
-        for name, draw in _PICTURES.items():
-            figure = draw(study, scored)
-            if figure is not None:
-                file = folder / f"{name}.svg"
-                figure.savefig(file, metadata={"Date": None})
-                written.append(file)
+    with matplotlib.rc_context({"svg.hashsalt": study.name, "font.size": 9, "text.parse_math": False}):
+        for name, figure in draw_figures(study, results):
+            file = folder / f"{name}.svg"
+            figure.savefig(file, metadata={"Date": None})
+            written.append(file)
     return written
+
+
+def draw_figures(study: Study, results: Sequence[ArmResult]) -> Iterator[tuple[str, Figure]]:
+    """Names and pictures; matplotlib's settings are the caller's, until each is written."""
+    scored = [arm for arm in results if arm.scores]
+    for name, draw in _PICTURES.items():
+        figure = draw(study, scored)
+        if figure is not None:
+            yield name, figure
 
 
 def _effects(study: Study, arms: Sequence[ArmResult]) -> Figure | None:

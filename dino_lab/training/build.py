@@ -96,18 +96,18 @@ class Run:
 
     def evaluate(self, evaluator: Evaluator) -> dict[str, float]:
         """Scores of one evaluator."""
-        with self._encoder(evaluator.of) as encode:
+        with self.encoder(evaluator.of) as encode:
             return evaluator.forward(encode, self.data)
 
     def files(self, evaluator: Any) -> dict[str, bytes]:
         """Name and content of the files that an evaluator leaves, where it leaves any."""
         if not hasattr(evaluator, "files"):
             return {}
-        with self._encoder(evaluator.of) as encode:
+        with self.encoder(evaluator.of) as encode:
             return evaluator.files(encode, self.data)
 
     @contextmanager
-    def _encoder(self, of: str) -> Iterator[Encoder]:
+    def encoder(self, of: str) -> Iterator[Encoder]:
         """The teacher's network, or the student's, in evaluation mode, at the size of the teacher's crops."""
         network = self.network(of)
         mode = network.training
