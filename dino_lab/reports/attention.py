@@ -13,7 +13,7 @@ from dino_lab.reports.tile import SIDE, Gallery, bytes_of, tile
 
 
 def attention(encode: Encoder, samples: Samples) -> Gallery:
-    """One column an image: itself, the mean of the heads, each head; a UserError where the backbone has none."""
+    """One column an image: itself, the mean of the heads, each head; a UserError where there are none."""
     images = samples.test.images[samples.shown]
     maps = encode.ask("attention", images).cpu()  # [N, heads, h, w]
     if not maps.isfinite().all():
@@ -22,13 +22,12 @@ def attention(encode: Encoder, samples: Samples) -> Gallery:
     rows = [[tile(image) for image in images]]
     for head in torch.cat([maps.mean(1, keepdim=True), maps], 1).unbind(1):
         rows.append([tile(bytes_of(overlay(*pair))) for pair in zip(grey, head, strict=True)])
-    return Gallery(
-        samples.shown_names, rows, ("image", "mean", *(f"head {i + 1}" for i in range(maps.shape[1])))
-    )
+    names = ("image", "mean", *(f"head {i + 1}" for i in range(maps.shape[1])))
+    return Gallery(samples.shown_names, rows, names)
 
 
 def overlay(grey: Tensor, weights: Tensor) -> Tensor:
-    """Weights [h, w] as colour over a grey picture [1, H, W] in 0..1: [3, H, W], the largest weight brightest."""
+    """Weights [h, w] as colour over a grey picture [1, H, W] in 0..1: [3, H, W], the largest brightest."""
     from matplotlib import colormaps
 
     share = weights / weights.max().clamp(min=1e-12)

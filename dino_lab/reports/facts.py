@@ -12,6 +12,7 @@ from typing import Any
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
 from dino_lab.reports.ending import read_ending
+from dino_lab.spec.inline import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.experiment import LEAST_WARM_UP
@@ -91,7 +92,7 @@ def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]
         if key == "command":
             yield key, shlex.join(map(str, value))
         elif isinstance(value, dict):
-            yield key, ", ".join(f"{name} {item}" for name, item in value.items()) or "none"
+            yield key, ", ".join(f"{name} {inline(item)}" for name, item in value.items()) or "none"
         else:
             yield key.replace("_", " "), "none" if value is None else str(value)
 
