@@ -77,7 +77,9 @@ def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     shown = panel.imshow(cells, aspect="auto", cmap="viridis")
     for y, x in itertools.product(range(len(rows)), range(len(columns))):
         if cells[y][x] == cells[y][x]:
-            panel.text(x, y, f"{cells[y][x]:.3f}", ha="center", va="center", color="white")
+            # Viridis is dark below and light above.
+            ink = "white" if shown.norm(cells[y][x]) < 0.6 else "black"
+            panel.text(x, y, f"{cells[y][x]:.3f}", ha="center", va="center", color=ink)
     panel.set_xticks(range(len(columns)), [_name(value) for value in columns])
     panel.set_yticks(range(len(rows)), [_name(value) for value in rows])
     panel.set_xlabel(across)
@@ -105,12 +107,10 @@ def _curves(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
 
 
 def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
-    """Parallel coordinates: an arm is a line through its values, coloured by its mean score."""
+    """Parallel coordinates: an arm is a line through its values, the stronger the better its mean score."""
     axes = [axis for axis in study.axes if len(_values(axis, arms)) > 1]
     if len(axes) < 2:
         return None
-    from matplotlib import colormaps
-
     means = [_mean(arm) for arm in arms]
     low, high = min(means), max(means)
     figure = _figure(1.8 * (len(axes) + 1), 3.4)
@@ -118,7 +118,8 @@ def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     for arm, mean in zip(arms, means, strict=True):
         share = (mean - low) / (high - low) if high > low else 0.5
         heights = [_height(arm.arm.settings.get(axis), _values(axis, arms)) for axis in axes]
-        panel.plot([*heights, share], color=colormaps["viridis"](share), alpha=0.8)
+        better = share if study.mode == "max" else 1 - share
+        panel.plot([*heights, share], color="tab:blue", alpha=0.15 + 0.85 * better, linewidth=1 + better)
     for x, axis in enumerate(axes):
         for value in _values(axis, arms):
             panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=7)

@@ -1,8 +1,8 @@
 """What a run's spec changes, and of what.
 
-A run folder keeps the resolved spec, which has forgotten what it extends, and the command. Where the file that
-the command names is still there and still gives this spec, its parent is what it extends, or, if settings were
-laid over it, the file itself. Everywhere else the spec is compared with the defaults.
+A run folder keeps the resolved spec, which has forgotten what it extends, and the command. Where the file
+that the command names is still there and still gives this spec, its parent is what it extends, or, if it
+extends nothing and settings were laid over it, the file itself. Else the spec is compared with the defaults.
 """
 
 from __future__ import annotations
