@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
@@ -16,7 +18,7 @@ from dino_lab.reports.ending import read_ending
 from dino_lab.reports.figures import draw_figures
 from dino_lab.reports.grouping import study_of
 from dino_lab.reports.html import page
-from dino_lab.reports.results import read_results
+from dino_lab.reports.results import ArmResult, read_results
 from dino_lab.reports.study import FILE, Study
 from dino_lab.reports.tables import HEADERS, lines, notes
 from dino_lab.spec.inline import inline
@@ -24,6 +26,20 @@ from dino_lab.training.rows import scores
 from dino_lab.training.run_dir import RunFolder
 
 MOST_RUNS = 60  # whose curves are drawn
+TITLES = {
+    "effects": "What each setting does: arms as points, their mean with its 95 % interval",
+    "heat": "Two settings at once, mean over the others",
+    "parallel": "Each arm as a line through its settings to its score; the best are strongest",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a sweep, and its natural width in pixels."""
+
+    title: str
+    svg: Markup
+    width: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +66,7 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     members, left_out = _members(study)
     results = read_results(study)
     with matplotlib.rc_context(theme.settings()):
-        figures = [
-            (name, theme.inline_svg(figure, name))
-            for name, figure in draw_figures(study, results)
-            if name != "curves"
-        ]
+        figures = _figures(study, results) if _sweeps(paths) else []
         drawn = members[:MOST_RUNS]
         charts = comparison_charts([Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn])
         curves = [draw(chart, legend=False) for chart in charts]
@@ -78,12 +90,28 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     return text, left_out
 
 
+def _figures(study: Study, results: Sequence[ArmResult]) -> list[Figure]:
+    """Those of a sweep; its curves are drawn with all the others."""
+    drawn = [(name, figure) for name, figure in draw_figures(study, results) if name in TITLES]
+    return [
+        Figure(TITLES[name], theme.inline_svg(figure, TITLES[name]), round(figure.get_figwidth() * 96))
+        for name, figure in drawn
+    ]
+
+
 def _study(paths: Sequence[Path], registry: Registry, metric: str | None) -> Study:
-    if metric is None and not _sweeps(paths):
-        found = {name for path in paths for row in RunFolder(path).rows() for name in scores(row)}
-        if not found:  # without evaluators there is still the loss
-            return study_of(paths, registry, "loss", "min")
-    return study_of(paths, registry, metric)
+    if _sweeps(paths):
+        return study_of(paths, registry, metric)
+    scored = any(scores(row) for path in paths for row in RunFolder(path).rows())
+    # Without evaluators there is still the loss.
+    study = (
+        study_of(paths, registry, metric) if metric or scored else study_of(paths, registry, "loss", "min")
+    )
+    names = [arm.label.partition(" ")[0] for arm in study.arms]
+    if len(set(names)) < len(names):
+        return study
+    arms = tuple(replace(arm, label=name) for arm, name in zip(study.arms, names, strict=True))
+    return replace(study, baseline=names[0], arms=arms)
 
 
 def _sweeps(paths: Sequence[Path]) -> bool:
@@ -103,15 +131,14 @@ def _members(study: Study) -> tuple[list[Member], list[str]]:
     return members, left_out
 
 
-def _arm_table(study: Study, results: Any) -> tuple[list[str], list[list[str]]]:
+def _arm_table(study: Study, results: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line for each arm with what it sets."""
     axes = [axis for axis in study.axes if axis != "variant"]
     table = []
     for line in lines(study, results):
         label, *cells = line.cells()
-        settings = [_said(line.settings[axis]) for axis in axes]
-        table.append([label, *settings, *cells])
-    return [HEADERS[0], *axes, *HEADERS[1:]], table
+        table.append([label, *cells, *(_said(line.settings[axis]) for axis in axes)])
+    return [*HEADERS, *axes], table
 
 
 def _said(value: Any) -> str:

@@ -74,11 +74,14 @@ def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     cells = [[_cell(arms, {down: row, across: column}) for column in columns] for row in rows]
     figure = _figure(1.0 * len(columns) + 2, 0.7 * len(rows) + 1.4)
     panel = figure.add_subplot()
+    panel.grid(False)
     shown = panel.imshow(cells, aspect="auto", cmap="viridis")
+    there = [cell for row in cells for cell in row if cell == cell]
+    middle = min(there) + 0.6 * (max(there) - min(there))
     for y, x in itertools.product(range(len(rows)), range(len(columns))):
         if cells[y][x] == cells[y][x]:
             # Viridis is dark below and light above.
-            ink = "white" if shown.norm(cells[y][x]) < 0.6 else "black"
+            ink = "white" if cells[y][x] < middle else "black"
             panel.text(x, y, f"{cells[y][x]:.3f}", ha="center", va="center", color=ink)
     panel.set_xticks(range(len(columns)), [_name(value) for value in columns])
     panel.set_yticks(range(len(rows)), [_name(value) for value in rows])
@@ -119,14 +122,16 @@ def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
         share = (mean - low) / (high - low) if high > low else 0.5
         heights = [_height(arm.arm.settings.get(axis), _values(axis, arms)) for axis in axes]
         better = share if study.mode == "max" else 1 - share
-        panel.plot([*heights, share], color="tab:blue", alpha=0.15 + 0.85 * better, linewidth=1 + better)
+        panel.plot([*heights, share], color="tab:blue", alpha=0.3 + 0.7 * better, linewidth=1 + better)
     for x, axis in enumerate(axes):
         for value in _values(axis, arms):
-            panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=7)
-    panel.text(len(axes), 0.0, f" {low:.3f}", fontsize=7)
-    panel.text(len(axes), 1.0, f" {high:.3f}", fontsize=7)
+            panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=8, va="bottom")
+    panel.text(len(axes), 0.0, f" {low:.3f}", fontsize=8, va="bottom")
+    panel.text(len(axes), 1.0, f" {high:.3f}", fontsize=8, va="bottom")
     panel.set_xticks(range(len(axes) + 1), [*axes, study.metric])
     panel.set_yticks([])
+    panel.grid(True, axis="x")
+    panel.spines[:].set_visible(False)
     return figure
 
 

@@ -58,7 +58,7 @@ def settings() -> dict[str, Any]:
 
 
 def inline_svg(figure: Figure, label: str) -> Markup:
-    """A figure as an element of the page: its size and colours are the page's, its series are named."""
+    """A figure as an element of the page, which decides on its size and colours; its series are named."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = _PARTS.sub("", buffer.getvalue())

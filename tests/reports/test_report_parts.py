@@ -29,9 +29,9 @@ def test_neighbours_are_those_of_a_loop(queries: int, bank: int, width: int, k: 
     q, b = (F.normalize(torch.randn(n, width).double(), dim=1) for n in (queries, bank))
     cosine, at = nearest_in(q, b, k)
     for i in range(queries):
-        found = sorted(
-            (sum(x * y for x, y in zip(q[i], b[j], strict=True)).item(), j) for j in range(bank)
-        )[::-1][:k]
+        found = sorted((sum(x * y for x, y in zip(q[i], b[j], strict=True)).item(), j) for j in range(bank))[
+            ::-1
+        ][:k]
         assert at[i].tolist() == [j for _, j in found]
         assert cosine[i].tolist() == pytest.approx([value for value, _ in found], rel=1e-9)
 
