@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,22 @@ def write_figures(study: Study, results: Sequence[ArmResult], folder: Path) -> l
     """Every picture that the study has enough axes and scores for."""
     import matplotlib
 
-    scored = [arm for arm in results if arm.scores]
     written: list[Path] = []
-    with matplotlib.rc_context({"svg.hashsalt": study.name, "font.size": 9}):
-        for name, draw in _PICTURES.items():
-            figure = draw(study, scored)
-            if figure is not None:
-                file = folder / f"{name}.svg"
-                figure.savefig(file, metadata={"Date": None})
-                written.append(file)
+    with matplotlib.rc_context({"svg.hashsalt": study.name, "font.size": 9, "text.parse_math": False}):
+        for name, figure in draw_figures(study, results):
+            file = folder / f"{name}.svg"
+            figure.savefig(file, metadata={"Date": None})
+            written.append(file)
     return written
+
+
+def draw_figures(study: Study, results: Sequence[ArmResult]) -> Iterator[tuple[str, Figure]]:
+    """Names and pictures; matplotlib's settings are the caller's, until each is written."""
+    scored = [arm for arm in results if arm.scores]
+    for name, draw in _PICTURES.items():
+        figure = draw(study, scored)
+        if figure is not None:
+            yield name, figure
 
 
 def _effects(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
@@ -68,10 +74,15 @@ def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     cells = [[_cell(arms, {down: row, across: column}) for column in columns] for row in rows]
     figure = _figure(1.0 * len(columns) + 2, 0.7 * len(rows) + 1.4)
     panel = figure.add_subplot()
+    panel.grid(False)
     shown = panel.imshow(cells, aspect="auto", cmap="viridis")
+    there = [cell for row in cells for cell in row if cell == cell]
+    middle = min(there) + 0.6 * (max(there) - min(there))
     for y, x in itertools.product(range(len(rows)), range(len(columns))):
         if cells[y][x] == cells[y][x]:
-            panel.text(x, y, f"{cells[y][x]:.3f}", ha="center", va="center", color="white")
+            # Viridis is dark below and light above.
+            ink = "white" if cells[y][x] < middle else "black"
+            panel.text(x, y, f"{cells[y][x]:.3f}", ha="center", va="center", color=ink)
     panel.set_xticks(range(len(columns)), [_name(value) for value in columns])
     panel.set_yticks(range(len(rows)), [_name(value) for value in rows])
     panel.set_xlabel(across)
@@ -99,12 +110,10 @@ def _curves(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
 
 
 def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
-    """Parallel coordinates: an arm is a line through its values, coloured by its mean score."""
+    """Parallel coordinates: an arm is a line through its values, the stronger the better its mean score."""
     axes = [axis for axis in study.axes if len(_values(axis, arms)) > 1]
     if len(axes) < 2:
         return None
-    from matplotlib import colormaps
-
     means = [_mean(arm) for arm in arms]
     low, high = min(means), max(means)
     figure = _figure(1.8 * (len(axes) + 1), 3.4)
@@ -112,14 +121,17 @@ def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     for arm, mean in zip(arms, means, strict=True):
         share = (mean - low) / (high - low) if high > low else 0.5
         heights = [_height(arm.arm.settings.get(axis), _values(axis, arms)) for axis in axes]
-        panel.plot([*heights, share], color=colormaps["viridis"](share), alpha=0.8)
+        better = share if study.mode == "max" else 1 - share
+        panel.plot([*heights, share], color="tab:blue", alpha=0.3 + 0.7 * better, linewidth=1 + better)
     for x, axis in enumerate(axes):
         for value in _values(axis, arms):
-            panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=7)
-    panel.text(len(axes), 0.0, f" {low:.3f}", fontsize=7)
-    panel.text(len(axes), 1.0, f" {high:.3f}", fontsize=7)
+            panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=8, va="bottom")
+    panel.text(len(axes), 0.0, f" {low:.3f}", fontsize=8, va="bottom")
+    panel.text(len(axes), 1.0, f" {high:.3f}", fontsize=8, va="bottom")
     panel.set_xticks(range(len(axes) + 1), [*axes, study.metric])
     panel.set_yticks([])
+    panel.grid(True, axis="x")
+    panel.spines[:].set_visible(False)
     return figure
 
 

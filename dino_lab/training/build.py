@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
@@ -17,7 +19,7 @@ from dino_lab.spec.model import Spec, Train
 from dino_lab.training.check import check, checkpoint_gradients
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.parts import make_method, make_part, misfits
-from dino_lab.training.scoring import Scored, score
+from dino_lab.training.scoring import Scored, frozen, score
 from dino_lab.training.seeding import crop_generator
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
@@ -92,6 +94,13 @@ class Run:
     def evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> list[Scored]:
         """What these evaluators, by name, find of the networks as they are now."""
         return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
+
+    @contextmanager
+    def encoder(self, of: str) -> Iterator[Encoder]:
+        """The teacher's network, or the student's, in evaluation mode, at the size of the teacher's crops."""
+        network = self.network(of)
+        with frozen(network):
+            yield Encoder(network, self.augment.groups[0][1], self.autocast)
 
 
 def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:

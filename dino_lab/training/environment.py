@@ -26,6 +26,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "plugins": _plugins(),
         "git": _git(),
         "command": sys.argv,
+        "directory": _directory(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -53,6 +54,14 @@ def _git() -> dict[str, Any] | None:
     try:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _directory() -> str | None:
+    """Where the command was given, which its relative paths start from."""
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was deleted meanwhile
         return None
 
 

@@ -41,11 +41,11 @@ def score(
         encoders: dict[int, Encoder] = {}  # the student's may be asked for under both names
 
         def encoder(of: str) -> Encoder:
-            frozen = network(of)
-            if id(frozen) not in encoders:
-                stack.enter_context(_frozen(frozen))
-                encoders[id(frozen)] = Encoder(frozen, size, autocast, wants)
-            return encoders[id(frozen)]
+            its = network(of)
+            if id(its) not in encoders:
+                stack.enter_context(frozen(its))
+                encoders[id(its)] = Encoder(its, size, autocast, wants)
+            return encoders[id(its)]
 
         return [_score(name, evaluator, encoder(evaluator.of), data) for name, evaluator in evaluators]
 
@@ -57,7 +57,7 @@ def _score(name: str, evaluator: Any, encode: Encoder, data: Data) -> Scored:
 
 
 @contextmanager
-def _frozen(network: Network) -> Iterator[None]:
+def frozen(network: Network) -> Iterator[None]:
     """Evaluation mode; every module is put back as it was."""
     modes = {module: module.training for module in network.modules()}
     network.eval()

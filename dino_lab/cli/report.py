@@ -1,0 +1,63 @@
+"""The verb that makes a page of runs and sweeps."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dino_lab.cli.options import Device, Plugins, choose_device
+from dino_lab.plugin_file import load_plugins
+
+
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|SWEEP...", help="Folders of runs or sweeps.", show_default=False),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="The file to write. [default: report.html in the folder, of several here]",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Of the rows, by which several are compared. [default: the sweep's, else 20-NN]",
+        ),
+    ] = None,
+    device: Device = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write one HTML file that shows a run, or compares several: curves, scores, pictures, spec.
+
+    The file needs no network and no other file.
+    """
+    began = time.monotonic()
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.reports.given import one_run, sorted_out
+    from dino_lab.reports.html import check_target, write_page
+
+    paths = sorted_out(folders)
+    target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
+    check_target(target)
+    gc.enable()  # see __main__.py
+    if one_run(paths):
+        from dino_lab.reports.run_report import run_report
+
+        text, left_out = run_report(paths[0], registry, choose_device(device))
+    else:
+        from dino_lab.reports.comparison_report import comparison_report
+
+        text, left_out = comparison_report(paths, registry, metric)
+    write_page(target, text)
+    for line in left_out:
+        print(f"left out: {line}")
+    print(f"wrote {target}: {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")

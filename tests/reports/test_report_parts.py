@@ -1,0 +1,192 @@
+"""What a report computes, against naive statements of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dino_lab.registry import registry
+from dino_lab.reports.attention import overlay
+from dino_lab.reports.chart import Line, thinned
+from dino_lab.reports.curves import Rows, comparison_charts, run_charts
+from dino_lab.reports.kept import charts_of, read_evaluations
+from dino_lab.reports.neighbours import nearest_in
+from dino_lab.reports.parent import parent_of
+from dino_lab.reports.scatter import embedded
+from dino_lab.reports.tile import picture_of
+from dino_lab.reports.tokens import principal_colours
+from dino_lab.spec.file import load
+
+
+@pytest.mark.parametrize(("queries", "bank", "width", "k"), [(3, 7, 4, 5), (1, 3, 2, 5), (10, 40, 16, 5)])
+def test_neighbours_are_those_of_a_loop(queries: int, bank: int, width: int, k: int) -> None:
+    torch.manual_seed(0)
+    q, b = (F.normalize(torch.randn(n, width).double(), dim=1) for n in (queries, bank))
+    cosine, at = nearest_in(q, b, k)
+    for i in range(queries):
+        found = sorted((sum(x * y for x, y in zip(q[i], b[j], strict=True)).item(), j) for j in range(bank))[
+            ::-1
+        ][:k]
+        assert at[i].tolist() == [j for _, j in found]
+        assert cosine[i].tolist() == pytest.approx([value for value, _ in found], rel=1e-9)
+
+
+def test_token_colours_are_the_principal_components_of_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 6, 5, 5) * torch.tensor([9.0, 5.0, 3.0, 1.0, 0.5, 0.1]).view(1, 6, 1, 1)
+    flat = tokens.permute(0, 2, 3, 1).reshape(-1, 6).double().numpy()
+    wanted = torch.from_numpy(PCA(3).fit_transform(flat))
+    found = principal_colours(tokens).permute(0, 2, 3, 1).reshape(-1, 3)
+    for i in range(3):
+        inside = (found[:, i] > 0) & (found[:, i] < 1)
+        assert inside.double().mean() > 0.9
+        pair = torch.stack([found[inside, i].double(), wanted[inside, i]])
+        assert abs(torch.corrcoef(pair)[0, 1].item()) == pytest.approx(1, abs=1e-6)
+
+
+def test_tokens_of_fewer_than_three_numbers_have_colours() -> None:
+    assert principal_colours(torch.randn(2, 2, 3, 3)).shape == (2, 3, 3, 3)
+
+
+def test_an_overlay_is_brightest_where_the_weight_is_largest() -> None:
+    weights = torch.zeros(4, 4)
+    weights[1, 2] = 0.02
+    found = overlay(torch.full((1, 16, 16), 0.2), weights).sum(0)
+    row, column = divmod(int(found.argmax()), 16)
+    assert (row // 4, column // 4) == (1, 2)
+    assert overlay(torch.ones(1, 4, 4), torch.zeros(4, 4)).isfinite().all()
+
+
+def test_a_thinned_line_keeps_its_ends_and_its_peaks() -> None:
+    y = [math.sin(i / 500) for i in range(10_000)]
+    y[4321], y[77] = 50.0, math.nan
+    thin = thinned(Line("a", list(range(10_000)), y), 400)
+    assert len(thin.x) <= 400
+    assert max(thin.y) == 50.0
+    assert thin.x == sorted(thin.x)
+    assert thin.x[0] < 50
+    assert thin.x[-1] > 9950
+    short = thinned(Line("a", [0, 1, 2], [1.0, math.inf, 2.0]))
+    assert (short.x, short.y) == ([0, 2], [1.0, 2.0])
+
+
+ROWS = [
+    {"step": 0, "epoch": 0.0, "knn.5nn": 0.2, "spectrum.rank": 9.0},
+    {"step": 2, "epoch": 1.0, "loss": 2.0, "entropy": 1.0, "entropy_max": 3.0, "kl": 1.0, "regularizer.koleo": 4.0, "lr": 0.1, "weight_decay": 0.04, "odd": 1.0, "knn.5nn": 0.4, "spectrum.rank": 7.0},
+]  # fmt: skip
+
+
+def test_every_number_of_a_row_has_a_chart() -> None:
+    charts = {chart.title: chart for chart in run_charts(ROWS)}
+    assert list(charts)[:3] == ["Loss", "Scores of knn", "spectrum.rank"]
+    assert charts["Entropy of the target"].level == (3.0, "ln K = 3.00")
+    assert {"KL of target and student", "Learning rate", "Regularizer koleo", "odd"} <= set(charts)
+    assert "Weight decay" not in charts, "a constant is no curve"
+    assert charts["Scores of knn"].lines[0].y == [0.2, 0.4]
+
+
+def test_several_runs_share_charts() -> None:
+    charts = {c.title: c for c in comparison_charts([Rows("a", 0, ROWS), Rows("b", 1, ROWS[:1])])}
+    assert [line.name for line in charts["knn.5nn"].lines] == ["a", "b"]
+    assert [line.name for line in charts["Loss"].lines] == ["a"]
+
+
+def test_json_becomes_curves_where_it_holds_some() -> None:
+    columns = {"strength": [0, 1, 2], "distance": [0.0, 0.1, 0.3]}
+    (chart,) = charts_of(columns)
+    assert (chart.x_label, chart.y_label, list(chart.lines[0].y)) == ("strength", "distance", [0.0, 0.1, 0.3])
+    (same,) = charts_of([{"strength": 0, "distance": 0.0}, {"strength": 1, "distance": 0.1}])
+    assert list(same.lines[0].x) == [0.0, 1.0]
+    nested = list(charts_of({"version": 1, "curves": {"blur": columns, "hue": columns}}))
+    assert [chart.title for chart in nested] == ["curves blur", "curves hue"]
+    for nothing in (
+        3,
+        [],
+        {"a": [1, 2], "b": [1]},
+        {"a": "text"},
+        [[1, 2]],
+        {"a": [True, False], "b": [1, 2]},
+    ):
+        assert not list(charts_of(nothing))
+
+
+def test_what_evaluators_left_is_read_last_first(tmp_path: Path) -> None:
+    for step in (0, 12):
+        folder = tmp_path / "evaluations" / f"{step:06}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (step, 0, 0)).save(folder / "clusters.teacher.confusion.png")
+        (folder / "clusters.teacher.broken.png").write_bytes(b"no picture")
+        (folder / "clusters.teacher.weights.bin").write_bytes(b"1")
+        (folder / "clusters.teacher.note.txt").write_text("x" * 9000)
+        (folder / "clusters.teacher.bad.json").write_text("{")
+    Image.effect_noise((2500, 2500), 90).convert("RGB").save(
+        tmp_path / "evaluations/000012/attend.student.big.png"
+    )
+    found = read_evaluations(tmp_path)
+    kept = {item.title: item for item in found.shown}
+    picture = kept["clusters: confusion (teacher)"]
+    assert (picture.step, picture.earlier_step) == (12, 0)
+    assert picture.picture.startswith("data:image/png;base64,")
+    assert picture.picture != picture.earlier
+    assert len(kept["clusters: note (teacher)"].text) < 5000
+    assert sorted(line.partition(": ")[0].rpartition("/")[2] for line in found.left_out) == [
+        "attend.student.big.png", "clusters.teacher.bad.json", "clusters.teacher.broken.png", "clusters.teacher.weights.bin",
+    ]  # fmt: skip
+    assert any("to keep the page below 5 MB" in line for line in found.left_out)
+
+
+def test_the_parent_is_what_the_file_extends_as_long_as_that_is_so(tiny: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: tiny.yaml\ntargets: {momentum: 0.5}\n")
+    command = ["dino-lab", "run", "child.yaml", "--set", "train.epochs=2", "--set=seed=3"]
+    environment = {"command": command, "directory": str(tmp_path)}
+    spec = load(child, ["train.epochs=2", "seed=3"]).spec
+    found = parent_of(spec, environment, registry)
+    assert found.name == str(tiny)
+    assert [(c.key, c.old, c.new) for c in found.changes] == [
+        ("seed", "0", "3"), ("targets.momentum", "0.9", "0.5"), ("train.epochs", "3", "2"),
+    ]  # fmt: skip
+
+    alone = parent_of(
+        load(tiny, ["seed=1"]).spec, {"command": ["x", "run", str(tiny), "--set", "seed=1"]}, registry
+    )
+    assert (alone.name, [c.key for c in alone.changes]) == (str(tiny), ["seed"])
+
+    child.write_text("extends: tiny.yaml\ntargets: {momentum: 0.6}\n")
+    for changed in (environment, {}, {"command": ["dino-lab", "sweep", "s.yaml"]}):
+        defaults = parent_of(spec, changed, registry)
+        assert defaults.name == "the defaults"
+        changes = {c.key: (c.old, c.new) for c in defaults.changes}
+        assert changes["targets.momentum"] == ("0.9", "0.5")
+        assert changes["train.epochs"] == ("-", "2")
+        assert changes["evaluators.0.k"] == ("[10, 20]", "[5]")
+        assert "loss.temperature" not in changes
+
+
+def test_features_that_are_all_the_same_are_a_point_and_no_warning() -> None:
+    method, places = embedded(F.normalize(torch.ones(40, 8), dim=1))
+    assert method == "PCA"
+    assert places.abs().max() < 1e-6
+    assert embedded(torch.ones(1, 1))[1].shape == (1, 2)
+
+
+def test_tsne_keeps_two_heaps_apart() -> None:
+    torch.manual_seed(0)
+    heaps = torch.cat([torch.randn(30, 8) * 0.05 + centre for centre in (torch.ones(8), -torch.ones(8))])
+    method, places = embedded(F.normalize(heaps, dim=1))
+    assert method == "t-SNE"
+    one, other = places[:30], places[30:]
+    assert torch.cdist(one, other).min() > torch.cdist(one, one).max() / 4
+    assert torch.cdist(one.mean(0)[None], other.mean(0)[None]) > 2 * one.std(0).norm()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_of_any_number_of_channels_have_a_picture(channels: int) -> None:
+    assert picture_of(torch.zeros(channels, 5, 6, dtype=torch.uint8)).size == (6, 5)

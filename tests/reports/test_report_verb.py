@@ -1,0 +1,224 @@
+"""`dino-lab report`, on runs that were really made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dino_lab.cli import app as cli
+from dino_lab.reports.study import Arm, Study
+
+SECTIONS = (
+    "scores",
+    "curves",
+    "crops",
+    "attention",
+    "tokens",
+    "neighbours",
+    "features",
+    "spec",
+    "environment",
+)
+Execute = Callable[..., object]
+
+
+@pytest.fixture
+def run(tiny_spec: Execute, execute: Execute) -> Path:
+    return execute(tiny_spec("augment.local_views=1")).folder
+
+
+def report(*arguments: object) -> int:
+    return cli.main(["report", *map(str, arguments), "--device", "cpu"])
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', page)
+
+
+def test_a_run_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run / "evaluations" / "000012"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(folder / "clusters.teacher.confusion.png")
+    (folder / "invariance.teacher.curve.json").write_text('{"strength": [0, 1], "distance": [0.0, 0.5]}')
+    assert report(run) == 0
+    assert re.fullmatch(r"wrote .*report\.html: \d\.\d MB, \d+ s\n", capsys.readouterr().out)
+    page = (run / "report.html").read_text()
+    assert sections(page) == [*SECTIONS[:-2], "evaluations", *SECTIONS[-2:]]
+    assert len(page) < 5_000_000
+    assert run.name in page
+    assert json.loads((run / "result.json").read_text())["verdict"]["sentence"].partition(": ")[2] in page
+    assert "ln K = 3.47" in page  # 32 outputs
+    assert "knn/1: k=5" in page
+    assert "64 px" not in page
+    assert "16 px, both" in page
+    assert "8 px, student" in page
+    assert "invariance: curve (teacher)" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert "url(http" not in page
+    assert list(run.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("student", [False, True], ids=["teacher", "student"])
+def test_the_features_are_those_of_the_network_that_there_is(
+    student: bool, tiny_spec: Execute, execute: Execute
+) -> None:
+    siamese = ["teacher={name: siamese}", "targets={name: sinkhorn}", "augment.local_views=0"]
+    folder = execute(tiny_spec("train.epochs=1", *(siamese if student else []))).folder
+    assert report(folder) == 0
+    page = (folder / "report.html").read_text()
+    assert ("the student's features" if student else "the teacher's features") in page.replace("&#39;", "'")
+
+
+def test_without_checkpoint_the_rest_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("last.pt", "env.json"):
+        (run / name).unlink()
+    assert report(run) == 0
+    page = (run / "report.html").read_text()
+    assert sections(page) == ["scores", "curves", "crops", "spec"]
+    out = capsys.readouterr().out
+    assert "left out: everything that needs the network: there is no checkpoint (last.pt)" in out
+    assert "there is no checkpoint (last.pt)" in page
+    assert "there is no env.json" in page
+
+
+def test_without_data_the_rows_are_shown(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = run / "spec.yaml"
+    gone = tmp_path / "moved"
+    spec.write_text(
+        re.sub(
+            r"data:\n(  .*\n)+", f"data: {{name: image_folder, path: {gone}, size: 16}}\n", spec.read_text()
+        )
+    )
+    assert report(run) == 0
+    assert sections((run / "report.html").read_text()) == ["scores", "curves", "spec", "environment"]
+    assert str(gone) in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_is_read_from_its_rows(run: Path) -> None:
+    (run / "result.json").unlink()
+    rows = (run / "rows.jsonl").read_text().splitlines(keepends=True)
+    (run / "rows.jsonl").write_text("".join(rows[:-1]))
+    assert report(run) == 0
+    page = (run / "report.html").read_text()
+    assert "not finished, 10 of 12 steps" in page
+    assert 'class="verdict learning"' in page or 'class="verdict warming"' in page
+
+
+def test_a_diverged_network_is_no_traceback(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torch.load(run / "last.pt", weights_only=True)
+    for part in ("teacher", "student"):
+        for tensor in state[part].values():
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+    torch.save(state, run / "last.pt")
+    assert report(run) == 0
+    out = capsys.readouterr().out
+    assert "the features are not finite; the network has diverged" in out
+    assert sections((run / "report.html").read_text()) == ["scores", "curves", "crops", "spec", "environment"]
+
+
+def test_what_a_path_or_a_name_says_is_text(run: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "<script>alert(1)<" / "script>&amp;'\""
+    evil.parent.mkdir()
+    shutil.copytree(run, evil)
+    environment = json.loads((evil / "env.json").read_text())
+    environment["command"] = ["</script><img src=x onerror=alert(1)>"]
+    (evil / "env.json").write_text(json.dumps(environment))
+    folder = evil / "evaluations" / "000012"
+    folder.mkdir(parents=True)
+    (folder / "a.teacher.<b>.json").write_text('{"x": [0, 1], "</script><script>alert(1)": [0, 1]}')
+    (folder / "a.teacher.t.txt").write_text("<script>alert(1)</script>")
+    assert report(evil) == 0
+    page = (evil / "report.html").read_text()
+    data = page.count('<script type="application/json">')
+    assert page.count("<script") == page.count("</script>") == data + 1
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+    name = "</script><script>alert(1)</script> $x$"
+    study = Study(
+        name,
+        "knn.5nn",
+        "max",
+        None,
+        ("a",),
+        (Arm(name, {"a": name}, {0: evil}), Arm("b", {"a": 1}, {0: run})),
+    )
+    study.write(tmp_path / "sweep")
+    assert report(tmp_path / "sweep") == 0
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert page.count("<script") == page.count("</script>")
+    assert "<script>alert" not in page
+
+
+def test_several_runs_are_compared(
+    tiny_spec: Execute, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ("train.epochs=1",)
+    runs = [
+        execute(tiny_spec(*short, f"seed={seed}", f"targets.momentum={m}")).folder
+        for seed, m in ((0, 0.9), (1, 0.9), (0, 0.5))
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert report(*runs, runs[0]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "2 arms, 3 runs, compared by knn.5nn" in page
+    assert "targets.momentum" in page
+    assert sections(page) == ["arms", "runs", "curves"]
+
+
+def test_runs_without_scores_are_compared_by_loss(
+    tiny_spec: Execute, execute: Execute, tmp_path: Path
+) -> None:
+    runs = [execute(tiny_spec("train.epochs=1", "evaluators=[]", f"seed={seed}")).folder for seed in (0, 1)]
+    to = tmp_path / "two.html"
+    assert report(*runs, "--to", to) == 0
+    assert "compared by loss" in to.read_text()
+
+
+def test_a_sweep_whose_runs_were_moved_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = (Arm("here", {"t": 1}, {0: run}), Arm("moved", {"t": 2}, {0: tmp_path / "gone"}))
+    Study("s", "knn.5nn", "max", "here", ("t",), arms).write(tmp_path / "sweep")
+    assert report(tmp_path / "sweep") == 0
+    assert f"moved seed 0: {tmp_path / 'gone'} is not there" in capsys.readouterr().out
+    shutil.rmtree(run)
+    assert report(tmp_path / "sweep", "--to", tmp_path / "none.html") == 2
+    assert "none of its runs has a row" in capsys.readouterr().err
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_what_cannot_be_is_one_line_and_leaves_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, words in (
+        ([tmp_path / "nowhere"], "no such folder"),
+        ([tmp_path / "file"], "a file; give the folder of a run or of a sweep"),
+        ([tmp_path / "empty"], "the folder is empty; a run has a spec.yaml, a sweep a study.json"),
+        ([run.parent], f"neither a run (spec.yaml) nor a sweep (study.json); there is one below it: {run}"),
+        ([run, tmp_path / "empty"], "the folder is empty"),
+        ([run, "--to", tmp_path], "should end in .html"),
+        ([run, "--to", tmp_path / "no" / "x.html"], "there is no folder"),
+        ([run, "--to", tmp_path / "last.pt"], "should end in .html"),
+        ([run, "--to", "/proc/x.html"], "/proc/x.html: cannot be written"),
+    ):
+        assert report(*arguments) == 2, words
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    (run / "rows.jsonl").write_text("no row\n")
+    assert report(run) == 2
+    assert "rows.jsonl, env.json, result.json or ending.json is damaged" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
