@@ -38,6 +38,7 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("head", "mlp"): {"hidden": 24, "dim": 10},
     ("head", "prototypes"): {"hidden": 24, "bottleneck": 8, "dim": 10, "batch_norm": True},
     ("evaluator", "knn"): {"k": [1, 5]},
+    ("evaluator", "linear_probe"): {"epochs": 2},
 }
 # Kinds of files that a component reads; `files` writes them.
 FROM_FILES = {("data", "image_folder"), ("data", "parquet")}
