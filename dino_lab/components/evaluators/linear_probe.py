@@ -57,9 +57,9 @@ class LinearProbe:
         seen = f"CLS of the last {self.blocks} blocks" if self.blocks > 1 else "features"
         tokens = " and mean token" if self.mean_tokens else ""
         return (
-            f"linear_probe/1: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, standardised "
-            f"with mean and std of the training part; SGD momentum 0.9, no weight decay, {self.epochs} epochs "
-            f"of batches of {self.batch_size} (at most the part), rates {rates} times batch/256, cosine to 0 "
+            f"linear_probe/1: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, "
+            f"standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, {self.epochs} "
+            f"epochs of batches of {self.batch_size} (at most the part), rates {rates} times batch/256, cosine to 0 "
             f"by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by top-1 on "
             f"{self.validation:g} of the training split, stratified, at least one image a class, not trained "
             "on; test split scored once"
