@@ -31,22 +31,23 @@ def eigenvalue_plot(eigenvalues: Tensor, rank: float) -> bytes:
 
 
 def confusion_plot(shares: Tensor, rows: Sequence[str], columns: Sequence[str], across: str) -> bytes:
-    """Shares [rows, columns] in 0..1: of the images of each class, in which column they are."""
+    """Shares [rows, columns]: of the images of each class, in which column they are."""
     height, width = shares.shape
     named = max(height, width) <= MOST_NAMES
     cell = 0.34 if named else 8 / max(height, width)
     figure = _figure(max(3.6, cell * width + 2.4), max(2.8, cell * height + 1.2))
     panel = figure.add_subplot()
-    shown = panel.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    most = max(shares.max().item(), 0.01)
+    shown = panel.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=most, interpolation="nearest")
     if named:
         panel.set_xticks(range(width), list(columns), rotation=90, fontsize=7)
         panel.set_yticks(range(height), list(rows), fontsize=7)
         for (y, x), share in ((at.tolist(), shares[tuple(at)].item()) for at in (shares >= 0.005).nonzero()):
-            colour = "white" if share > 0.6 else "black"
+            colour = "white" if share > 0.6 * most else "black"
             panel.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour)
     panel.set_xlabel(across)
     panel.set_ylabel("class")
-    figure.colorbar(shown, label="share of the class's images")
+    figure.colorbar(shown, shrink=0.8, label="share of the class's images")
     return _png(figure)
 
 
@@ -58,5 +59,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()

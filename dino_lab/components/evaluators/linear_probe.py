@@ -58,11 +58,11 @@ class LinearProbe:
         tokens = " and mean token" if self.mean_tokens else ""
         return (
             f"linear_probe/1: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, "
-            f"standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, {self.epochs} "
-            f"epochs of batches of {self.batch_size} (at most the part), rates {rates} times batch/256, cosine to 0 "
-            f"by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by top-1 on "
-            f"{self.validation:g} of the training split, stratified, at least one image a class, not trained "
-            "on; test split scored once"
+            "standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, "
+            f"{self.epochs} epochs of batches of {self.batch_size} (at most the part), rates {rates} times "
+            f"batch/256, cosine to 0 by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by "
+            f"top-1 on {self.validation:g} of the training split, stratified, at least one image a class, not "
+            "trained on; test split scored once"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:

@@ -42,9 +42,9 @@ class Spectrum:
         return (
             f"spectrum/1: test split, of the {self.of} in evaluation mode; rankme with epsilon "
             f"{_spectrum.RANK_EPSILON:g} of features neither centred nor normalised; of normalised features: "
-            f"std mean over dimensions, uniformity with t={_spectrum.UNIFORMITY_T:g} over all pairs of "
-            f"images, alignment with alpha=2 of two crops of each image, {self.least_area:g} to 1 of its area, ratio "
-            f"3/4 to 4/3, flipped with 0.5, seed={self.seed}"
+            f"std mean over dimensions, uniformity with t={_spectrum.UNIFORMITY_T:g} over all pairs, "
+            f"alignment with alpha=2 of two crops of each image, {self.least_area:g} to 1 of its area, "
+            f"ratio 3/4 to 4/3, flipped with 0.5, seed={self.seed}"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
