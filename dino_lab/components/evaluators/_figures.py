@@ -40,8 +40,8 @@ def confusion_plot(shares: Tensor, rows: Sequence[str], columns: Sequence[str], 
     most = max(shares.max().item(), 0.01)
     shown = panel.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=most, interpolation="nearest")
     if named:
-        panel.set_xticks(range(width), list(columns), rotation=90, fontsize=7)
-        panel.set_yticks(range(height), list(rows), fontsize=7)
+        panel.set_xticks(range(width), list(columns), rotation=90, fontsize=7, parse_math=False)
+        panel.set_yticks(range(height), list(rows), fontsize=7, parse_math=False)
         for (y, x), share in ((at.tolist(), shares[tuple(at)].item()) for at in (shares >= 0.005).nonzero()):
             colour = "white" if share > 0.6 * most else "black"
             panel.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour)

@@ -47,8 +47,8 @@ class Clusters:
         return (
             f"clusters/1: k-means of L2-normalised features of the test split, of the {self.of} in "
             f"evaluation mode, k={self.k or 'classes'}, k-means++, best of {RESTARTS} starts, "
-            f"seed={self.seed}; NMI with the arithmetic mean of the entropies, ARI, accuracy after one-to-one "
-            "matching"
+            f"seed={self.seed}; NMI with the arithmetic mean of the entropies, ARI, accuracy after "
+            "one-to-one matching"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:

@@ -61,8 +61,8 @@ class LinearProbe:
             "standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, "
             f"{self.epochs} epochs of batches of {self.batch_size} (at most the part), rates {rates} times "
             f"batch/256, cosine to 0 by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by "
-            f"top-1 on {self.validation:g} of the training split, stratified, at least one image a class, not "
-            "trained on; test split scored once"
+            f"top-1 on {self.validation:g} of the training split, stratified, at least one image a class, "
+            "not trained on; test split scored once"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
