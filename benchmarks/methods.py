@@ -29,11 +29,12 @@ HEAD = """# Methods
 Every method is a file in `experiments/methods/`, and every file the difference to another one. This page is
 written by `python -m benchmarks.methods`. Raw pixels score 0.338 here (BENCHMARKS.md).
 """
-READING = """What the paper says collapses does not always do so here. Batch norm in the head centres and
-scales outputs by itself, whatever becomes of the features: with it a student copy may go on learning for three
-epochs, and DINO without centring keeps two of 1,024 outputs in use. Without it, at this size, DINO collapses
-with its centre too, to uniform; so `dino_without_centring` alone has a head without batch norm. A target that
-is uniform says nothing, and still the features may have become better before it was."""
+READING = """\
+What the paper says collapses does not always do so here. Batch norm in the head centres and scales
+outputs by itself, whatever becomes of the features: with it a student copy may go on learning for three
+epochs, and DINO without centring keeps two of 1,024 outputs in use. Without it, at this size, DINO
+collapses with its centre too, to uniform; so `dino_without_centring` alone has a head without batch
+norm. A target that is uniform says nothing, and still the features may have become better before it was."""
 SETTINGS = {"distillation": ["teacher.run.path=runs/dino/HASH"]}  # what a file cannot know
 # What the papers say becomes of it; of all others they say that they learn.
 COLLAPSES = {

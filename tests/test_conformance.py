@@ -44,6 +44,7 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluator", "dense"): {"images": 8, "k": 3},
     ("evaluator", "knn"): {"k": [1, 5]},
     ("evaluator", "copy_detection"): {"top": 5, "generate": {"images": 3}},
+    ("evaluator", "linear_probe"): {"epochs": 2},
 }
 # Kinds of files that a component reads; `files` writes them.
 FROM_FILES = {

@@ -1,0 +1,63 @@
+"""What classifiers on frozen features share: their inputs, a validation part, standardisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dino_lab.encoder import Split
+from dino_lab.errors import UserError
+
+CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
+TOP = 5
+
+
+def inputs(split: Split, blocks: int, mean_tokens: bool) -> Tensor:
+    """CLS of the last `blocks` blocks, last first, then the mean of the tokens: [N, (blocks + 1) D] at most.
+
+    DINO, arXiv 2104.14294, appendix F.2. A UserError where the backbone has fewer blocks.
+    """
+    parts = [split.features]
+    if blocks > 1:
+        there = split["blocks"].shape[1]
+        if there < blocks:
+            raise UserError(f"blocks = {blocks} is more than the {there} that the backbone gives")
+        parts = [split["blocks"][:, :blocks].flatten(1)]
+    if mean_tokens:
+        parts.append(split["mean_tokens"])
+    return torch.cat(parts, 1)
+
+
+def validation_part(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Which images are for validation, bool [N]: the share of every class, at least one, and never all.
+
+    A class of one image stays in training; a UserError where no class has two.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    on_cpu = labels.cpu()
+    for label in on_cpu.unique().tolist():
+        members = (on_cpu == label).nonzero()[:, 0]
+        count = min(len(members) - 1, max(1, round(share * len(members))))
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    if not chosen.any():
+        raise UserError("no class has two training images, so that none is left to choose by")
+    return chosen.to(labels.device)
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std [D] of features [N, D]; the std of a constant feature is 1."""
+    exact = features.double()
+    mean, std = exact.mean(0), exact.std(0, correction=0)
+    std = torch.where(std <= CONSTANT * mean.abs(), 1.0, std)
+    return mean.to(features.dtype), std.to(features.dtype)
+
+
+def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Top-1 accuracy of scores [N, classes], and top-5 where there are more than five classes."""
+    ranking = scores.argsort(dim=1, descending=True, stable=True)
+    correct = ranking[:, :TOP] == labels[:, None]
+    found = {"top1": correct[:, 0].double().mean().item()}
+    if scores.shape[1] > TOP:
+        found["top5"] = correct.any(1).double().mean().item()
+    return found

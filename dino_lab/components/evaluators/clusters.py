@@ -1,0 +1,97 @@
+"""Whether features fall into the classes by themselves."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Literal
+from weakref import ReferenceType, ref
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.evaluators._agreement import contingency, matched_order, matching
+from dino_lab.components.evaluators._figures import confusion_plot
+from dino_lab.encoder import Encoder, Split
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+RESTARTS = 10  # of k-means, the tightest of which counts
+
+
+@register("evaluator", "clusters")
+class Clusters:
+    """k-means on the test split's normalised features, compared with the classes: NMI, ARI and accuracy.
+
+    Accuracy is that after the one-to-one matching of clusters and classes that makes it largest; images of a
+    cluster without a class, or of a class without a cluster, count as wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: Annotated[int, Field(gt=0)] | None = None,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.k, self.seed, self.every = k, seed, every
+        self.of: Literal["teacher", "student"] = of
+        self._last: tuple[ReferenceType[Split], Tensor] | None = None  # the picture is of the same clusters
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        return (
+            f"clusters/1: k-means of L2-normalised features of the test split, of the {self.of} in "
+            f"evaluation mode, k={self.k or 'classes'}, k-means++, best of {RESTARTS} starts, "
+            f"seed={self.seed}; NMI with the arithmetic mean of the entropies, ARI, accuracy after "
+            "one-to-one matching"
+        )
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """`nmi`, `ari` and `accuracy`, each 1 where clusters are the classes."""
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        labels, clusters = self._cluster(encode, data)
+        counts = contingency(labels, clusters, data.classes, self.k or data.classes)
+        hits = sum(int(counts[row, column]) for row, column in matching(counts).items())
+        return {
+            "nmi": float(normalized_mutual_info_score(labels.numpy(), clusters.numpy())),
+            "ari": float(adjusted_rand_score(labels.numpy(), clusters.numpy())),
+            "accuracy": hits / len(labels),
+        }
+
+    def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
+        """In which clusters the images of each class are; a class without test images is an empty row."""
+        labels, clusters = self._cluster(encode, data)
+        counts = contingency(labels, clusters, data.classes, self.k or data.classes)
+        order = matched_order(counts)
+        shares = counts[:, order] / counts.sum(1, keepdim=True).clamp_min(1)
+        names = [str(name) for name in getattr(data, "class_names", range(data.classes))]
+        across = "cluster, first those matched, in the order of the classes"
+        return {"confusion.png": confusion_plot(shares, names, [str(cluster) for cluster in order], across)}
+
+    def _cluster(self, encode: Encoder, data: Data) -> tuple[Tensor, Tensor]:
+        """Class and cluster of each test image, int64 [N], on the CPU."""
+        test = encode.split(data, "test")
+        if self._last is None or self._last[0]() is not test:
+            self._last = ref(test), k_means(test.features, self.k or data.classes, self.seed)
+        return test.labels.cpu(), self._last[1]
+
+
+def k_means(features: Tensor, k: int, seed: int) -> Tensor:
+    """Cluster of each normalised feature [N, D], int64 [N] on the CPU; a UserError for k above N."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if k > len(features):
+        raise UserError(f"evaluator clusters: k = {k} is more than the {len(features)} test images")
+    model = KMeans(k, n_init=RESTARTS, random_state=seed)
+    with warnings.catch_warnings():
+        # Features that drew together have fewer different values than k; the scores say so.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = model.fit_predict(F.normalize(features.double(), dim=1).cpu().numpy())
+    return torch.from_numpy(found).long()

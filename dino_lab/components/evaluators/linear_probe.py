@@ -1,0 +1,91 @@
+"""Linear classification of frozen features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from dino_lab.components.evaluators._linear import train_heads
+from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
+from dino_lab.encoder import BLOCKS, Encoder
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+# Those of DINOv2's evaluation, arXiv 2304.07193, for a batch of 256 images.
+RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+
+Rate = Annotated[float, Field(gt=0, le=100)]
+
+
+@register("evaluator", "linear_probe")
+class LinearProbe:
+    """Accuracy of a linear classifier on frozen features, its learning rate chosen on a validation part.
+
+    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.2, on features computed once, so without augmentation;
+    many learning rates at once after DINOv2, arXiv 2304.07193.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: Annotated[int, Field(ge=1, le=BLOCKS)] = 1,
+        mean_tokens: bool = False,
+        rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = RATES,
+        epochs: Annotated[int, Field(gt=0)] = 100,
+        batch_size: Annotated[int, Field(gt=0)] = 1024,
+        validation: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.blocks, self.mean_tokens, self.rates = blocks, mean_tokens, rates
+        self.epochs, self.batch_size, self.validation, self.seed = epochs, batch_size, validation, seed
+        self.every = every
+        self.of: Literal["teacher", "student"] = of
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """Blocks and mean tokens, where they are used."""
+        return ("blocks",) * (self.blocks > 1) + ("mean_tokens",) * self.mean_tokens
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        seen = f"CLS of the last {self.blocks} blocks" if self.blocks > 1 else "features"
+        tokens = " and mean token" if self.mean_tokens else ""
+        return (
+            f"linear_probe/1: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, "
+            "standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, "
+            f"{self.epochs} epochs of batches of {self.batch_size} (at most the part), rates {rates} times "
+            f"batch/256, cosine to 0 by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by "
+            f"top-1 on {self.validation:g} of the training split, stratified, at least one image a class, "
+            "not trained on; test split scored once"
+        )
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """Top-1, top-5 for more than five classes, and the rate chosen with its validation top-1."""
+        bank, test = encode.split(data, "bank"), encode.split(data, "test")
+        features = inputs(bank, self.blocks, self.mean_tokens)
+        held_out = validation_part(bank.labels, self.validation, self.seed)
+        mean, std = standardisation(features[~held_out])
+        features = (features - mean) / std
+        weights, biases = train_heads(
+            features[~held_out],
+            bank.labels[~held_out],
+            data.classes,
+            self.rates,
+            self.epochs,
+            self.batch_size,
+            self.seed,
+        )
+        choices = [
+            accuracies(torch.addmm(bias, features[held_out], weight), bank.labels[held_out])["top1"]
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        best = choices.index(max(choices))  # of equals the first
+        x = (inputs(test, self.blocks, self.mean_tokens) - mean) / std
+        scores = accuracies(torch.addmm(biases[best], x, weights[best]), test.labels)
+        return {**scores, "rate": self.rates[best], "validation_top1": choices[best]}

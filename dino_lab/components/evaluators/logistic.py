@@ -1,0 +1,95 @@
+"""Logistic regression on frozen features."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.evaluators._probing import accuracies, standardisation, validation_part
+from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+Strength = Annotated[float, Field(gt=0, le=1e6)]
+
+
+@register("evaluator", "logistic")
+class Logistic:
+    """Accuracy of multinomial logistic regression on features, its penalty chosen on a validation part.
+
+    By scikit-learn's L-BFGS; `inverse_penalties` are what it calls C, the weight of the summed cross-entropy
+    beside half the squared weights. After DINOv2, arXiv 2304.07193.
+    """
+
+    def __init__(
+        self,
+        *,
+        inverse_penalties: Annotated[tuple[Strength, ...], Field(min_length=1)] = (
+            1e-4,
+            1e-3,
+            1e-2,
+            0.1,
+            1.0,
+        ),
+        iterations: Annotated[int, Field(gt=0)] = 1000,
+        validation: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.inverse_penalties, self.iterations = inverse_penalties, iterations
+        self.validation, self.seed, self.every = validation, seed, every
+        self.of: Literal["teacher", "student"] = of
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        penalties = ",".join(f"{value:g}" for value in self.inverse_penalties)
+        return (
+            f"logistic/1: features, of the {self.of} in evaluation mode, unaugmented, standardised with mean "
+            f"and std of the training part; L-BFGS of at most {self.iterations} iterations, C={penalties}, "
+            f"chosen by top-1 on {self.validation:g} of the training split, stratified, at least one image a "
+            f"class, not trained on, seed={self.seed}; test split scored once"
+        )
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """Top-1, top-5 for more than five classes, and the C chosen with its validation top-1."""
+        bank, test = encode.split(data, "bank"), encode.split(data, "test")
+        labels, held_out = bank.labels.cpu(), validation_part(bank.labels, self.validation, self.seed).cpu()
+        features = bank.features.cpu()
+        mean, std = standardisation(features[~held_out])
+        x, y = ((features - mean) / std)[~held_out], labels[~held_out]
+        if len(y.unique()) < 2:
+            raise UserError("evaluator logistic: all training images are of one class; it takes two")
+        checked = (features[held_out] - mean) / std
+        models = [self._fit(x, y, value) for value in self.inverse_penalties]
+        choices = [
+            accuracies(_scores(model, checked, data.classes), labels[held_out])["top1"] for model in models
+        ]
+        best = choices.index(max(choices))  # of equals the first
+        scores = _scores(models[best], (test.features.cpu() - mean) / std, data.classes)
+        return {
+            **accuracies(scores, test.labels.cpu()),
+            "inverse_penalty": self.inverse_penalties[best],
+            "validation_top1": choices[best],
+        }
+
+    def _fit(self, x: Tensor, y: Tensor, inverse_penalty: float) -> Any:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the bound of iterations is in the protocol
+            return LogisticRegression(C=inverse_penalty, max_iter=self.iterations).fit(x.numpy(), y.numpy())
+
+
+def _scores(model: Any, x: Tensor, classes: int) -> Tensor:
+    """Probabilities [N, classes]; a class without training images has less than any other."""
+    scores = torch.full((len(x), classes), -1.0, dtype=torch.float64)
+    scores[:, model.classes_] = torch.from_numpy(model.predict_proba(x.numpy())).double()
+    return scores

@@ -1,0 +1,76 @@
+"""How features fill their space; no label is looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.evaluators import _figures, _spectrum
+from dino_lab.components.evaluators._crop import random_crops
+from dino_lab.encoder import BATCH, Encoder
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+
+@register("evaluator", "spectrum")
+class Spectrum:
+    """RankMe, spread, uniformity and alignment of the test split's features, and their eigenvalues.
+
+    RankMe, arXiv 2210.02885, Eq. 1; uniformity and alignment, arXiv 2005.10242, Sec. 4.2. `std` is that of
+    the normalised features, and `std_even` what it is where they fill all directions evenly, 1 / sqrt(D).
+    """
+
+    def __init__(
+        self,
+        *,
+        least_area: Annotated[float, Field(gt=0, le=1)] = 0.2,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.least_area, self.seed, self.every = least_area, seed, every
+        self.of: Literal["teacher", "student"] = of
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        return (
+            f"spectrum/1: test split, of the {self.of} in evaluation mode; rankme with epsilon "
+            f"{_spectrum.RANK_EPSILON:g} of features neither centred nor normalised; of normalised features: "
+            f"std mean over dimensions, uniformity with t={_spectrum.UNIFORMITY_T:g} over all pairs, "
+            f"alignment with alpha=2 of two crops of each image, {self.least_area:g} to 1 of its area, "
+            f"ratio 3/4 to 4/3, flipped with 0.5, seed={self.seed}"
+        )
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """Higher is better for `rankme` and `std`, lower for `uniformity` and `alignment`."""
+        features = encode.split(data, "test").features
+        if len(features) < 2:
+            raise UserError("evaluator spectrum: there is one test image; uniformity compares two or more")
+        return {
+            "rankme": _spectrum.rank_me(features),
+            "std": _spectrum.spread(features),
+            "std_even": 1 / math.sqrt(features.shape[1]),
+            "uniformity": _spectrum.uniformity(features),
+            "alignment": _spectrum.alignment(*self._crops(encode, data)),
+        }
+
+    def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
+        """The eigenvalues of the features' covariance."""
+        features = encode.split(data, "test").features
+        values = _spectrum.eigenvalues(features)
+        return {"eigenvalues.png": _figures.eigenvalue_plot(values, _spectrum.rank_me(features))}
+
+    def _crops(self, encode: Encoder, data: Data) -> tuple[Tensor, Tensor]:
+        """Features [N, D] of the first and of the second crop of each test image."""
+        generator = torch.Generator().manual_seed(self.seed)
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for images, _ in data.test(BATCH):
+            for side in sides:
+                side.append(encode(random_crops(images, self.least_area, encode.size, generator)))
+        return torch.cat(sides[0]), torch.cat(sides[1])
