@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dino_lab import __version__
-from dino_lab.cli import compare, completion, components, diff, folders, new, run, specs, sweep
+from dino_lab.cli import compare, completion, components, diff, evaluate, folders, new, run, specs, sweep
 from dino_lab.errors import UserError
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
@@ -38,7 +38,7 @@ for verb in (
     components.show,
     new.new,
     specs.schema,
-    folders.eval_,
+    evaluate.eval_,
     folders.export,
     completion.completion,
 ):
