@@ -11,6 +11,7 @@ import torch
 
 from dino_lab.errors import SpecError
 from dino_lab.registry import registry
+from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.spec.file import load
 from dino_lab.sweeps.plan import load_plan
 from dino_lab.training.build import build
@@ -19,7 +20,8 @@ from dino_lab.training.loop import train
 
 ROOT = Path(__file__).parents[1] / "experiments"
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
-SPECS = sorted(set(ROOT.rglob("*.yaml")) - set(SWEEPS))
+EVALUATIONS = sorted((ROOT / "evaluations").glob("*.yaml"))
+SPECS = sorted(set(ROOT.rglob("*.yaml")) - set(SWEEPS) - set(EVALUATIONS))
 METHODS = sorted((ROOT / "methods").glob("*.yaml"))
 SMALL = (
     "data.train_images=64",
@@ -40,6 +42,16 @@ def test_there_are_specs() -> None:
     assert len(SPECS) >= len(METHODS) + 3
     assert len(METHODS) >= 14
     assert len(SWEEPS) >= 11
+    assert len(EVALUATIONS) >= 1
+
+
+@pytest.mark.parametrize("file", EVALUATIONS, ids=names(EVALUATIONS))
+def test_the_evaluation_validates(file: Path) -> None:
+    evaluation = load_evaluation(file, registry).evaluation
+    assert {params.name for params in evaluation.evaluators} >= {"knn", "invariance"}
+    for params in evaluation.evaluators:
+        assert registry.build("evaluator", params).protocol
+    assert file.read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=names(SWEEPS))

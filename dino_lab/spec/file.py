@@ -66,7 +66,7 @@ def read_nodes(
         mark = start_of(str(file))
         pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
         root = yaml.MappingNode(root.tag, [*root.value, pair], root.start_mark, root.end_mark)
-    spec_type = narrowed(root, registry, problems)
+    spec_type = narrowed(root, registry, problems, Spec)
     told = {problem.loc for problem in problems}
     try:
         # Read as JSON, strict means: no true and no "1" for a 1, but a list for a tuple.

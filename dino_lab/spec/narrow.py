@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, create_model
@@ -17,21 +17,24 @@ from dino_lab.spec.problems import Problem, shown
 
 # How a name is looked up, and what the names are.
 Find = Callable[[str], type[BaseModel]]
+File = TypeVar("File", bound=BaseModel)
 OPTIMIZERS: dict[str, type[BaseModel]] = {
     get_args(cls.model_fields["name"].annotation)[0]: cls
     for cls in get_args(Spec.model_fields["optim"].annotation)
 }
 
 
-def narrowed(root: yaml.MappingNode, registry: Registry, problems: list[Problem]) -> type[Spec]:
-    """A subclass of Spec that accepts exactly the components named in `root`.
+def narrowed(
+    root: yaml.MappingNode, registry: Registry, problems: list[Problem], base: type[File]
+) -> type[File]:
+    """A subclass of `base`, such as Spec, that accepts exactly the components named in `root`.
 
     A field whose component cannot be found is a problem and then accepts anything, so that the rest of the
     file is still checked.
     """
     fields: dict[str, Any] = {}
     for field, kind in KIND_OF_FIELD.items():
-        pair = child(root, field)
+        pair = child(root, field) if field in base.model_fields else None
         if pair is None or (field == "predictor" and data(pair[1]) is None):
             continue
         narrow = _Narrow(root, kind, _finder(registry, kind), registry.names(kind), problems)
@@ -39,10 +42,10 @@ def narrowed(root: yaml.MappingNode, registry: Registry, problems: list[Problem]
             narrow.many((field,), pair[1]) if field in LISTS else narrow.one((field,), pair[1]),
             ...,
         )
-    if (pair := child(root, "optim")) is not None:
+    if "optim" in base.model_fields and (pair := child(root, "optim")) is not None:
         narrow = _Narrow(root, "optimizer", _optimizer, list(OPTIMIZERS), problems)
         fields["optim"] = (narrow.one(("optim",), pair[1]), ...)
-    return create_model("Spec", __base__=Spec, **fields)
+    return create_model(base.__name__, __base__=base, **fields)
 
 
 def _finder(registry: Registry, kind: str) -> Find:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dino_lab.errors import Misfit
-from dino_lab.kinds import KIND_OF_FIELD
+from dino_lab.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss
 from dino_lab.registry import Registry
@@ -31,7 +32,10 @@ def check(spec: Spec, registry: Registry) -> list[str]:
         _check_size(method.student.backbone, pixels)
     _check_heads(spec, method.student)
     _check_teacher(method)
-    _check_needs(spec, registry, method.evaluators)
+    parts = {field: getattr(spec, field) for field in KIND_OF_FIELD if field not in LISTS}
+    names = {field: part.name for field, part in parts.items() if part is not None}
+    its = [params.name for params in spec.evaluators]
+    check_needs(names, registry, list(zip(its, method.evaluators.values(), strict=True)))
     if spec.train.gradient_checkpointing:
         checkpoint_gradients(method.student)
     if spec.train.accumulate > spec.train.batch_size:
@@ -106,14 +110,18 @@ def checkpoint_gradients(network: Network) -> None:
         backbone.checkpoint_gradients()
 
 
-def _check_needs(spec: Spec, registry: Registry, evaluators: dict[str, Evaluator]) -> None:
-    for i, evaluator in enumerate(evaluators.values()):
+def check_needs(
+    names: dict[str, str], registry: Registry, evaluators: Sequence[tuple[str, Evaluator]]
+) -> None:
+    """A Misfit where an evaluator, with its name, needs what the component that a field names lacks."""
+    for i, (its, evaluator) in enumerate(evaluators):
         for need in getattr(evaluator, "needs", ()):
             field, _, capability = need.partition(".")
-            name = getattr(spec, field).name
-            if not hasattr(registry.find(KIND_OF_FIELD[field], name).cls, capability):
-                asks = f"{spec.evaluators[i].name!r} asks for {capability}"
-                raise Misfit(("evaluators", i, "name"), f"{asks}, which {field} {name!r} does not give")
+            asks, loc = f"{its!r} asks for {capability}", ("evaluators", i, "name")
+            if field not in names:
+                raise Misfit(loc, f"{asks}, but there is no {field}")
+            if not hasattr(registry.find(KIND_OF_FIELD[field], names[field]).cls, capability):
+                raise Misfit(loc, f"{asks}, which {field} {names[field]!r} does not give")
 
 
 def _first_line(error: Exception) -> str:

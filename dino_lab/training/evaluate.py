@@ -1,23 +1,118 @@
-"""A finished or half-finished run, opened again and scored."""
+"""A network that is there, opened again and scored: that of a run, or a model of timm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from dino_lab.errors import UserError
-from dino_lab.registry import Registry
+from dino_lab.errors import Misfit, UserError
+from dino_lab.network import Network
+from dino_lab.protocols import Data, Evaluator
+from dino_lab.registry import Params, Registry
+from dino_lab.spec.evaluation import Evaluation
+from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
+from dino_lab.training.check import check_needs
+from dino_lab.training.parts import make_evaluators, make_method, make_part, misfits
 from dino_lab.training.run_dir import RunFolder
-from dino_lab.training.scoring import Scored
+from dino_lab.training.scoring import Scored, score
+
+TIMM = "timm"  # the component that builds what stands behind `timm:`
+TIMM_SIZE = 224  # pixels, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: networks, the images, and how the networks look at them."""
+
+    network: Callable[[str], Network]  # by whose it is
+    data: Data
+    size: int
+    autocast: Callable[[], AbstractContextManager[object]]
+    evaluators: tuple[tuple[str, Evaluator], ...]
+    step: int = 0  # of the checkpoint
+
+    def score(self, of: Literal["teacher", "student"] | None = None) -> list[Scored]:
+        """What each evaluator finds; `of` overrides whose features it asks for."""
+        if of is not None:
+            for _, evaluator in self.evaluators:
+                evaluator.of = of
+        return score(self.evaluators, self.data, self.network, self.size, self.autocast)
 
 
 def open_run(path: Path, registry: Registry, device: torch.device) -> Run:
     """The run of a folder, with the state of its checkpoint."""
-    return _open(RunFolder(path), registry, device)[0]
+    spec = RunFolder(path).spec(registry)
+    run = build(spec, registry, device)
+    run.load_state_dict(_state(RunFolder(path), spec, device))
+    return run
+
+
+def run_subject(
+    path: Path,
+    registry: Registry,
+    device: torch.device,
+    evaluation: Evaluation | None = None,
+    *,
+    untrained: bool = False,
+) -> Subject:
+    """The networks of a run's folder, as its checkpoint has them or as they were before the first step.
+
+    Data, evaluators and size are those of the run's spec where `evaluation` says nothing else.
+    """
+    folder = RunFolder(path)
+    spec = folder.spec(registry)
+    state = None if untrained else _state(folder, spec, device)
+    if evaluation is not None:
+        changed = {"evaluators": evaluation.evaluators, "data": evaluation.data or spec.data}
+        spec = spec.model_copy(update=changed)
+    if not spec.evaluators:
+        raise UserError(f"{path}: its spec names no evaluators; --with FILE says by which it is scored")
+    _check(spec.evaluators, {"backbone": spec.backbone.name, "data": spec.data.name}, registry)
+    data: Data = make_part(spec, registry, device, "data", device)
+    augment = make_part(spec, registry, device, "augment")
+    method = make_method(
+        spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
+    )
+    if state is not None:
+        with misfits("data"):
+            _load(method.student, state["student"])
+            _load(method.teacher, state["teacher"])
+    size = (evaluation and evaluation.size) or augment.groups[0][1]
+    _check_size(method.student, size)
+
+    def network(of: str) -> Network:
+        teacher = method.teacher.network
+        return teacher if of == "teacher" and teacher is not None else method.student
+
+    enabled = spec.train.precision == "bfloat16"
+    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
+    step = 0 if state is None else int(state["step"])
+    return Subject(network, data, size, autocast, tuple(method.evaluators.items()), step)
+
+
+def timm_subject(
+    model: str, registry: Registry, device: torch.device, evaluation: Evaluation, *, untrained: bool = False
+) -> Subject:
+    """A model of timm, in float32; images are normalised with the mean and deviation of the data."""
+    if evaluation.data is None:
+        raise Misfit(("data",), f"required: timm:{model} has no data of its own")
+    _check(evaluation.evaluators, {"backbone": TIMM, "data": evaluation.data.name}, registry)
+    with misfits("data"):
+        data: Data = registry.build("data", evaluation.data, device)
+    size = evaluation.size or TIMM_SIZE
+    torch.manual_seed(0)
+    backbone = _timm_backbone(model, registry, data.channels, size, pretrained=not untrained)
+    network = Network(backbone, nn.Identity(), mean=data.mean, std=data.std).to(device)
+    evaluators = tuple(make_evaluators(evaluation.evaluators, registry).items())
+    return Subject(lambda of: network, data, size, nullcontext, evaluators)
 
 
 def evaluate(
@@ -27,32 +122,54 @@ def evaluate(
 
     What files the evaluators leave are written into the folder, as after the step of the checkpoint.
     """
-    folder = RunFolder(path)
-    run, step = _open(folder, registry, device)
-    if not run.evaluators:
-        raise UserError(f"{path}: its spec names no evaluators")
-    if of is not None:
-        for evaluator in run.evaluators.values():
-            evaluator.of = of
-    found = run.evaluate(list(run.evaluators.items()))
-    write_files(found, folder, step)
+    subject = run_subject(path, registry, device)
+    found = subject.score(of)
+    write_files(found, RunFolder(path), subject.step)
     return found
 
 
 def write_files(found: Sequence[Scored], folder: RunFolder, step: int) -> None:
     """Keep the files of evaluators, after so many steps, under their names and those of their networks."""
     for scored in found:
-        for file, content in scored.files.items():
-            folder.write_evaluation(step, f"{scored.name}.{scored.of}.{file}", content)
+        for file, content in scored.named_files.items():
+            folder.write_evaluation(step, file, content)
 
 
-def _open(folder: RunFolder, registry: Registry, device: torch.device) -> tuple[Run, int]:
-    """The run of a folder as its checkpoint has it, and after how many steps that is."""
-    path = folder.path
-    spec = folder.spec(registry)
-    run = build(spec, registry, device)
+def _state(folder: RunFolder, spec: Spec, device: torch.device) -> dict[str, Any]:
     state = folder.load(spec.hash, device)
     if state is None:
-        raise UserError(f"{path}: there is no checkpoint yet (last.pt)")
-    run.load_state_dict(state)
-    return run, int(state["step"])
+        raise UserError(f"{folder.path}: there is no checkpoint yet (last.pt)")
+    return state
+
+
+def _load(part: Any, state: dict[str, Any]) -> None:
+    try:
+        part.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise ValueError(f"the weights do not fit images like these ({lines[-1].strip()})") from error
+
+
+def _check(evaluators: Sequence[Params], names: dict[str, str], registry: Registry) -> None:
+    """What evaluators need is looked for before data is read."""
+    built = make_evaluators(evaluators, registry).values()
+    check_needs(names, registry, list(zip([params.name for params in evaluators], built, strict=True)))
+
+
+def _check_size(network: Network, size: int) -> None:
+    backbone: Any = network.backbone
+    if hasattr(backbone, "check_size"):
+        with misfits("size"):
+            backbone.check_size(size)
+
+
+def _timm_backbone(model: str, registry: Registry, channels: int, size: int, *, pretrained: bool) -> Any:
+    given = {"name": TIMM, "model": model, "pretrained": pretrained}
+    params = registry.find("backbone", TIMM).params.model_validate(given)
+    try:
+        return registry.build("backbone", params, channels, size)
+    except UserError as error:
+        reason = str(error).rpartition("; ")[0]
+        raise UserError(f"timm:{model}: {reason}; --untrained scores it with its first weights") from error
+    except ValueError as error:
+        raise UserError(f"timm:{model}: {error}") from error

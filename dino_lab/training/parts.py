@@ -59,13 +59,14 @@ def make_method(
         targets=make("targets", head.dim),
         loss=make("loss", head.dim),
         regularizers=_regularizers(spec, registry, device),
-        evaluators=_evaluators(spec, registry),
+        evaluators=make_evaluators(spec.evaluators, registry),
     )
 
 
-def _evaluators(spec: Spec, registry: Registry) -> dict[str, Evaluator]:
+def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[str, Evaluator]:
+    """Each under its name; a second one of a name bears a number."""
     found: dict[str, Evaluator] = {}
-    for i, (name, params) in enumerate(zip(distinct(spec.evaluators), spec.evaluators, strict=True)):
+    for i, (name, params) in enumerate(zip(distinct(evaluators), evaluators, strict=True)):
         with misfits("evaluators", i):
             found[name] = registry.build("evaluator", params)
     return found

@@ -72,13 +72,13 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file as a whole or not at all."""
-        self._replace(self.path / name, text.encode())
+        replace_file(self.path / name, text.encode())
 
     def write_evaluation(self, step: int, name: str, content: bytes) -> None:
         """Write a file that an evaluator leaves after so many steps."""
         folder = self.path / "evaluations" / f"{step:06}"
         folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / name, content)
+        replace_file(folder / name, content)
 
     def append_row(self, row: dict[str, float]) -> None:
         """Add one line to rows.jsonl."""
@@ -95,7 +95,7 @@ class RunFolder:
         """Write last.pt."""
         buffer = io.BytesIO()
         torch.save({"format": CHECKPOINT_FORMAT, "spec": spec_hash, "step": step, **state}, buffer)
-        self._replace(self.checkpoint, buffer.getbuffer())
+        replace_file(self.checkpoint, buffer.getbuffer())
 
     def load(self, spec_hash: str, device: torch.device) -> dict[str, Any] | None:
         """The state that `save` wrote, or None where there is none."""
@@ -122,14 +122,16 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path}: no run lies here ({name}: {error.strerror})") from None
 
-    def _replace(self, target: Path, content: bytes | memoryview) -> None:
-        temporary = target.with_name(f"{target.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+
+def replace_file(target: Path, content: bytes | memoryview) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = target.with_name(f"{target.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

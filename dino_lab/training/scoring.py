@@ -27,6 +27,11 @@ class Scored:
         """Scores under the evaluator's name, as a row has them."""
         return {f"{self.name}.{key}": value for key, value in self.scores.items()}
 
+    @property
+    def named_files(self) -> dict[str, bytes]:
+        """Files under the evaluator's name and whose features they are of."""
+        return {f"{self.name}.{self.of}.{file}": content for file, content in self.files.items()}
+
 
 def score(
     evaluators: Sequence[tuple[str, Evaluator]],

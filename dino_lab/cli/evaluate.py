@@ -1,0 +1,120 @@
+"""The verb about networks that are there: eval."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.console import print_table
+from dino_lab.cli.options import Device, Of, Plugins, choose_device
+from dino_lab.errors import Misfit, SpecError, UserError
+from dino_lab.plugin_file import load_plugins
+
+if TYPE_CHECKING:
+    import torch
+
+    from dino_lab.spec.evaluation import Evaluation, EvaluationDocument
+    from dino_lab.training.evaluate import Subject
+    from dino_lab.training.scoring import Scored
+
+PREFIX = "timm:"
+
+
+def eval_(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run's folder, or timm:MODEL.")],
+    with_: Annotated[
+        Path | None,
+        typer.Option(
+            "--with", metavar="FILE", help="YAML with evaluators, data and size. [default: the run's]"
+        ),
+    ] = None,
+    of: Annotated[Of | None, typer.Option(help="Whose features, for every evaluator.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write scores here, and pictures into a folder beside it."),
+    ] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Score the first weights.")] = False,
+    device: Device = None,
+    plugin: Plugins = None,
+) -> None:
+    """Score a run, or a model of timm, with evaluators."""
+    _check_request(target, with_, of, to)
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.spec.evaluation import load_evaluation
+
+    document = load_evaluation(with_, registry) if with_ is not None else None
+    where = choose_device(device)
+    gc.enable()  # see __main__.py
+    with _located(document):
+        subject = _subject(target, document.evaluation if document else None, where, untrained)
+    found = subject.score(None if of is None else of.value)
+    if document is None and not untrained:
+        from dino_lab.training.evaluate import write_files
+        from dino_lab.training.run_dir import RunFolder
+
+        write_files(found, RunFolder(Path(target)), subject.step)
+    if to is not None:
+        _write(to, target, untrained, subject, found)
+    _print(found)
+
+
+def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | None) -> None:
+    if target.startswith(PREFIX):
+        if with_ is None:
+            raise UserError(f"{target}: --with FILE says on which data, and by which evaluators")
+        if of is not None:
+            raise UserError(f"--of {of.value}: a model of timm is one network; leave it out")
+    elif not Path(target).is_dir():
+        raise UserError(f"{target}: no such run folder; a model of timm is written as {PREFIX}MODEL")
+    if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
+        raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")
+
+
+@contextmanager
+def _located(document: EvaluationDocument | None) -> Iterator[None]:
+    """Point a Misfit at its line of the file, where there is one."""
+    try:
+        yield
+    except Misfit as misfit:
+        if document is None or misfit.loc[0] not in type(document.evaluation).model_fields:
+            raise
+        raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
+
+
+def _subject(target: str, evaluation: Evaluation | None, device: torch.device, untrained: bool) -> Subject:
+    from dino_lab.registry import registry
+    from dino_lab.training.evaluate import run_subject, timm_subject
+
+    if target.startswith(PREFIX):
+        assert evaluation is not None
+        model = target.removeprefix(PREFIX)
+        return timm_subject(model, registry, device, evaluation, untrained=untrained)
+    return run_subject(Path(target), registry, device, evaluation, untrained=untrained)
+
+
+def _print(found: Sequence[Scored]) -> None:
+    scores = {name: value for scored in found for name, value in scored.named_scores.items()}
+    print_table(("score", "value"), [(name, f"{value:.4f}") for name, value in scores.items()])
+    for scored in found:
+        print(f"  {scored.protocol}")
+
+
+def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored]) -> None:
+    """The JSON file, and in a folder of its name what files the evaluators leave."""
+    from dino_lab.training.run_dir import replace_file
+
+    for file, content in ((file, content) for one in found for file, content in one.named_files.items()):
+        to.with_suffix("").mkdir(exist_ok=True)
+        replace_file(to.with_suffix("") / file, content)
+    results = [
+        {"evaluator": one.name, "of": one.of, "protocol": one.protocol, "scores": one.scores} for one in found
+    ]
+    what = {"target": target, "untrained": untrained, "step": subject.step, "size": subject.size}
+    replace_file(to, (json.dumps({**what, "results": results}, indent=2) + "\n").encode())

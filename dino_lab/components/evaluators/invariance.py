@@ -1,0 +1,127 @@
+"""How far features move when an image is changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dino_lab.components.evaluators._changes import CHANGES, Change
+from dino_lab.components.evaluators._curves import draw_curves
+from dino_lab.encoder import BATCH, Encoder
+from dino_lab.errors import UserError
+from dino_lab.protocols import Data
+from dino_lab.registry import register
+
+LEAST = 1e-12  # distance between images that is divided by, where all features are the same
+
+
+@register("evaluator", "invariance")
+class Invariance:
+    """Mean cosine distance of features to those of the changed image, over that between different images.
+
+    One score a change (crop, rotation, brightness, ...), the mean over its strengths: 0 where the features do
+    not see the change, 1 where the changed image is as far as another one. A UserError where there are fewer
+    than two test images, or they have neither one nor three channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Annotated[int, Field(ge=2, description="the first of the test split, or all of fewer")] = 500,
+        seed: Annotated[int, Field(ge=0, lt=2**32, description="of the places of crops, and of noise")] = 0,
+        every: Annotated[int, Field(gt=0)] = 1,
+        of: Literal["teacher", "student"] = "teacher",
+    ) -> None:
+        self.images, self.seed, self.every = images, seed, every
+        self.of: Literal["teacher", "student"] = of
+        self._found: tuple[Encoder, dict[str, Any]] | None = None  # between `forward` and `files`
+
+    @property
+    def protocol(self) -> str:
+        """Everything that a score depends on."""
+        strengths = "; ".join(
+            f"{name} {','.join(f'{s:g}' for s in change.strengths)}" for name, change in CHANGES.items()
+        )
+        return (
+            f"invariance/1: first {self.images} test images, seed {self.seed}, mean cosine distance to the "
+            f"changed image over that between all pairs of images, mean over strengths ({strengths}), of the "
+            f"{self.of} in evaluation mode"
+        )
+
+    def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
+        """One score a change."""
+        found = self._measure(encode, data)
+        self._found = encode, found
+        return {name: sum(curve) / len(curve) for name, curve in found["curves"].items()}
+
+    def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
+        """The curves as a picture and as numbers."""
+        kept, self._found = self._found, None
+        found = kept[1] if kept is not None and kept[0] is encode else self._measure(encode, data)
+        axes = {name: (change.unit, change.strengths) for name, change in CHANGES.items()}
+        changes = {
+            name: {"unit": axes[name][0], "strengths": axes[name][1], "relative_distance": curve}
+            for name, curve in found["curves"].items()
+        }
+        numbers = {"images": found["images"], "distance_between_images": found["between"], "changes": changes}
+        return {
+            "invariance.json": (json.dumps(numbers, indent=2) + "\n").encode(),
+            "curves.png": draw_curves(found["curves"], axes),
+        }
+
+    def _measure(self, encode: Encoder, data: Data) -> dict[str, Any]:
+        batches = _first(data, self.images)
+        plain = [_directions(encode(images)) for images in batches]
+        between = max(distance_between(torch.cat(plain)), LEAST)
+        count = sum(map(len, batches))
+        curves: dict[str, list[float]] = {}
+        for name, change in CHANGES.items():
+            curves[name] = [
+                self._moved(encode, batches, plain, change, strength) / count / between
+                for strength in change.strengths
+            ]
+        return {"images": count, "between": between, "curves": curves}
+
+    def _moved(
+        self, encode: Encoder, batches: list[Tensor], plain: list[Tensor], change: Change, strength: float
+    ) -> float:
+        """Cosine distances to the changed images, summed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        total = 0.0
+        for images, directions in zip(batches, plain, strict=True):
+            moved = _directions(encode(change(images, strength, generator)))
+            total += ((moved - directions).square().sum() / 2).item()
+        return total
+
+
+def distance_between(directions: Tensor) -> float:
+    """Mean of 1 - cosine over all pairs of different rows of unit length [N, D]."""
+    # All pairs at once: the sum of N^2 cosines is the squared length of the sum.
+    count = len(directions)
+    return ((count**2 - directions.sum(0).square().sum()) / (count * (count - 1))).item()
+
+
+def _directions(features: Tensor) -> Tensor:
+    if not features.isfinite().all():
+        raise UserError("evaluator invariance: the features are not finite; the network has diverged")
+    return F.normalize(features.double(), dim=-1)
+
+
+def _first(data: Data, count: int) -> list[Tensor]:
+    """The first images of the test split, in batches of even size but the last."""
+    if data.test_images < 2:
+        raise UserError(f"evaluator invariance: needs two test images, and there is {data.test_images}")
+    if data.channels not in (1, 3):
+        raise UserError(f"evaluator invariance: changes grey or RGB images, not {data.channels} channels")
+    batches: list[Tensor] = []
+    for images, _ in data.test(BATCH):
+        left = count - sum(map(len, batches))
+        if left <= 0:
+            break
+        batches.append(images[:left])
+    return batches

@@ -1,0 +1,212 @@
+"""The verb eval: of a run, of its first weights, and of a model of timm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from dino_lab.cli import app as cli
+from dino_lab.registry import registry
+from dino_lab.spec.evaluation import load_evaluation
+from dino_lab.training.build import build
+from dino_lab.training.evaluate import run_subject, timm_subject
+
+CPU = torch.device("cpu")
+FILE = """\
+data: {name: shapes, train_images: 60, test_images: 30, size: 20, seed: 3}
+evaluators: [{name: knn, k: [7]}, {name: knn, k: [3], of: student}]
+size: 12
+"""
+VIT = "timm:test_vit"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "with.yaml"
+    file.write_text(FILE)
+    return file
+
+
+def evaluate(*arguments: object) -> int:
+    return cli.main(["eval", *map(str, arguments), "--device", "cpu"])
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_a_run_is_scored_by_the_file(
+    tiny_spec: Callable, execute: Callable, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = execute(tiny_spec()).folder
+    before = files(folder)
+    to = tmp_path / "scores.json"
+    capsys.readouterr()
+    assert evaluate(folder, "--with", file, "--to", to) == 0
+    out = capsys.readouterr().out.splitlines()
+    wrote = json.loads(to.read_text())
+    assert {key: wrote[key] for key in ("target", "untrained", "step", "size")} == {
+        "target": str(folder),
+        "untrained": False,
+        "step": 12,
+        "size": 12,
+    }
+    first, second = wrote["results"]
+    assert (first["evaluator"], first["of"], second["evaluator"], second["of"]) == (
+        "knn",
+        "teacher",
+        "knn_2",
+        "student",
+    )
+    scores = [
+        (f"{one['evaluator']}.{name}", value)
+        for one in (first, second)
+        for name, value in one["scores"].items()
+    ]
+    assert [line.split() for line in out[:4]] == [[name, f"{value:.4f}"] for name, value in scores]
+    assert out[4].startswith("  knn/1: k=7")
+    assert first["protocol"] == out[4].strip()
+    assert files(folder) == before  # the run's own evaluations stay what they are
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_features_are_those_of_the_checkpoint(tiny_spec: Callable, execute: Callable, file: Path) -> None:
+    folder = execute(tiny_spec()).folder
+    evaluation = load_evaluation(file, registry).evaluation
+    subject = run_subject(folder, registry, CPU, evaluation)
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    for of, state in (("student", saved["student"]), ("teacher", saved["teacher"])):
+        state = {key.removeprefix("network."): value for key, value in state.items()}
+        for key, value in subject.network(of).state_dict().items():
+            assert torch.equal(value, state[key]), key
+    assert (subject.size, subject.data.size, subject.data.test_images) == (12, 20, 30)
+
+
+def test_without_a_file_a_run_is_scored_as_it_was(tiny_spec: Callable, execute: Callable) -> None:
+    outcome = execute(tiny_spec())
+    (scored,) = run_subject(outcome.folder, registry, CPU).score()
+    assert scored.named_scores == outcome.scores_after
+
+
+def test_untrained_is_the_network_before_the_first_step(tiny_spec: Callable, execute: Callable) -> None:
+    spec = tiny_spec()
+    folder = execute(spec).folder
+    found = run_subject(folder, registry, CPU, untrained=True).network("student").state_dict()
+    first = build(spec, registry, CPU).student.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in first.items())
+    (folder / "last.pt").unlink()
+    assert evaluate(folder, "--untrained") == 0
+    assert evaluate(folder) == 2
+
+
+def test_a_model_of_timm_sees_the_data_in_its_own_colours(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(FILE.replace("size: 12", "size: 160"))
+    assert evaluate(VIT, "--with", file, "--untrained") == 0
+    assert capsys.readouterr().out.startswith("knn.7nn")
+    evaluation = load_evaluation(file, registry).evaluation
+    subject = timm_subject("test_vit", registry, CPU, evaluation, untrained=True)
+    network = subject.network("teacher")
+    assert network.mean.flatten().tolist() == pytest.approx(list(subject.data.mean))
+    assert network.std.flatten().tolist() == pytest.approx(list(subject.data.std))
+    without = evaluation.model_copy(update={"size": None})
+    assert timm_subject("test_vit", registry, CPU, without, untrained=True).size == 224
+
+
+def test_weights_that_cannot_be_had_are_one_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("cannot reach the hub\nand much more")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    assert evaluate(VIT, "--with", file) == 2
+    assert capsys.readouterr().err.removeprefix("error: ").strip() == (
+        "timm:test_vit: the weights of test_vit could not be had (cannot reach the hub); "
+        "--untrained scores it with its first weights"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "evaluators: [{name: knm}]",
+            ":1:15: evaluators.0.name: no evaluator is called 'knm'; did you mean 'knn'?",
+        ),
+        (
+            "evaluators: [{name: knn, temperature: 0}]",
+            ":1:26: evaluators.0.temperature: must be greater than 0, got 0",
+        ),
+        ("evaluators: []", ":1:1: evaluators: must name at least one"),
+        ("size: 8\ndata: {name: shapes}", "evaluators: required, but not given"),
+        ("evaluators: [{name: knn}]\nsizes: 8", ":2:1: sizes: unknown key; did you mean 'size'?"),
+        ("evaluators: [{name: knn}]\nsize: 0", ":2:1: size: must be greater than 0, got 0"),
+        ("evaluators: [{name: knn}]", ":1:1: data: required: timm:test_vit has no data of its own"),
+        (
+            "evaluators: [{name: picky}]\ndata: {name: image_folder, path: nowhere, size: 8}",
+            ":1:15: evaluators.0.name: 'picky' asks for annotated, which data 'image_folder' does not give",
+        ),
+        (
+            "evaluators: [{name: knn}]\ndata: {name: image_folder, path: nowhere, size: 8}",
+            "data.path: ",
+        ),
+    ],
+)
+def test_a_wrong_file_gets_one_line_at_its_place(
+    text: str, line: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(text)
+    with registry.scratch():
+        registry.register("evaluator", "picky")(Picky)
+        assert evaluate(VIT, "--with", file, "--untrained") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(file) in err
+    assert line in err
+    assert err.count("\n") == 1
+
+
+class Picky:
+    """Asks for annotated images."""
+
+    every, of, protocol = 1, "teacher", "picky/1"
+    needs = ("backbone.tokens", "data.annotated")
+
+    def __init__(self) -> None: ...
+    def forward(self, encode: object, data: object) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such run folder; a model of timm is written as timm:MODEL"),
+        (["timm:resnet18"], "timm:resnet18: --with FILE says on which data"),
+        (["timm:resnet19", "--with", "FILE"], "timm:resnet19: timm has no model 'resnet19'; did you mean"),
+        (
+            ["timm:test_vit", "--with", "FILE", "--of", "student"],
+            "--of student: a model of timm is one network",
+        ),
+        (["timm:test_vit", "--with", "none.yaml"], "none.yaml: no such file"),
+        (
+            ["timm:test_vit", "--with", "FILE", "--to", "a.txt"],
+            "--to a.txt: should be a file that ends in .json",
+        ),
+        (["timm:test_vit", "--with", "FILE", "--to", "no/a.json"], "--to no/a.json: should be"),
+    ],
+)
+def test_a_wrong_request_gets_one_line(
+    arguments: list[str], message: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(*(str(file) if part == "FILE" else part for part in arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
