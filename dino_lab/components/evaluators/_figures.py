@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMES = 30  # rows or columns with a name; of more, names hide the picture
-LEAST_SHOWN = 1e-12  # eigenvalues below this share of the largest are drawn there
+LEAST_SHOWN = 1e-7  # eigenvalues below this share of the largest are drawn there
 
 
 def eigenvalue_plot(eigenvalues: Tensor, rank: float) -> bytes:

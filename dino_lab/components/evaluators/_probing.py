@@ -21,7 +21,9 @@ def inputs(split: Split, blocks: int, mean_tokens: bool) -> Tensor:
     if blocks > 1:
         there = split["blocks"].shape[1]
         if there < blocks:
-            raise UserError(f"blocks = {blocks} is more than the {there} that the backbone gives")
+            raise UserError(
+                f"evaluator linear_probe: blocks = {blocks} is more than the {there} that the backbone gives"
+            )
         parts = [split["blocks"][:, :blocks].flatten(1)]
     if mean_tokens:
         parts.append(split["mean_tokens"])
