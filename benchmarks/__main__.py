@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import checkpoint, numerics, quickstart, startup, step, sweep
+from benchmarks import checkpoint, knn, numerics, quickstart, startup, step, sweep
 
 HEAD = """# Benchmarks
 
@@ -17,7 +17,7 @@ That a run killed with -9 ends with the same weights, bit for bit, is tested: `t
 
 def main() -> None:
     """Run all parts one after the other."""
-    parts = [module.main() for module in (quickstart, numerics, step, startup, checkpoint, sweep)]
+    parts = [module.main() for module in (quickstart, numerics, step, startup, checkpoint, sweep, knn)]
     text = "\n".join([HEAD, *parts])
     Path("BENCHMARKS.md").write_text(text)
     print(text)
