@@ -11,6 +11,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from dino_lab.components.evaluators import knn
 from dino_lab.components.evaluators.knn import Knn
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
@@ -128,6 +129,15 @@ def test_several_k_are_the_same_as_one_by_one() -> None:
     assert together == {**Knn(k=(10,)).forward(encoder(), data), **Knn(k=(20,)).forward(encoder(), data)}
 
 
+@pytest.mark.parametrize("rows", [0.5, 1, 3, 69, 70, 1000])
+def test_scores_do_not_depend_on_how_many_images_are_looked_up_at_once(
+    rows: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Vectors()
+    monkeypatch.setattr(knn, "CHUNK_BYTES", int(rows * 300 * 4))
+    assert Knn(k=(5,)).forward(encoder(), data)["5nn"] == pytest.approx(naive(data, 5, 0.07))
+
+
 @pytest.mark.parametrize(("classes", "top5"), [(2, False), (5, False), (6, True), (1200, True)])
 def test_any_number_of_classes_and_few_test_images(classes: int, top5: bool) -> None:
     scores = Knn(k=(3,)).forward(encoder(), Vectors(train=50, test=2, classes=classes))
@@ -158,8 +168,8 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    knn = Knn(k=(5, 7), temperature=0.2, of="student")
+    evaluator = Knn(k=(5, 7), temperature=0.2, of="student")
     for part in ("knn/1:", "k=5,7", "T=0.2", "exp(cosine/T)", "student", "training split", "test split"):
-        assert part in knn.protocol
-    assert "\n" not in knn.protocol
+        assert part in evaluator.protocol
+    assert "\n" not in evaluator.protocol
     assert (Knn().k, Knn().every, Knn().of) == ((10, 20), 1, "teacher")

@@ -13,7 +13,7 @@ from dino_lab.errors import UserError
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
-CHUNK = 256  # test images looked up at once
+CHUNK_BYTES = 64 * 2**20  # of the cosines of the test images looked up at once
 
 
 @register("evaluator", "knn")
@@ -53,8 +53,9 @@ class Knn:
                 f"evaluator knn: k = {max(self.k)} is more than the {len(bank.labels)} training images"
             )
         reference = F.normalize(bank.features, dim=-1)
+        chunk = max(1, CHUNK_BYTES // (reference.element_size() * len(reference)))
         hits = {name: 0 for name in self._names(data.classes)}
-        for features, truth in zip(test.features.split(CHUNK), test.labels.split(CHUNK), strict=True):
+        for features, truth in zip(test.features.split(chunk), test.labels.split(chunk), strict=True):
             cosine, nearest = (F.normalize(features, dim=-1) @ reference.T).topk(max(self.k))  # [B, k]
             # Relative to the nearest, which changes no ranking: exp(1 / temperature) may overflow.
             weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
