@@ -39,7 +39,6 @@ class Facts:
     environment: dict[str, Any]  # empty where there is no env.json
     verdict: Verdict
     status: str  # how it ended, or how far it came
-    finished: bool
     seconds: float | None
     scores: list[Score]
 
@@ -75,7 +74,6 @@ def read_facts(path: Path, registry: Registry) -> Facts:
         environment,
         verdict,
         f"{status}, {_steps(rows, spec)}",
-        result is not None,
         seconds,
         found,
     )

@@ -52,15 +52,18 @@ def settings() -> dict[str, Any]:
         "font.size": 9,
         "legend.framealpha": 0.0,
         "svg.fonttype": "none",
-        "svg.hashsalt": "dino-lab",
         "text.parse_math": False,  # a label may hold a dollar
     }
 
 
 def inline_svg(figure: Figure, label: str) -> Markup:
     """A figure as an element of the page, which decides on its size and colours; its series are named."""
+    import matplotlib
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # The salt keeps the names of markers and clips of one figure apart from those of another.
+    with matplotlib.rc_context({"svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = _PARTS.sub("", buffer.getvalue())
     text = _SIZE.sub(lambda found: f'<svg {found[1]} role="img" aria-label="{escape(label)}">', text, count=1)
     text = _NAMED.sub(r'data-series="\1"', _NUMBERED.sub("", text))

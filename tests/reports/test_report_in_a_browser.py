@@ -115,6 +115,9 @@ def test_a_run(run: Path, open_page: Callable[..., Opened]) -> None:
     assert tip.locator("canvas").is_visible()
     seen = "document.querySelector('#tip canvas').getContext('2d').getImageData(0, 0, 40, 40).data.some((v, i) => i % 4 < 3 && v)"
     assert page.evaluate(seen), "the thumbnail is black"
+    swatches = "[...document.querySelectorAll('#features .swatch')].map((one) => getComputedStyle(one).borderTopColor)"
+    points = "[...document.querySelectorAll('#features .plot [data-series]')].map((one) => getComputedStyle(one.querySelector('use')).fill)"
+    assert page.evaluate(swatches) == page.evaluate(points)
     page.locator("#features .legend button").first.click()
     assert (
         page.locator("#features .plot .away").count() == page.locator("#features .legend button").count() - 1
