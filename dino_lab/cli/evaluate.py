@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.console import print_table
 from dino_lab.cli.options import Device, Of, Plugins, choose_device
 from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.plugin_file import load_plugins
@@ -100,6 +99,8 @@ def _subject(target: str, evaluation: Evaluation | None, device: torch.device, u
 
 
 def _print(found: Sequence[Scored]) -> None:
+    from dino_lab.cli.console import print_table
+
     scores = {name: value for scored in found for name, value in scored.named_scores.items()}
     print_table(("score", "value"), [(name, f"{value:.4f}") for name, value in scores.items()])
     for scored in found:
