@@ -48,7 +48,7 @@ def test_there_are_specs() -> None:
 @pytest.mark.parametrize("file", EVALUATIONS, ids=names(EVALUATIONS))
 def test_the_evaluation_validates(file: Path) -> None:
     evaluation = load_evaluation(file, registry).evaluation
-    assert {params.name for params in evaluation.evaluators} >= {"knn", "invariance"}
+    assert evaluation.evaluators
     for params in evaluation.evaluators:
         assert registry.build("evaluator", params).protocol
     assert file.read_text().startswith("# ")
