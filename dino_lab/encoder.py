@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
 from dino_lab.types import Look
 
@@ -130,9 +130,9 @@ class Encoder:
         try:
             other.look(torch.zeros(1, channels, pixels, pixels, dtype=torch.uint8))
         except Exception as error:  # each of timm's models has its own way to refuse
-            name, reason = type(self.network.backbone).__name__, (str(error) or type(error).__name__)
+            name = type(self.network.backbone).__name__
             raise UserError(
-                f"pixels = {pixels}: the backbone, {name}, refuses them: {reason.splitlines()[0]}"
+                f"pixels = {pixels}: the backbone, {name}, refuses them: {first_line(error)}"
             ) from error
         return other
 
@@ -214,5 +214,6 @@ class Encoder:
             if self.tried:
                 raise
             height, width = x.shape[-2:]
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"the network cannot see images of {height} x {width} px: {reason}") from error
+            raise UserError(
+                f"the network cannot see images of {height} x {width} px: {first_line(error)}"
+            ) from error

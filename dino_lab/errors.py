@@ -19,3 +19,8 @@ class Misfit(UserError):
     def __init__(self, loc: Loc, message: str) -> None:
         super().__init__(f"{'.'.join(map(str, loc))}: {message}")
         self.loc, self.message = loc, message
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.exports.subject import Subject
 from dino_lab.extras import want
 
@@ -37,8 +37,9 @@ def write(subject: Subject, into: Path, to: Path) -> str:
                 verbose=False,
             )
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"backbone {subject.name!r} cannot be written as ONNX ({reason})") from error
+        raise UserError(
+            f"backbone {subject.name!r} cannot be written as ONNX ({first_line(error)})"
+        ) from error
     channels, height, width = subject.shape
     return (
         "import onnxruntime\n"

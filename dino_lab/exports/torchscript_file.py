@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.exports.subject import Subject
 
 
@@ -26,8 +26,7 @@ def write(subject: Subject, into: Path, to: Path) -> str:
             traced = torch.jit.trace(subject.whole(), torch.zeros(2, *subject.shape), check_trace=False)
             torch.jit.save(traced, str(into))
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"backbone {subject.name!r} cannot be traced ({reason})") from error
+        raise UserError(f"backbone {subject.name!r} cannot be traced ({first_line(error)})") from error
     channels, height, width = subject.shape
     return (
         "import torch\n"

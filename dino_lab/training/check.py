@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dino_lab.errors import Misfit
+from dino_lab.errors import Misfit, first_line
 from dino_lab.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss
@@ -67,7 +67,7 @@ def _check_size(backbone: Any, pixels: int) -> None:
             backbone.check_size(pixels)
         backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
     except Exception as error:
-        message = f"refuses the crops of {pixels} x {pixels} px: {_first_line(error)}"
+        message = f"refuses the crops of {pixels} x {pixels} px: {first_line(error)}"
         raise Misfit(("backbone",), message) from error
 
 
@@ -95,7 +95,7 @@ def _check_teacher(method: Method) -> None:
         try:
             teacher = method.teacher.forward(views, student, labels)
         except Exception as error:
-            raise Misfit(("teacher",), f"refuses the crops: {_first_line(error)}") from error
+            raise Misfit(("teacher",), f"refuses the crops: {first_line(error)}") from error
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
@@ -122,10 +122,6 @@ def check_needs(
                 raise Misfit(loc, f"{asks}, but there is no {field}")
             if not hasattr(registry.find(KIND_OF_FIELD[field], names[field]).cls, capability):
                 raise Misfit(loc, f"{asks}, which {field} {names[field]!r} does not give")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _facts(method: Method) -> list[str]:

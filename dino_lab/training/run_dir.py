@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.registry import Registry
 from dino_lab.spec.file import load_text
 from dino_lab.spec.model import Spec
@@ -105,9 +105,9 @@ class RunFolder:
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
             found = (state["format"], state["spec"])
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"{self.checkpoint}: not a whole checkpoint ({reason}); delete it to start this run anew"
+                f"{self.checkpoint}: not a whole checkpoint ({first_line(error)}); delete it to start this run "
+                "anew"
             ) from error
         if found != (CHECKPOINT_FORMAT, spec_hash):
             raise UserError(

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _class_token, _tokens
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.registry import register, suggest
 from dino_lab.types import Look
 
@@ -118,11 +118,12 @@ def _create(
             if "img_size" not in str(error):
                 raise ValueError(f"timm's {model} refuses its arguments: {error}") from error
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             if not pretrained:
-                raise ValueError(f"timm's {model} cannot be built for {size} pixels: {reason}") from error
+                raise ValueError(
+                    f"timm's {model} cannot be built for {size} pixels: {first_line(error)}"
+                ) from error
             raise UserError(
-                f"the weights of {model} could not be had ({reason}); pretrained: false starts anew"
+                f"the weights of {model} could not be had ({first_line(error)}); pretrained: false starts anew"
             ) from error
     raise ValueError(f"timm's {model} refuses every way of telling it the size of the images")
 

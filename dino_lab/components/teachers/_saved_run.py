@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
 from dino_lab.registry import registry
 
@@ -49,7 +49,7 @@ def _spec(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: no run lies here (spec.yaml: {error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
 
 
 def _weights(path: Path, of: str) -> dict[str, Tensor]:
@@ -61,8 +61,7 @@ def _weights(path: Path, of: str) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         student, teacher = state["student"], state["teacher"]
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{file}: not a whole checkpoint ({reason})") from error
+        raise UserError(f"{file}: not a whole checkpoint ({first_line(error)})") from error
     network = {key.removeprefix("network."): teacher[key] for key in teacher if key.startswith("network.")}
     chosen = network if of == "teacher" and network else student
     return {key: value for key, value in chosen.items() if not key.startswith("predictor.")}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
 from dino_lab.registry import suggest
 
@@ -73,6 +73,5 @@ def _create(source: TimmModel) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         what = "weights could not be had" if pretrained else "model cannot be built"
-        raise UserError(f"timm's {name}: its {what} ({reason})") from error
+        raise UserError(f"timm's {name}: its {what} ({first_line(error)})") from error
