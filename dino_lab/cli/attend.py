@@ -48,6 +48,7 @@ def attend(
         raise UserError(f"--head {head}: should be all, mean or a number from 1 on")
     load_plugins(plugin)
     from dino_lab.cli.frames import BadFile, pictures
+    from dino_lab.training.run_dir import replace_file
 
     encode = _encoder(folder, of.value, device, pixels)
     to = folder / "attention" if to is None else to
@@ -57,7 +58,7 @@ def attend(
         try:
             for number, image in pictures(file, max(SHOWN, encode.size), every):
                 frame = name if number is None else f"{name}_{number:06}"
-                _write(to / f"{frame}.png", _drawn(encode, image, head, mass))
+                replace_file(to / f"{frame}.png", _drawn(encode, image, head, mass))
                 written += 1
         except BadFile as error:
             print(error, file=sys.stderr)
@@ -95,10 +96,3 @@ def _names(files: list[Path]) -> list[str]:
     stems = [file.stem for file in files]
     earlier = [stems[:i].count(stem) for i, stem in enumerate(stems)]
     return [f"{stem}-{count + 1}" if count else stem for stem, count in zip(stems, earlier, strict=True)]
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(file)

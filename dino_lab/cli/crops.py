@@ -39,6 +39,7 @@ def show_crops(
     from dino_lab.reports.crops import draw_crops
     from dino_lab.spec.file import load
     from dino_lab.training.crops import first_crops
+    from dino_lab.training.run_dir import replace_file
 
     document = load(spec, settings or ())
     name, hash_ = document.spec.name, document.spec.hash
@@ -46,10 +47,5 @@ def show_crops(
         originals, views = first_crops(document.spec, registry, choose_device(device), images)
     title = f"{name} {hash_}, step 0: crops after augmentation, before normalisation"
     target = to or Path(f"{name}.crops.png")
-    temporary = target.with_name(f"{target.name}.tmp")
-    try:
-        temporary.write_bytes(draw_crops(originals, views, title))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(target, draw_crops(originals, views, title))
     print(f"wrote {target}: {len(originals)} images, {sum(map(len, views.crops))} crops of each")

@@ -43,7 +43,8 @@ def report(
     load_plugins(plugin)
     from dino_lab.registry import registry
     from dino_lab.reports.given import one_run, sorted_out
-    from dino_lab.reports.html import check_target, write_page
+    from dino_lab.reports.html import check_target
+    from dino_lab.training.run_dir import replace_file
 
     paths = sorted_out(folders)
     target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
@@ -57,7 +58,8 @@ def report(
         from dino_lab.reports.comparison_report import comparison_report
 
         text, left_out = comparison_report(paths, registry, metric)
-    write_page(target, text)
+    content = text.encode()
+    replace_file(target, content)
     for line in left_out:
         print(f"left out: {line}")
-    print(f"wrote {target}: {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
+    print(f"wrote {target}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")

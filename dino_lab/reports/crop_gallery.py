@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dino_lab.reports.tile import Gallery, bytes_of, tile
 from dino_lab.training.build import Run
+from dino_lab.training.crops import crops_of
 
 IMAGES = 6
 
 
 def crops(run: Run) -> Gallery:
     """One row an image: itself, then its views; a name says how large a view is and who sees it."""
-    batch = run.spec.train.batch_size // run.spec.train.accumulate
-    images, _ = next(run.data.train(run.spec.train.batch_size, run.spec.seed, 0))
-    views = run.augment.forward(images[:batch], run.generator(0))
+    images, views = crops_of(run.spec, run.data, run.augment, run.device, IMAGES)
     teacher = views.pairs.shape[1]
-    headings, columns = ["image"], [[tile(image) for image in images[:IMAGES]]]
+    headings, columns = ["image"], [[tile(image) for image in images]]
     for group in views.crops:
         for view in group:  # [B, C, H, W]
             who = "both" if len(headings) <= teacher else "student"
             headings.append(f"{view.shape[-1]} px, {who}")
-            columns.append([tile(bytes_of(crop)) for crop in view[:IMAGES]])
+            columns.append([tile(bytes_of(crop)) for crop in view])
     return Gallery(tuple(headings), [list(row) for row in zip(*columns, strict=True)])

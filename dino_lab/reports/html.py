@@ -51,25 +51,11 @@ def check_target(target: Path) -> None:
     if not target.parent.is_dir():
         raise UserError(f"--to {target}: there is no folder {target.parent}")
     try:
-        _temporary(target).touch()
-        _temporary(target).unlink()
+        probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); --to names another place") from None
-
-
-def write_page(target: Path, text: str) -> None:
-    """Replace the file."""
-    temporary = _temporary(target)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
 
 
 def _text(name: str) -> str:

@@ -17,14 +17,21 @@ from dino_lab.types import Views
 
 
 def first_crops(spec: Spec, registry: Registry, device: torch.device, images: int) -> tuple[Tensor, Views]:
+    """The first images of step 0 of a spec, and what augmentation makes of them: see `crops_of`."""
+    check(spec, registry)
+    data: Data = make_part(spec, registry, device, "data", device)
+    augment: Augment = make_part(spec, registry, device, "augment")
+    return crops_of(spec, data, augment, device, images)
+
+
+def crops_of(
+    spec: Spec, data: Data, augment: Augment, device: torch.device, images: int
+) -> tuple[Tensor, Views]:
     """The first images of step 0, uint8 [N, C, H, W], and what augmentation makes of them, on the CPU.
 
     Random numbers are drawn for whole parts of a batch, as in the loop, so that the crops are those that the
     networks see; N is `images`, or less where a batch has fewer.
     """
-    check(spec, registry)
-    data: Data = make_part(spec, registry, device, "data", device)
-    augment: Augment = make_part(spec, registry, device, "augment")
     with misfits("train", "batch_size"):
         batch, _ = next(iter(data.train(spec.train.batch_size, spec.seed, 0)))
     seed_everything(spec.seed, "step", 0)

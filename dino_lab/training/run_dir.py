@@ -106,8 +106,8 @@ class RunFolder:
             found = (state["format"], state["spec"])
         except Exception as error:
             raise UserError(
-                f"{self.checkpoint}: not a whole checkpoint ({first_line(error)}); delete it to start this run "
-                "anew"
+                f"{self.checkpoint}: not a whole checkpoint ({first_line(error)}); "
+                "delete it to start this run anew"
             ) from error
         if found != (CHECKPOINT_FORMAT, spec_hash):
             raise UserError(

@@ -123,7 +123,8 @@ def _create(
                     f"timm's {model} cannot be built for {size} pixels: {first_line(error)}"
                 ) from error
             raise UserError(
-                f"the weights of {model} could not be had ({first_line(error)}); pretrained: false starts anew"
+                f"the weights of {model} could not be had ({first_line(error)}); "
+                "pretrained: false starts anew"
             ) from error
     raise ValueError(f"timm's {model} refuses every way of telling it the size of the images")
 
