@@ -36,6 +36,14 @@ def generalised_mean(tokens: Tensor) -> Tensor:
     return tokens.clamp_min(GEM_LEAST).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
 
 
+def in_unit_range(images: Tensor, size: int | None) -> Tensor:
+    """Uint8 images [N, C, H, W] as floats in 0..1, of `size` pixels a side or as they are."""
+    x = images.float() / 255
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class Split:
     """What a network makes of a split, in order, on the network's device."""
@@ -93,7 +101,6 @@ class Encoder:
     autocast: Callable[[], AbstractContextManager[object]]
     wants: frozenset[str] = frozenset({"features"})  # what evaluators of this pass will ask of a split
     resizes: bool = True  # or images are seen as they are
-    tried: bool = True  # the network is known to take images of this size
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -111,8 +118,8 @@ class Encoder:
         """Features, and blocks, tokens and attention where the backbone has a `look`, in one forward."""
         backbone: Any = self.network.backbone
         if not hasattr(backbone, "look"):
-            asked = {name: name for name in ("tokens", "attention") if hasattr(backbone, name)}
-            return Look(self(images), **{name: self.ask(name, images) for name in asked})
+            given = [name for name in ("tokens", "attention") if hasattr(backbone, name)]
+            return Look(self(images), **{name: self.ask(name, images) for name in given})
         look: Look = self._give(lambda x: backbone.look(self.network.normalize(x), BLOCKS), images)
         return look.float()
 
@@ -138,7 +145,7 @@ class Encoder:
 
     def unresized(self) -> Encoder:
         """The same network, seeing images as they are, which may be of any height and width that it takes."""
-        return replace(self, resizes=False, tried=False, _kept={})
+        return replace(self, resizes=False, _kept={})
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once in a pass for all who ask by the same key."""
@@ -204,14 +211,13 @@ class Encoder:
 
     @torch.no_grad()
     def _give(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
-        x = images.to(self.network.mean.device).float() / 255
-        if self.resizes and x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        x = images.to(self.network.mean.device)
+        x = in_unit_range(x, self.size if self.resizes else None)
         try:
             with self.autocast():
                 return function(x)
         except (AssertionError, RuntimeError, ValueError) as error:
-            if self.tried:
+            if self.resizes:  # to a size that was tried
                 raise
             height, width = x.shape[-2:]
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,24 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def picture_of(image: Tensor) -> Image.Image:
+    """An image uint8 [C, H, W]: one channel is grey, of more than three the first three are shown."""
+    rgb = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    return Image.fromarray(rgb.cpu().permute(1, 2, 0).contiguous().numpy())
+
+
+def bytes_of(values: Tensor) -> Tensor:
+    """Floats in 0..1 as uint8."""
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def figure_png(figure: Any, **how: Any) -> bytes:
+    """A figure of matplotlib as a PNG file, which says nothing of who wrote it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **how)
+    return buffer.getvalue()
+
+
 def heat(values: Tensor) -> Tensor:
     """Colours in 0..1, [3, h, w], of a map [h, w]: its least entry coldest, its largest hottest."""
     low, high = values.min(), values.max()
@@ -38,19 +57,19 @@ def overlay(image: Tensor, values: Tensor, strength: float = 0.65) -> Image.Imag
     """An image uint8 [C, H, W], grey, under the heat of a map [h, w]."""
     grey = _enlarged(image.float().mean(0, keepdim=True).expand(3, -1, -1) / 255)
     hot = F.interpolate(heat(values.float())[None], grey.shape[1:], mode="nearest")[0]
-    return _picture(grey * (1 - strength) + hot * strength)
+    return picture_of(bytes_of(grey * (1 - strength) + hot * strength))
 
 
 def cut_out(image: Tensor, mask: Tensor) -> Image.Image:
     """An image uint8 [C, H, W], dark where a mask bool [h, w] is not."""
     colours = _enlarged(image.float().expand(3, -1, -1) / 255)
     inside = F.interpolate(mask.float()[None, None], colours.shape[1:], mode="nearest")[0]
-    return _picture(colours * (0.2 + 0.8 * inside))
+    return picture_of(bytes_of(colours * (0.2 + 0.8 * inside)))
 
 
 def plain(image: Tensor) -> Image.Image:
     """An image uint8 [C, H, W], as large as the others."""
-    return _picture(_enlarged(image.float().expand(3, -1, -1) / 255))
+    return picture_of(bytes_of(_enlarged(image.float().expand(3, -1, -1) / 255)))
 
 
 def frame(picture: Image.Image, box: Sequence[float], pixels: int, colour: str) -> Image.Image:
@@ -83,9 +102,3 @@ def _enlarged(image: Tensor) -> Tensor:
     """An image [3, H, W] with each pixel as a square of pixels, so that a side has at least TILE."""
     factor = max(1, -(-TILE // min(image.shape[1:])))
     return image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-
-
-def _picture(colours: Tensor) -> Image.Image:
-    """Colours in 0..1, [3, H, W]."""
-    pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    return Image.fromarray(pixels.cpu().numpy())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,35 +50,36 @@ def attend(
         raise UserError(f"--head {head}: should be all, mean or a number from 1 on")
     load_plugins(plugin)
     from dino_lab.cli.frames import BadFile, pictures
+    from dino_lab.training.parts import distinct
     from dino_lab.training.run_dir import replace_file
 
-    encode = _encoder(folder, of.value, device, pixels)
     to = folder / "attention" if to is None else to
-    to.mkdir(parents=True, exist_ok=True)
     written, bad = 0, 0
-    for file, name in zip(files, _names(files), strict=True):
-        try:
-            for number, image in pictures(file, max(SHOWN, encode.size), every):
-                frame = name if number is None else f"{name}_{number:06}"
-                replace_file(to / f"{frame}.png", _drawn(encode, image, head, mass))
-                written += 1
-        except BadFile as error:
-            print(error, file=sys.stderr)
-            bad += 1
+    with _encoder(folder, of.value, device, pixels) as encode:
+        to.mkdir(parents=True, exist_ok=True)
+        for file, name in zip(files, distinct([file.stem for file in files], "-"), strict=True):
+            try:
+                for number, image in pictures(file, max(SHOWN, encode.size), every):
+                    frame = name if number is None else f"{name}_{number:06}"
+                    replace_file(to / f"{frame}.png", _drawn(encode, image, head, mass))
+                    written += 1
+            except BadFile as error:
+                print(error, file=sys.stderr)
+                bad += 1
     print(f"wrote {written} pictures to {to}")
     if bad:
         raise typer.Exit(2)
 
 
-def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Encoder:
-    from dino_lab.encoder import Encoder
+@contextmanager
+def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
     from dino_lab.registry import registry
     from dino_lab.training.evaluate import open_run
 
     run = open_run(folder, registry, choose_device(device))
     gc.enable()  # see __main__.py
-    encode = Encoder(run.network(of).eval(), run.augment.groups[0][1], run.autocast)
-    return encode.at(pixels, run.data.channels)
+    with run.encoder(of) as encode:
+        yield encode.at(pixels, run.data.channels)
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
@@ -89,10 +92,3 @@ def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
     pixels = torch.from_numpy(image)
     look = encode.look(pixels[None]).to(torch.device("cpu"))
     return attended(pixels, maps_of(look), head, mass)
-
-
-def _names(files: list[Path]) -> list[str]:
-    """Names for what is drawn of each file: those of the files, and a number where there are two of one."""
-    stems = [file.stem for file in files]
-    earlier = [stems[:i].count(stem) for i, stem in enumerate(stems)]
-    return [f"{stem}-{count + 1}" if count else stem for stem, count in zip(stems, earlier, strict=True)]

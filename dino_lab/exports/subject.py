@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dino_lab.encoder import in_unit_range
 from dino_lab.network import Network
 from dino_lab.training.build import Run
 
@@ -55,10 +55,7 @@ def subject_of(run: Run, of: str, count: int = 4) -> Subject:
     """The backbone of the teacher or the student, and at most `count` test images with their features."""
     network: Network = run.network(of).eval()
     images, _ = next(iter(run.data.test(count)))
-    x = images.float() / 255
-    size = run.augment.groups[0][1]
-    if x.shape[-1] != size:
-        x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+    x = in_unit_range(images, run.augment.groups[0][1])
     with torch.no_grad():
         features = network.encode(x)
     return Subject(

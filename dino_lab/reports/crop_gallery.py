@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dino_lab.reports.tile import Gallery, bytes_of, tile
+from dino_lab.pictures import bytes_of
+from dino_lab.reports.tile import Gallery, tile
 from dino_lab.training.build import Run
 from dino_lab.training.crops import crops_of
 

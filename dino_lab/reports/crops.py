@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from dino_lab.pictures import figure_png
 from dino_lab.types import Views
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def draw_crops(images: Tensor, views: Views, title: str) -> bytes:
             left += side + GAP
         figure.text(GAP / scale, 1 - 0.06 / height, title, va="top", fontsize=9, color=INK)
         _legend(figure, scale, height)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+        return figure_png(figure)
 
 
 def _columns(views: Views) -> Iterator[tuple[int, int, int]]:

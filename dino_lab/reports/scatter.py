@@ -11,9 +11,10 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from dino_lab.pictures import picture_of
 from dino_lab.reports.samples import Samples
 from dino_lab.reports.theme import SERIES, colour, inline_svg
-from dino_lab.reports.tile import encoded, picture_of
+from dino_lab.reports.tile import encoded
 
 WIDTH, HEIGHT = 7.2, 4.8  # inches
 THUMBNAIL = 40  # pixels

@@ -7,9 +7,10 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from PIL import Image
 from torch import Tensor
+
+from dino_lab.pictures import picture_of
 
 SIDE = 128  # pixels that a tile has at most
 SMALL = 64  # pixels up to which a tile is kept as it is, bit for bit; larger ones are JPEG
@@ -39,18 +40,6 @@ def tile(image: Tensor, caption: str = "", mark: Literal["", "right", "wrong"] =
     if max(picture.size) > SIDE:
         picture.thumbnail((SIDE, SIDE))
     return Tile(address(picture), caption, mark)
-
-
-def picture_of(image: Tensor) -> Image.Image:
-    """An image uint8 [C, H, W]: one channel is grey, of more than three the first three are shown."""
-    channels = len(image)
-    rgb = image[:3] if channels >= 3 else image[:1].expand(3, -1, -1)
-    return Image.fromarray(rgb.cpu().permute(1, 2, 0).contiguous().numpy())
-
-
-def bytes_of(values: Tensor) -> Tensor:
-    """Floats in 0..1 as uint8."""
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def address(picture: Image.Image) -> str:

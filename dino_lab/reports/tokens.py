@@ -8,8 +8,9 @@ from torch.linalg import eigh
 
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.pictures import bytes_of
 from dino_lab.reports.samples import Samples
-from dino_lab.reports.tile import SIDE, Gallery, bytes_of, tile
+from dino_lab.reports.tile import SIDE, Gallery, tile
 
 
 def tokens(encode: Encoder, samples: Samples) -> Gallery:

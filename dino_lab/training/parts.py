@@ -66,7 +66,7 @@ def make_method(
 def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[str, Evaluator]:
     """Each under its name; a second one of a name bears a number."""
     found: dict[str, Evaluator] = {}
-    for i, (name, params) in enumerate(zip(distinct(evaluators), evaluators, strict=True)):
+    for i, (name, params) in enumerate(zip(_names(evaluators), evaluators, strict=True)):
         with misfits("evaluators", i):
             found[name] = registry.build("evaluator", params)
     return found
@@ -74,7 +74,7 @@ def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[st
 
 def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
     found: dict[str, Regularizer] = {}
-    for i, (name, params) in enumerate(zip(distinct(spec.regularizers), spec.regularizers, strict=True)):
+    for i, (name, params) in enumerate(zip(_names(spec.regularizers), spec.regularizers, strict=True)):
         seed_everything(spec.seed, "build", "regularizers", i)
         with misfits("regularizers", i):
             part = registry.build("regularizer", params)
@@ -82,11 +82,16 @@ def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[
     return found
 
 
-def distinct(components: Sequence[Params]) -> list[str]:
-    """Their names; a second one of a name bears a number."""
-    names = [params.name for params in components]
+def _names(components: Sequence[Params]) -> list[str]:
+    return distinct([params.name for params in components])
+
+
+def distinct(names: Sequence[str], separator: str = "_") -> list[str]:
+    """The names; a second one of a name bears a number."""
     earlier = [names[:i].count(name) for i, name in enumerate(names)]
-    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
+    return [
+        f"{name}{separator}{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)
+    ]
 
 
 def make_part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:

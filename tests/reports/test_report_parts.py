@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dino_lab.pictures import picture_of
 from dino_lab.registry import registry
 from dino_lab.reports.attention import overlay
 from dino_lab.reports.chart import Line, thinned
@@ -18,7 +19,6 @@ from dino_lab.reports.kept import charts_of, read_evaluations
 from dino_lab.reports.neighbours import nearest_in
 from dino_lab.reports.parent import parent_of
 from dino_lab.reports.scatter import embedded
-from dino_lab.reports.tile import picture_of
 from dino_lab.reports.tokens import principal_colours
 from dino_lab.spec.file import load
 

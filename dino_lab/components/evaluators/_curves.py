@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+
+from dino_lab.pictures import figure_png
 
 
 def draw_curves(
@@ -29,6 +30,4 @@ def draw_curves(
             if i % columns == 0:
                 panel.set_ylabel("relative distance")
         figure.suptitle("How far features move; 1 is the distance between two images", fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+        return figure_png(figure)

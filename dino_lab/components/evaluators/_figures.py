@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from dino_lab.pictures import figure_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,4 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure_png(figure, dpi=120, bbox_inches="tight")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
+
+from dino_lab.pictures import picture_of, png
 
 TILE = 96  # pixels of a side
 GAP = 8
@@ -48,9 +49,7 @@ def draw(rows: Sequence[Found], title: str, given: Sequence[str] = ("query",)) -
         for x, (image, right), caption in results:
             _tile(sheet, pen, (x, y), image, caption)
             _mark(pen, (x, y), right)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(sheet)
 
 
 def of_split(batches: Iterator[tuple[Tensor, Tensor]], rows: Sequence[int]) -> dict[int, Image.Image]:
@@ -58,17 +57,11 @@ def of_split(batches: Iterator[tuple[Tensor, Tensor]], rows: Sequence[int]) -> d
     wanted, found, start = set(rows), {}, 0
     for images, _ in batches:
         for row in [row for row in wanted if start <= row < start + len(images)]:
-            found[row] = of_tensor(images[row - start])
+            found[row] = picture_of(images[row - start])
         start += len(images)
         if len(found) == len(wanted):
             break
     return found
-
-
-def of_tensor(image: Tensor) -> Image.Image:
-    """An RGB image of uint8 [C, H, W] with one channel or three; of more, the first three."""
-    pixels = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def spread(count: int, of: int) -> list[int]:
