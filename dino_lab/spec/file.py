@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from dino_lab.errors import Loc
 from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.spec.compose import NUMBERS, TAG
+from dino_lab.spec.document import Located, validated
 from dino_lab.spec.merge import apply_setting, compose_all, read
 from dino_lab.spec.model import Spec
-from dino_lab.spec.narrow import narrowed
-from dino_lab.spec.nodes import child, data, mark_at
+from dino_lab.spec.nodes import child
 from dino_lab.spec.problems import Problem, report, start_of
-from dino_lab.spec.words import in_words
 
 
 @dataclass(frozen=True)
-class Document:
+class Document(Located):
     """A spec and the text it came from."""
 
     spec: Spec
-    root: yaml.Node
-
-    def line(self, loc: Loc, message: str) -> str:
-        """`file:line:column: dotted.key: message`, for a mistake that is found after loading."""
-        return str(Problem(mark_at(self.root, loc), loc, message))
 
 
 def load(path: Path, settings: Sequence[str] = (), registry: Registry = default_registry) -> Document:
@@ -66,17 +57,11 @@ def read_nodes(
         mark = start_of(str(file))
         pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
         root = yaml.MappingNode(root.tag, [*root.value, pair], root.start_mark, root.end_mark)
-    spec_type = narrowed(root, registry, problems, Spec)
-    told = {problem.loc for problem in problems}
-    try:
-        # Read as JSON, strict means: no true and no "1" for a 1, but a list for a tuple.
-        found = spec_type.model_validate_json(json.dumps(data(root)), strict=True)
-    except ValidationError as error:
-        problems += [problem for problem in in_words(error, spec_type, root) if problem.loc not in told]
-    if problems:
+    found = validated(root, registry, problems, Spec)
+    if problems or found is None:
         return None
     # The narrowed type has done its work; equal specs are equal, whatever file they came from.
-    return Document(Spec(**{field: getattr(found, field) for field in Spec.model_fields}), root)
+    return Document(root, Spec(**{field: getattr(found, field) for field in Spec.model_fields}))
 
 
 class _Dumper(yaml.SafeDumper):
