@@ -15,6 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+VOID = 255  # of a map of objects or classes: pixels that nobody says anything about
+
 
 @dataclass(frozen=True)
 class Views:

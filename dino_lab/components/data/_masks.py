@@ -13,9 +13,8 @@ from torch import Tensor
 from dino_lab.components.data._storage import Source, Storage
 from dino_lab.errors import UserError
 from dino_lab.images import BadImage, Pixels, decode, decode_mask, upright_size
+from dino_lab.types import VOID
 
-VOID = 255
-Split = Literal["train", "test"]
 Objects = Literal["binary", "numbered"]
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
-from dino_lab.components.data._masks import Masks, Objects, Split
+from dino_lab.components.data._masks import Masks, Objects
 from dino_lab.components.data._rows import Columns, Rows
-from dino_lab.components.data._storage import OnBadImage
+from dino_lab.components.data._storage import OnBadImage, Split
 from dino_lab.errors import UserError
 from dino_lab.registry import register
 

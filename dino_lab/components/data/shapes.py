@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._masks import Split, boxes
+from dino_lab.components.data._masks import boxes
 from dino_lab.components.data._render import CLASSES, MOST_PARTS, coverage, grid, texture, uniforms
-from dino_lab.components.data._storage import Resident
+from dino_lab.components.data._storage import Resident, Split
 from dino_lab.registry import register
 
 Count = Annotated[int, Field(gt=0)]

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
-from dino_lab.components.data._masks import VOID, Masks, Split
-from dino_lab.components.data._storage import OnBadImage
+from dino_lab.components.data._masks import Masks
+from dino_lab.components.data._storage import OnBadImage, Split
 from dino_lab.errors import UserError
 from dino_lab.registry import register
+from dino_lab.types import VOID
 
 CLASSES = [
     "aeroplane",

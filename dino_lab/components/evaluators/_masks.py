@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-VOID = 255  # of an object map: pixels that nobody says anything about
+from dino_lab.types import VOID
 
 
 def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
@@ -22,6 +22,17 @@ def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
     both = truth.double() @ found.double().T
     either = truth.sum(1, keepdim=True) + found.sum(1) - both
     return both / either
+
+
+def images_in_words(of: str, images: int | None) -> str:
+    """Whose features, of which images: a part of a protocol."""
+    count = "all" if images is None else f"first {images}"
+    return f"of the {of} in evaluation mode, {count} images of the test split"
+
+
+def pixels_in_words(pixels: int | None) -> str:
+    """At what size images are shown: a part of a protocol."""
+    return f"pixels {'as the run' if pixels is None else pixels}"
 
 
 def centre_box(size: int) -> tuple[int, int, int, int]:

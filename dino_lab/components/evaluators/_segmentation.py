@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_lab.components.evaluators._masks import VOID
+from dino_lab.types import VOID
 
 
 def cell_classes(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:

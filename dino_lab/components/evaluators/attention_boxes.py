@@ -10,12 +10,13 @@ from torch import Tensor
 
 from dino_lab.attention import maps_of, mass_masks
 from dino_lab.components.evaluators import _boxes
-from dino_lab.components.evaluators._masks import VOID, centre_box
+from dino_lab.components.evaluators._masks import centre_box, images_in_words, pixels_in_words
 from dino_lab.encoder import Annotated as Seen
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.pictures import frame, plain, png, sheet
 from dino_lab.registry import register
+from dino_lab.types import VOID
 
 Count = Annotated[int, Field(gt=0)]
 COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "tokencut": "cyan"}
@@ -56,15 +57,13 @@ class AttentionBoxes:
     @property
     def protocol(self) -> str:
         """Everything that a score depends on."""
-        count = "all" if self.images is None else f"first {self.images}"
-        pixels = "as the run" if self.pixels is None else self.pixels
         return (
             f"attention_boxes/1: largest 4-connected part of {100 * self.mass:g} % of the mean attention; "
             f"normalised cut of the last block's tokens{', less their mean' * self.centre}, 1 where cosine "
             f">= {self.affinity:g}, else {_boxes.LEAST:g}, at the eigenvector's mean, 4-connected part of "
             "its largest absolute entry; CorLoc at IoU 0.5 and mean IoU, with the best object of the image; "
             "floors: centre square of half the area, whole image; "
-            f"of the {self.of} in evaluation mode, {count} images of the test split, pixels {pixels}"
+            f"{images_in_words(self.of, self.images)}, {pixels_in_words(self.pixels)}"
         )
 
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:

@@ -9,11 +9,18 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.attention import enlarged, maps_of, mass_masks
-from dino_lab.components.evaluators._masks import VOID, box_mask, centre_box, jaccard
+from dino_lab.components.evaluators._masks import (
+    box_mask,
+    centre_box,
+    images_in_words,
+    jaccard,
+    pixels_in_words,
+)
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.pictures import cut_out, overlay, plain, png, sheet
 from dino_lab.registry import register
+from dino_lab.types import VOID
 
 Count = Annotated[int, Field(gt=0)]
 FLOORS = ("centre_box", "whole_image")
@@ -54,14 +61,12 @@ class AttentionMasks:
     def protocol(self) -> str:
         """Everything that a score depends on."""
         masses = ",".join(map(_percent, self.masses))
-        count = "all" if self.images is None else f"first {self.images}"
-        pixels = "as the run" if self.pixels is None else self.pixels
         return (
             f"attention_masks/1: CLS to patches, last block, masses {masses} %, nearest; jaccard: best head "
             "of each object (optimistic, and more so with more heads), mean over objects, then images; void "
             "left out; no CLS: cosine to the mean token less the least, similarity; floors: centre square of "
-            f"half the area, whole image; of the {self.of} in evaluation mode, {count} images of the test "
-            f"split, pixels {pixels}"
+            f"half the area, whole image; {images_in_words(self.of, self.images)}, "
+            f"{pixels_in_words(self.pixels)}"
         )
 
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:

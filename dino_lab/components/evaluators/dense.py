@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _segmentation
-from dino_lab.components.evaluators._masks import VOID
+from dino_lab.components.evaluators._masks import images_in_words, pixels_in_words
 from dino_lab.encoder import Annotated as Seen
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.registry import register
+from dino_lab.types import VOID
 
 Count = Annotated[int, Field(gt=0)]
 ITERATIONS = 500  # of L-BFGS at most
@@ -55,14 +56,12 @@ class Dense:
     @property
     def protocol(self) -> str:
         """Everything that a score depends on."""
-        count = "all" if self.images is None else f"first {self.images}"
-        pixels = "as the run" if self.pixels is None else self.pixels
         return (
             f"dense/1: {self.of_what} and background, tokens of the last block, majority class of a cell; "
             f"linear: logistic regression, L2 C={self.c:g}, standardised, L-BFGS, at most {ITERATIONS} "
             f"iterations; knn: k={self.k} T={self.temperature:g}, cosine; bilinear between cells; mIoU over "
-            f"classes that the truth has, void left out; of the {self.of} in evaluation mode, {count} images "
-            f"of the test split, the first {self.train_share:g} of them learned from, pixels {pixels}"
+            f"classes that the truth has, void left out; {images_in_words(self.of, self.images)}, the first "
+            f"{self.train_share:g} of them learned from, {pixels_in_words(self.pixels)}"
         )
 
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
