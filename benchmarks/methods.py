@@ -54,9 +54,10 @@ def result(method: str, seed: int, settings: Sequence[str] = ()) -> dict[str, An
     program = str(Path(sys.executable).with_name("dino-lab"))
     words = [word for option in options for word in ("--set", option)]
     command = [program, "run", str(file), "--runs", str(RUNS), "--threads", "1", "--device", "cpu", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    if not (folder / "result.json").exists():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return json.loads((folder / "result.json").read_text()) | {"folder": str(folder)}
 
 
