@@ -53,8 +53,9 @@ def eval_(
     gc.enable()  # see __main__.py
     with _located(document):
         subject = _subject(target, document.evaluation if document else None, where, untrained)
-    found = subject.score(None if of is None else of.value)
-    if document is None and not untrained:
+    into_folder = document is None and not untrained
+    found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
+    if into_folder:
         from dino_lab.training.evaluate import write_files
         from dino_lab.training.run_dir import RunFolder
 

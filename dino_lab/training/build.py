@@ -19,7 +19,7 @@ from dino_lab.spec.model import Spec, Train
 from dino_lab.training.check import check, checkpoint_gradients
 from dino_lab.training.optimizer import make_optimizer
 from dino_lab.training.parts import make_method, make_part, misfits
-from dino_lab.training.scoring import Scored, frozen, score
+from dino_lab.training.scoring import Scored, frozen, network_of, score
 from dino_lab.training.seeding import crop_generator
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
@@ -62,8 +62,7 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""
-        enabled = self.spec.train.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return autocast(self.device, self.spec.train)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -79,7 +78,7 @@ class Run:
 
     def network(self, of: str) -> Network:
         """The teacher's network if `of` is "teacher" and it has one, else the student."""
-        return self.teacher.network if of == "teacher" and self.teacher.network is not None else self.student
+        return network_of(of, self.student, self.teacher)
 
     def due(self, steps: int) -> list[tuple[str, Evaluator]]:
         """Name and evaluator of those that are due after so many steps: at 0 and at the ends of epochs."""
@@ -134,6 +133,11 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         optimizer=make_optimizer(spec.optim, method.student),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
+
+
+def autocast(device: torch.device, settings: Train) -> torch.autocast:
+    """The precision of the networks' matrix products, as a context."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
 def _apply(settings: Train, network: Network) -> None:

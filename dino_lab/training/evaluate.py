@@ -18,11 +18,11 @@ from dino_lab.protocols import Data, Evaluator
 from dino_lab.registry import Params, Registry
 from dino_lab.spec.evaluation import Evaluation
 from dino_lab.spec.model import Spec
-from dino_lab.training.build import Run, build
+from dino_lab.training.build import Run, autocast, build
 from dino_lab.training.check import check_needs
 from dino_lab.training.parts import make_evaluators, make_method, make_part, misfits
 from dino_lab.training.run_dir import RunFolder
-from dino_lab.training.scoring import Scored, score
+from dino_lab.training.scoring import Scored, network_of, score
 
 TIMM = "timm"  # the component that builds what stands behind `timm:`
 TIMM_SIZE = 224  # pixels, where nothing else is said
@@ -39,12 +39,12 @@ class Subject:
     evaluators: tuple[tuple[str, Evaluator], ...]
     step: int = 0  # of the checkpoint
 
-    def score(self, of: Literal["teacher", "student"] | None = None) -> list[Scored]:
-        """What each evaluator finds; `of` overrides whose features it asks for."""
+    def score(self, of: Literal["teacher", "student"] | None = None, *, files: bool = True) -> list[Scored]:
+        """What each evaluator finds, its files too if they are wanted; `of` overrides whose features."""
         if of is not None:
             for _, evaluator in self.evaluators:
                 evaluator.of = of
-        return score(self.evaluators, self.data, self.network, self.size, self.autocast)
+        return score(self.evaluators, self.data, self.network, self.size, self.autocast, files=files)
 
 
 def open_run(path: Path, registry: Registry, device: torch.device) -> Run:
@@ -88,14 +88,14 @@ def run_subject(
     size = (evaluation and evaluation.size) or augment.groups[0][1]
     _check_size(method.student, size)
 
-    def network(of: str) -> Network:
-        teacher = method.teacher.network
-        return teacher if of == "teacher" and teacher is not None else method.student
-
-    enabled = spec.train.precision == "bfloat16"
-    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
-    step = 0 if state is None else int(state["step"])
-    return Subject(network, data, size, autocast, tuple(method.evaluators.items()), step)
+    return Subject(
+        network=partial(network_of, student=method.student, teacher=method.teacher),
+        data=data,
+        size=size,
+        autocast=partial(autocast, device, spec.train),
+        evaluators=tuple(method.evaluators.items()),
+        step=0 if state is None else int(state["step"]),
+    )
 
 
 def timm_subject(
@@ -113,19 +113,6 @@ def timm_subject(
     network = Network(backbone, nn.Identity(), mean=data.mean, std=data.std).to(device)
     evaluators = tuple(make_evaluators(evaluation.evaluators, registry).items())
     return Subject(lambda of: network, data, size, nullcontext, evaluators)
-
-
-def evaluate(
-    path: Path, registry: Registry, device: torch.device, *, of: Literal["teacher", "student"] | None = None
-) -> list[Scored]:
-    """What each evaluator of the run's spec finds; `of` overrides whose features it asks for.
-
-    What files the evaluators leave are written into the folder, as after the step of the checkpoint.
-    """
-    subject = run_subject(path, registry, device)
-    found = subject.score(of)
-    write_files(found, RunFolder(path), subject.step)
-    return found
 
 
 def write_files(found: Sequence[Scored], folder: RunFolder, step: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dino_lab.encoder import Encoder
 from dino_lab.network import Network
-from dino_lab.protocols import Data, Evaluator
+from dino_lab.protocols import Data, Evaluator, Teacher
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ def score(
     network: Callable[[str], Network],
     size: int,
     autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    files: bool = True,
 ) -> list[Scored]:
-    """What evaluators, by name, find of `network(of)`, seeing images of `size` pixels."""
+    """What evaluators, by name, find of `network(of)`, seeing images of `size` pixels.
+
+    Without `files` they are not asked for what they would leave.
+    """
     wants = frozenset({"features"}).union(*(getattr(e, "wants", ()) for _, e in evaluators))
     with ExitStack() as stack:
         encoders: dict[int, Encoder] = {}  # the student's may be asked for under both names
@@ -52,13 +57,18 @@ def score(
                 encoders[id(its)] = Encoder(its, size, autocast, wants)
             return encoders[id(its)]
 
-        return [_score(name, evaluator, encoder(evaluator.of), data) for name, evaluator in evaluators]
+        return [_score(name, one, encoder(one.of), data, files) for name, one in evaluators]
 
 
-def _score(name: str, evaluator: Any, encode: Encoder, data: Data) -> Scored:
+def network_of(of: str, student: Network, teacher: Teacher) -> Network:
+    """The teacher's network if `of` is "teacher" and it has one, else the student."""
+    return teacher.network if of == "teacher" and teacher.network is not None else student
+
+
+def _score(name: str, evaluator: Any, encode: Encoder, data: Data, files: bool) -> Scored:
     scores = evaluator.forward(encode, data)
-    files = evaluator.files(encode, data) if hasattr(evaluator, "files") else {}
-    return Scored(name, evaluator.protocol, evaluator.of, scores, files)
+    left = evaluator.files(encode, data) if files and hasattr(evaluator, "files") else {}
+    return Scored(name, evaluator.protocol, evaluator.of, scores, left)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from dino_lab.errors import Misfit
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.check import check
-from dino_lab.training.evaluate import evaluate
+from dino_lab.training.evaluate import run_subject, write_files
+from dino_lab.training.run_dir import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -63,7 +64,8 @@ def test_evaluating_a_run_again_writes_its_files_again(tiny_spec: Callable, exec
     last = outcome.folder / "evaluations" / "000012"
     (last / "picky.teacher.tokens.txt").unlink()
     for of in (None, "student"):
-        evaluate(outcome.folder, registry, CPU, of=of)
+        subject = run_subject(outcome.folder, registry, CPU)
+        write_files(subject.score(of), RunFolder(outcome.folder), subject.step)
     assert sorted(file.name for file in last.iterdir()) == [
         "picky.student.tokens.txt",
         "picky.teacher.tokens.txt",
@@ -105,3 +107,13 @@ def test_what_an_evaluator_needs_is_checked_before_data_is_read(
         check(spec, registry)
     assert caught.value.loc == ("evaluators", 1, "name")
     assert caught.value.message == message
+
+
+def test_files_that_nobody_keeps_are_not_made(
+    tiny_spec: Callable, execute: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = execute(tiny_spec("evaluators=[{name: picky}]", "train.epochs=1"))
+    monkeypatch.setattr(Picky, "files", lambda *_: pytest.fail("was asked for files"))
+    (scored,) = run_subject(outcome.folder, registry, CPU).score(files=False)
+    assert scored.scores == {"tokens": 4.0}
+    assert scored.files == {}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from dino_lab.registry import registry
-from dino_lab.training.evaluate import evaluate, open_run
+from dino_lab.training.evaluate import open_run, run_subject
 from dino_lab.training.export import write_backbone
 
 CPU = torch.device("cpu")
@@ -52,6 +52,6 @@ def test_plain_timm_gives_the_same_features(
 
 def test_evaluating_a_run_again_gives_its_last_scores(tiny_spec: Callable, execute: Callable) -> None:
     outcome = execute(tiny_spec())
-    (scored,) = evaluate(outcome.folder, registry, CPU)
+    (scored,) = run_subject(outcome.folder, registry, CPU).score()
     assert scored.protocol.startswith("knn/1")
     assert scored.named_scores == outcome.scores_after
