@@ -81,9 +81,11 @@ class ReferenceStep:
         return total / terms
 
 
-def _forward(network: nn.Module, crops: list[Tensor]) -> Tensor:
-    features = torch.cat([network.encode(group.flatten(0, 1)) for group in crops])  # type: ignore[operator]
-    return network.head(features)  # type: ignore[operator]
+def _forward(network: Any, crops: list[Tensor]) -> Tensor:
+    # timm's model, which computes its last block for all tokens as the reference does, not our backbone.
+    model: Any = network.backbone.model
+    features = torch.cat([model(network.normalize(group.flatten(0, 1))) for group in crops])
+    return network.head(features)  # type: ignore[no-any-return]
 
 
 def _clip(network: nn.Module, limit: float) -> None:
