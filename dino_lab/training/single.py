@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,8 @@ def _backbone(source: _Source, registry: Registry) -> Any:
     params = registry.find("backbone", source.backbone["name"]).params
     try:
         parsed = params.model_validate_json(json.dumps(source.backbone), strict=True)
-        backbone = registry.build("backbone", parsed, source.channels, source.largest)
+        with _silent("huggingface_hub"):  # it logs every try of a download; the last one is said below
+            backbone = registry.build("backbone", parsed, source.channels, source.largest)
     except UserError as error:
         reason = str(error).rpartition("; ")[0]
         hint = "--untrained scores it with its first weights"
@@ -113,6 +116,18 @@ def _load(model: nn.Module, file: Path) -> None:
         raise UserError(
             f"{file}: its weights are not those of the backbone that it names ({reason})"
         ) from error
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Errors only, of the logger of that name and those below it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:
