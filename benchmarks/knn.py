@@ -12,10 +12,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -27,12 +28,14 @@ from dino_lab.encoder import Split
 ROUNDS = 3
 SIZE = (50_000, 10_000, 384)  # training and test images, width
 CLASSES, K, TEMPERATURE = 100, 20, 0.07
+Precision = Literal["float32", "bfloat16"]
 
 
 def features(bank: int, test: int, width: int) -> dict[str, Split]:
-    """Noisy classes, as float32."""
+    """Noisy classes that all point much the same way, as features of one network do; float32."""
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(CLASSES, width, generator=generator)
+    centers += 8 * torch.randn(width, generator=generator)
 
     def draw(count: int) -> Split:
         labels = torch.randint(CLASSES, (count,), generator=generator)
@@ -42,11 +45,11 @@ def features(bank: int, test: int, width: int) -> dict[str, Split]:
     return {"bank": draw(bank), "test": draw(test)}
 
 
-def ours(splits: dict[str, Split]) -> float:
+def ours(splits: dict[str, Split], precision: Precision) -> float:
     """Accuracy by the evaluator."""
     encode: Any = SimpleNamespace(split=lambda data, name: splits[name])
     data: Any = SimpleNamespace(classes=CLASSES)
-    return Knn(k=(K,), temperature=TEMPERATURE).forward(encode, data)[f"{K}nn"]
+    return Knn(k=(K,), temperature=TEMPERATURE, precision=precision).forward(encode, data)[f"{K}nn"]
 
 
 def theirs(splits: dict[str, Split]) -> float:
@@ -61,7 +64,12 @@ def theirs(splits: dict[str, Split]) -> float:
     return float(model.score(test.features.numpy(), test.labels.numpy()))
 
 
-WAYS = {"dino-lab, float32": ours, "scikit-learn, brute force": theirs}
+BASE = "scikit-learn, brute force"
+WAYS: dict[str, Callable[[dict[str, Split]], float]] = {
+    BASE: theirs,
+    "dino-lab, float32": partial(ours, precision="float32"),
+    "dino-lab, bfloat16": partial(ours, precision="bfloat16"),
+}
 
 
 def measure(way: str, size: Sequence[int]) -> dict[str, float]:
@@ -81,18 +89,18 @@ def _peak() -> float:
 
 def _in_process(way: str, size: Sequence[int]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.knn", "--way", way, "--size", *map(str, size)]
-    # One after the other in one environment: both see the same cores.
+    # One after the other in one environment: all see the same cores.
     out = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ)).stdout
     return json.loads(out)
 
 
 def main(size: Sequence[int] = SIZE, rounds: int = ROUNDS) -> str:
-    """Interleaved rounds of both."""
+    """Interleaved rounds of all."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way, results in found.items():
             results.append(_in_process(way, size))
-    base = [result["seconds"] for result in found["scikit-learn, brute force"]]
+    base = [result["seconds"] for result in found[BASE]]
     accuracies = {way: results[0]["accuracy"] for way, results in found.items()}
     # A tie of rounding may fall either way.
     assert max(accuracies.values()) - min(accuracies.values()) < 1e-3, accuracies
@@ -115,7 +123,9 @@ def main(size: Sequence[int] = SIZE, rounds: int = ROUNDS) -> str:
     ]
     bank, test, width = size
     title = f"k-NN: {bank:,} x {test:,} features of width {width}, k = {K}"
-    return section(title, "python -m benchmarks.knn", table(header, lines))
+    native = "has" if torch.cpu._is_avx512_bf16_supported() else "has no"
+    text = table(header, lines) + f"\n\nThis processor {native} bfloat16 instructions (AVX-512)."
+    return section(title, "python -m benchmarks.knn", text)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _forward(network: Any, crops: list[Tensor]) -> Tensor:
     # timm's model, which computes its last block for all tokens as the reference does, not our backbone.
     model: Any = network.backbone.model
     features = torch.cat([model(network.normalize(group.flatten(0, 1))) for group in crops])
-    return network.head(features)  # type: ignore[no-any-return]
+    return network.head(features)
 
 
 def _clip(network: nn.Module, limit: float) -> None:

@@ -104,10 +104,9 @@ def _killed(place: Path) -> tuple[str, str]:
     _start(place, "killed").wait()
     running = [name for name, step in before.items() if 0 < step < _last(place / "whole" / BASE.stem / name)]
     twice = [before[name] - saved.get(name, 0) for name in running]
-    tables = [_table(place, runs) for runs in ("whole", "killed")]
-    return ", ".join(map(str, twice)) or "no trial was running", "equal" if tables[0] == tables[
-        1
-    ] else "NOT equal"
+    whole, killed = (_table(place, runs) for runs in ("whole", "killed"))
+    lost = ", ".join(map(str, twice)) or "no trial was running"
+    return lost, "equal" if whole == killed else "NOT equal"
 
 
 def _last(folder: Path) -> int:

@@ -171,7 +171,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         (["show", "multicorp"], "did you mean 'multicrop'?"),
         (["show", "loss", "multicrop"], "no loss is called 'multicrop'"),
         (["validate", "no[red]such.yaml"], "no[red]such.yaml"),
-        (["eval", "nowhere"], "nowhere: no such run folder"),
+        (["eval", "nowhere"], "nowhere: no run folder, last.pt or .safetensors file"),
         (["export", ".", "--to", "b.bin"], "--to b.bin: should end in .safetensors"),
         (["list", "--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
     ],

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save
 
 from dino_lab.cli import app as cli
 from dino_lab.registry import registry
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.training.build import build
-from dino_lab.training.evaluate import run_subject, timm_subject
+from dino_lab.training.evaluate import run_subject
+from dino_lab.training.single import file_subject, timm_subject
 
 CPU = torch.device("cpu")
 FILE = """\
@@ -23,6 +25,13 @@ evaluators: [{name: knn, k: [7]}, {name: knn, k: [3], of: student}]
 size: 12
 """
 VIT = "timm:test_vit"
+SAID = {
+    "backbone": '{"name": "vit", "width": 8, "depth": 1, "heads": 1, "patch": 4}',
+    "size": "12",
+    "largest": "12",
+    "mean": "[0.5, 0.5, 0.5]",
+    "std": "[0.5, 0.5, 0.5]",
+}
 
 
 @pytest.fixture
@@ -104,7 +113,7 @@ def test_untrained_is_the_network_before_the_first_step(tiny_spec: Callable, exe
     assert evaluate(folder) == 2
 
 
-def test_a_model_of_timm_sees_the_data_in_its_own_colours(
+def test_a_model_of_timm_sees_images_as_its_weights_want_them(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(FILE.replace("size: 12", "size: 160"))
@@ -113,10 +122,70 @@ def test_a_model_of_timm_sees_the_data_in_its_own_colours(
     evaluation = load_evaluation(file, registry).evaluation
     subject = timm_subject("test_vit", registry, CPU, evaluation, untrained=True)
     network = subject.network("teacher")
-    assert network.mean.flatten().tolist() == pytest.approx(list(subject.data.mean))
-    assert network.std.flatten().tolist() == pytest.approx(list(subject.data.std))
+    config = timm.get_pretrained_cfg("test_vit")
+    assert network.mean.flatten().tolist() == pytest.approx(list(config.mean))
+    assert network.std.flatten().tolist() == pytest.approx(list(config.std))
+    assert list(config.mean) != pytest.approx(list(subject.data.mean)) or config.std != subject.data.std
     without = evaluation.model_copy(update={"size": None})
-    assert timm_subject("test_vit", registry, CPU, without, untrained=True).size == 224
+    assert timm_subject("test_vit", registry, CPU, without, untrained=True).size == config.input_size[1]
+    (one, *_) = subject.score()
+    assert one.of == "network"
+    assert "of the network in evaluation mode" in one.protocol
+
+
+@pytest.mark.parametrize("of", ["teacher", "student"])
+@pytest.mark.parametrize(
+    "backbone", [[], ["backbone={name: timm, model: resnet10t, stem: standard}"]], ids=["vit", "resnet"]
+)
+def test_an_exported_backbone_gets_the_scores_of_its_run(
+    backbone: list[str], of: str, tiny_spec: Callable, execute: Callable, file: Path, tmp_path: Path
+) -> None:
+    folder = execute(tiny_spec(*backbone, "train.epochs=1", "evaluators=[]")).folder
+    exported = tmp_path / "b.safetensors"
+    assert cli.main(["export", str(folder), "--to", str(exported), "--of", of]) == 0
+    evaluation = load_evaluation(file, registry).evaluation
+    one, other = (
+        [found.scores for found in subject.score(side)]
+        for subject, side in (
+            (run_subject(folder, registry, CPU, evaluation), of),
+            (file_subject(exported, registry, CPU, evaluation), None),
+        )
+    )
+    assert one == other
+    first = file_subject(exported, registry, CPU, evaluation, untrained=True)
+    assert [found.scores for found in first.score()] != other
+
+
+def test_a_checkpoint_is_its_run(
+    tiny_spec: Callable, execute: Callable, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = execute(tiny_spec("train.epochs=1")).folder
+    capsys.readouterr()
+    said = []
+    for target in (folder, folder / "last.pt"):
+        assert evaluate(target, "--with", file) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert evaluate(folder / "backbone.safetensors", "--with", file) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not weights", "b.safetensors: no whole safetensors file ("),
+        (save({"a": torch.zeros(1)}), "b.safetensors: does not say which backbone it is of ('backbone')"),
+        (save({"a": torch.zeros(1)}, SAID), "b.safetensors: its weights are not those of the backbone that"),
+    ],
+)
+def test_a_file_that_is_no_backbone_is_one_line(
+    content: bytes, message: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "b.safetensors"
+    weights.write_bytes(content)
+    assert evaluate(weights, "--with", file) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
 
 
 def test_weights_that_cannot_be_had_are_one_line(
@@ -187,12 +256,15 @@ class Picky:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no such run folder; a model of timm is written as timm:MODEL"),
+        (
+            ["nowhere"],
+            "nowhere: no run folder, last.pt or .safetensors file; a model of timm is written as timm:MODEL",
+        ),
         (["timm:resnet18"], "timm:resnet18: --with FILE says on which data"),
         (["timm:resnet19", "--with", "FILE"], "timm:resnet19: timm has no model 'resnet19'; did you mean"),
         (
             ["timm:test_vit", "--with", "FILE", "--of", "student"],
-            "--of student: a model of timm is one network",
+            "--of student: timm:test_vit is one network",
         ),
         (["timm:test_vit", "--with", "none.yaml"], "none.yaml: no such file"),
         (

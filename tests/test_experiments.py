@@ -42,7 +42,7 @@ def test_there_are_specs() -> None:
     assert len(SPECS) >= len(METHODS) + 3
     assert len(METHODS) >= 14
     assert len(SWEEPS) >= 11
-    assert len(EVALUATIONS) >= 1
+    assert len(EVALUATIONS) >= 3
 
 
 @pytest.mark.parametrize("file", EVALUATIONS, ids=names(EVALUATIONS))
@@ -51,7 +51,9 @@ def test_the_evaluation_validates(file: Path) -> None:
     assert evaluation.evaluators
     for params in evaluation.evaluators:
         assert registry.build("evaluator", params).protocol
-    assert file.read_text().startswith("# ")
+    lines = file.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=../../.dino-lab.evaluation.schema.json"
+    assert lines[1].startswith("# ")
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=names(SWEEPS))

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from dino_lab.training.scoring import Scored
 
 PREFIX = "timm:"
+CHECKPOINT = "last.pt"
+WEIGHTS = ".safetensors"
 
 
 def eval_(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run's folder, or timm:MODEL.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="A run's folder or last.pt, an exported .safetensors, or timm:MODEL."
+        ),
+    ],
     with_: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +49,8 @@ def eval_(
     device: Device = None,
     plugin: Plugins = None,
 ) -> None:
-    """Score a run, or a model of timm, with evaluators."""
+    """Score a run, an exported backbone, or a model of timm, with evaluators."""
+    target = _folder(target)
     _check_request(target, with_, of, to)
     load_plugins(plugin)
     from dino_lab.registry import registry
@@ -65,14 +73,28 @@ def eval_(
     _print(found)
 
 
+def _folder(target: str) -> str:
+    """The folder of a run's checkpoint."""
+    path = Path(target)
+    return str(path.parent) if path.name == CHECKPOINT and path.is_file() else target
+
+
+def _is_single(target: str) -> bool:
+    """Whether it is one network, without teacher and student."""
+    return target.startswith(PREFIX) or (target.endswith(WEIGHTS) and Path(target).is_file())
+
+
 def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | None) -> None:
-    if target.startswith(PREFIX):
+    if _is_single(target):
         if with_ is None:
             raise UserError(f"{target}: --with FILE says on which data, and by which evaluators")
         if of is not None:
-            raise UserError(f"--of {of.value}: a model of timm is one network; leave it out")
+            raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     elif not Path(target).is_dir():
-        raise UserError(f"{target}: no such run folder; a model of timm is written as {PREFIX}MODEL")
+        raise UserError(
+            f"{target}: no run folder, {CHECKPOINT} or {WEIGHTS} file; a model of timm is written as "
+            f"{PREFIX}MODEL"
+        )
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")
 
@@ -90,12 +112,16 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
 
 def _subject(target: str, evaluation: Evaluation | None, device: torch.device, untrained: bool) -> Subject:
     from dino_lab.registry import registry
-    from dino_lab.training.evaluate import run_subject, timm_subject
+    from dino_lab.training.evaluate import run_subject
+    from dino_lab.training.single import file_subject, timm_subject
 
     if target.startswith(PREFIX):
         assert evaluation is not None
         model = target.removeprefix(PREFIX)
         return timm_subject(model, registry, device, evaluation, untrained=untrained)
+    if _is_single(target):
+        assert evaluation is not None
+        return file_subject(Path(target), registry, device, evaluation, untrained=untrained)
     return run_subject(Path(target), registry, device, evaluation, untrained=untrained)
 
 

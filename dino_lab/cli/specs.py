@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dino_lab.cli.options import Plugins, Settings, SpecPath
-from dino_lab.errors import Misfit, SpecError
+from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.plugin_file import load_plugins
 
 if TYPE_CHECKING:
@@ -49,18 +49,23 @@ def schema(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to the terminal.")
     ] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="That of a sweep file instead.")] = False,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="That of a file for `eval --with` instead.")
+    ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Print the JSON schema of a spec, or of a sweep.
+    """Print the JSON schema of a spec, of a sweep, or of an evaluation.
 
     Editors complete and check files with it.
     """
+    if sweep and evaluation:
+        raise UserError("--sweep and --evaluation are two schemas; ask for one at a time")
     load_plugins(plugin)
     from dino_lab.registry import registry
-    from dino_lab.spec import json_schema
+    from dino_lab.spec import evaluation_schema, json_schema
     from dino_lab.sweeps import json_schema as sweep_schema
 
-    text = (sweep_schema if sweep else json_schema).text(registry)
+    text = (sweep_schema if sweep else evaluation_schema if evaluation else json_schema).text(registry)
     if output is None:
         print(text, end="")
     else:

@@ -19,7 +19,9 @@ def check() -> None:
 
 def write(subject: Subject, into: Path, to: Path) -> str:
     """Write the file; return the lines that load it as `to`."""
-    return save_backbone(subject.backbone, subject.name, subject.mean, subject.std, into=into, named=to)
+    return save_backbone(
+        subject.backbone, subject.description, subject.mean, subject.std, into=into, named=to
+    )
 
 
 def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dino_lab.encoder import in_unit_range
 from dino_lab.network import Network
 from dino_lab.training.build import Run
+from dino_lab.training.export import description
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Subject:
 
     backbone: nn.Module
     name: str  # of the backbone in the spec
+    description: dict[str, Any]  # what a file says of the backbone
     mean: tuple[float, ...]
     std: tuple[float, ...]
     images: Tensor  # float32 [N, C, H, W] in 0..1, from the test split, as evaluators see them
@@ -61,6 +64,7 @@ def subject_of(run: Run, of: str, count: int = 4) -> Subject:
     return Subject(
         network.backbone,
         run.spec.backbone.name,
+        description(run),
         tuple(network.mean.flatten().tolist()),
         tuple(network.std.flatten().tolist()),
         x,

@@ -19,9 +19,7 @@ class Evaluation(Section):
 
     data: Params | None = Field(None, description="the run's own, where there is a run")
     evaluators: tuple[Params, ...]
-    size: int | None = Field(
-        None, gt=0, description="pixels of what the network sees; the run's own, or 224 without a run"
-    )
+    size: int | None = Field(None, gt=0, description="pixels of what the network sees; what it was made for")
 
     @field_validator("evaluators")
     @classmethod

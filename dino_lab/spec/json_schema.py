@@ -26,15 +26,15 @@ def json_schema(registry: Registry) -> Schema:
     fields, definitions = schema["properties"], {"Train": schema["$defs"]["Train"]}
     _hoist(definitions, schema["$defs"], "Train")
     for field, kind in KIND_OF_FIELD.items():
-        choice = _choice(f"{kind}.", _params(registry, kind), definitions)
+        component = choice(registry, kind, definitions)
         description = f"A component of the kind {kind}."
         if field in LISTS:
             # A list is never merged with that of the base, so its items are whole.
-            choice["required"] = ["name"]
-            fields[field] = {"type": "array", "items": choice, "description": f"A list. {description}"}
+            component["required"] = ["name"]
+            fields[field] = {"type": "array", "items": component, "description": f"A list. {description}"}
         else:
             nullable = {"type": ["object", "null"]} if field == "predictor" else {}
-            fields[field] = choice | nullable | {"description": description}
+            fields[field] = component | nullable | {"description": description}
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
     fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
     required = [field for field in schema["required"] if field != "name"]
@@ -47,6 +47,11 @@ def json_schema(registry: Registry) -> Schema:
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": inner},
     }
+
+
+def choice(registry: Registry, kind: str, definitions: Schema) -> Schema:
+    """A component of a kind by name; what it refers to is added to `definitions`."""
+    return _choice(f"{kind}.", _params(registry, kind), definitions)
 
 
 def _params(registry: Registry, kind: str) -> dict[str, type[BaseModel] | None]:

@@ -1,18 +1,17 @@
-"""A network that is there, opened again and scored: that of a run, or a model of timm."""
+"""The networks of a run that is there, opened again and scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from dino_lab.errors import Misfit, UserError
+from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.protocols import Data, Evaluator
 from dino_lab.registry import Params, Registry
@@ -23,9 +22,6 @@ from dino_lab.training.check import check_needs
 from dino_lab.training.parts import make_evaluators, make_method, make_part, misfits
 from dino_lab.training.run_dir import RunFolder
 from dino_lab.training.scoring import Scored, network_of, score
-
-TIMM = "timm"  # the component that builds what stands behind `timm:`
-TIMM_SIZE = 224  # pixels, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def run_subject(
         spec = spec.model_copy(update=changed)
     if not spec.evaluators:
         raise UserError(f"{path}: its spec names no evaluators; --with FILE says by which it is scored")
-    _check(spec.evaluators, {"backbone": spec.backbone.name, "data": spec.data.name}, registry)
+    check_evaluators(spec.evaluators, {"backbone": spec.backbone.name, "data": spec.data.name}, registry)
     data: Data = make_part(spec, registry, device, "data", device)
     augment = make_part(spec, registry, device, "augment")
     method = make_method(
@@ -86,8 +82,7 @@ def run_subject(
             _load(method.student, state["student"])
             _load(method.teacher, state["teacher"])
     size = (evaluation and evaluation.size) or augment.groups[0][1]
-    _check_size(method.student, size)
-
+    check_size(method.student, size)
     return Subject(
         network=partial(network_of, student=method.student, teacher=method.teacher),
         data=data,
@@ -96,23 +91,6 @@ def run_subject(
         evaluators=tuple(method.evaluators.items()),
         step=0 if state is None else int(state["step"]),
     )
-
-
-def timm_subject(
-    model: str, registry: Registry, device: torch.device, evaluation: Evaluation, *, untrained: bool = False
-) -> Subject:
-    """A model of timm, in float32; images are normalised with the mean and deviation of the data."""
-    if evaluation.data is None:
-        raise Misfit(("data",), f"required: timm:{model} has no data of its own")
-    _check(evaluation.evaluators, {"backbone": TIMM, "data": evaluation.data.name}, registry)
-    with misfits("data"):
-        data: Data = registry.build("data", evaluation.data, device)
-    size = evaluation.size or TIMM_SIZE
-    torch.manual_seed(0)
-    backbone = _timm_backbone(model, registry, data.channels, size, pretrained=not untrained)
-    network = Network(backbone, nn.Identity(), mean=data.mean, std=data.std).to(device)
-    evaluators = tuple(make_evaluators(evaluation.evaluators, registry).items())
-    return Subject(lambda of: network, data, size, nullcontext, evaluators)
 
 
 def write_files(found: Sequence[Scored], folder: RunFolder, step: int) -> None:
@@ -137,26 +115,15 @@ def _load(part: Any, state: dict[str, Any]) -> None:
         raise ValueError(f"the weights do not fit images like these ({lines[-1].strip()})") from error
 
 
-def _check(evaluators: Sequence[Params], names: dict[str, str], registry: Registry) -> None:
+def check_evaluators(evaluators: Sequence[Params], names: dict[str, str], registry: Registry) -> None:
     """What evaluators need is looked for before data is read."""
     built = make_evaluators(evaluators, registry).values()
     check_needs(names, registry, list(zip([params.name for params in evaluators], built, strict=True)))
 
 
-def _check_size(network: Network, size: int) -> None:
+def check_size(network: Network, size: int) -> None:
+    """A Misfit where the backbone cannot be shown images of so many pixels."""
     backbone: Any = network.backbone
     if hasattr(backbone, "check_size"):
         with misfits("size"):
             backbone.check_size(size)
-
-
-def _timm_backbone(model: str, registry: Registry, channels: int, size: int, *, pretrained: bool) -> Any:
-    given = {"name": TIMM, "model": model, "pretrained": pretrained}
-    params = registry.find("backbone", TIMM).params.model_validate(given)
-    try:
-        return registry.build("backbone", params, channels, size)
-    except UserError as error:
-        reason = str(error).rpartition("; ")[0]
-        raise UserError(f"timm:{model}: {reason}; --untrained scores it with its first weights") from error
-    except ValueError as error:
-        raise UserError(f"timm:{model}: {error}") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
@@ -18,7 +20,7 @@ def write_backbone(run: Run, to: Path, of: str) -> str:
     temporary = to.with_name(f"{to.name}.tmp")
     try:
         mean, std = (tuple(value.flatten().tolist()) for value in (network.mean, network.std))
-        lines = save_backbone(network.backbone, run.spec.backbone.name, mean, std, into=temporary, named=to)
+        lines = save_backbone(network.backbone, description(run), mean, std, into=temporary, named=to)
         temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
@@ -27,7 +29,7 @@ def write_backbone(run: Run, to: Path, of: str) -> str:
 
 def save_backbone(
     backbone: nn.Module,
-    name: str,
+    description: dict[str, Any],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     *,
@@ -35,15 +37,37 @@ def save_backbone(
     named: Path,
 ) -> str:
     """Save the timm model inside, with its normalisation; return the lines that load it as `named`."""
-    model, recipe = timm_inside(backbone, name)
+    model, recipe = timm_inside(backbone, description["backbone"]["name"])
     lines = (
         "import timm, safetensors.torch\n"
         f"model = {recipe}\n"
         f"model.load_state_dict(safetensors.torch.load_file({str(named)!r}))"
     )
     metadata = {"load": lines, "recipe": recipe, "mean": str(list(mean)), "std": str(list(std))}
+    metadata |= {key: json.dumps(value) for key, value in description.items()}
     safetensors.torch.save_file(weights_of(model), into, metadata)
     return lines
+
+
+def description(run: Run) -> dict[str, Any]:
+    """The backbone as the spec has it, the size of the teacher's crops, and that of the largest."""
+    sizes = [pixels for _, pixels in run.augment.groups]
+    backbone = run.spec.backbone.model_dump(mode="json", serialize_as_any=True)
+    return {"backbone": backbone, "size": sizes[0], "largest": max(sizes)}
+
+
+def described(file: Path) -> dict[str, Any]:
+    """What `save_backbone` wrote of a backbone, with `mean` and `std`; a UserError where it wrote none."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            metadata = weights.metadata() or {}
+        return {key: json.loads(metadata[key]) for key in ("backbone", "size", "largest", "mean", "std")}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: no whole safetensors file ({str(error).splitlines()[0]})") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{file}: does not say which backbone it is of ({error}); `dino-lab export` writes that"
+        ) from error
 
 
 def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:

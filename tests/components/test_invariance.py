@@ -91,8 +91,10 @@ def test_scores_are_those_of_a_loop(count: int, images: int) -> None:
     data, encode = Pictures(count), encoder(Linear())
     scores = Invariance(images=images).forward(encode, data)
     assert list(scores) == list(CHANGES)
-    pictures = data.images[:images].float() / 255
-    plain = encode(data.images[:images]).double().tolist()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    chosen = data.images[sorted(order[:images])]
+    pictures = chosen.float() / 255
+    plain = encode(chosen).double().tolist()
     pairs = [cosine_distance(a, b) for i, a in enumerate(plain) for b in plain[:i]]
     between = sum(pairs) / len(pairs)
     for name, by_hand in BY_HAND.items():
@@ -200,6 +202,19 @@ def test_what_it_cannot_measure_is_one_line(data: Pictures, factor: float, messa
 
 def test_protocol_names_every_constant() -> None:
     protocol = Invariance(images=9, seed=4, of="student").protocol
-    for part in ("invariance/1:", "first 9 test", "seed 4", "rotation 5,15,45,90", "student"):
+    for part in ("invariance/1:", "9 test images, drawn", "seed 4", "rotation 5,15,45,90", "student"):
         assert part in protocol
     assert "\n" not in protocol
+
+
+def test_images_are_of_all_classes_where_the_split_is_ordered_by_class() -> None:
+    data = Pictures(600)
+    data.images[:300] = 255 - data.images[:300] // 8  # a class of bright images, then one of dark ones
+    data.images[300:] //= 8
+    found = Invariance(images=64)._measure(encoder(Linear()), data)  # type: ignore[arg-type]
+    alone = Pictures(600)
+    alone.images = data.images[:64]
+    alone.test_images = 64
+    of_one_class = Invariance(images=64)._measure(encoder(Linear()), alone)  # type: ignore[arg-type]
+    assert found["images"] == 64
+    assert found["between"] > 1.5 * of_one_class["between"]

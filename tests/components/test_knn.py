@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Literal
 
 import numpy
 import pytest
@@ -11,11 +12,13 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from dino_lab.components.evaluators import knn
+from dino_lab.components.evaluators import _neighbours
 from dino_lab.components.evaluators.knn import Knn
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.network import Network
+
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 
 
 class Vectors:
@@ -111,6 +114,40 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert Knn(k=(20,)).forward(encoder(), data)["20nn"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+@pytest.mark.parametrize(("bank", "queries", "dim", "k"), [(1, 1, 1, 1), (40, 3, 5, 40), (500, 90, 16, 7)])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_neighbours_are_those_of_a_loop_in_float64(
+    precision: torch.dtype,
+    bank: int,
+    queries: int,
+    dim: int,
+    k: int,
+    offset: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where several blocks are searched, and where features point almost the same way."""
+    monkeypatch.setattr(_neighbours, "BLOCK", 64)
+    monkeypatch.setattr(_neighbours, "BLOCK_BYTES", 64 * 4 * 7)
+    generator = torch.Generator().manual_seed(dim)
+    base, asked = (torch.randn(n, dim, generator=generator) + offset for n in (bank, queries))
+    exact = (base / base.norm(dim=1, keepdim=True)).double()
+    found = list(_neighbours.nearest(asked, base, k, precision))
+    assert [row for at, _, _ in found for row in range(queries)[at]] == list(range(queries))
+    cosines, indices = (torch.cat(column) for column in list(zip(*found, strict=True))[1:])
+    for row in range(queries):
+        query = (asked[row] / asked[row].norm()).double()
+        expected = sorted(((query * one).sum().item() for one in exact), reverse=True)[:k]
+        assert cosines[row].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert (exact[indices[row]] @ query).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_a_search_in_bfloat16_gives_the_accuracy_of_float32() -> None:
+    data = Vectors(train=2000, test=500)
+    one, other = (Knn(k=(1, 20), precision=name).forward(encoder(), data) for name in PRECISIONS)
+    assert one == other
+
+
 def test_votes_are_weighted() -> None:
     data = Vectors()
     cold, warm = (Knn(k=(100,), temperature=t).forward(encoder(), data)["100nn"] for t in (0.01, 1e6))
@@ -134,7 +171,7 @@ def test_scores_do_not_depend_on_how_many_images_are_looked_up_at_once(
     rows: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Vectors()
-    monkeypatch.setattr(knn, "CHUNK_BYTES", int(rows * 300 * 4))
+    monkeypatch.setattr(_neighbours, "BLOCK_BYTES", int(rows * 300 * 4))
     assert Knn(k=(5,)).forward(encoder(), data)["5nn"] == pytest.approx(naive(data, 5, 0.07))
 
 
@@ -168,8 +205,10 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    evaluator = Knn(k=(5, 7), temperature=0.2, of="student")
+    knn = Knn(k=(5, 7), temperature=0.2, of="student")
     for part in ("knn/1:", "k=5,7", "T=0.2", "exp(cosine/T)", "student", "training split", "test split"):
-        assert part in evaluator.protocol
-    assert "\n" not in evaluator.protocol
+        assert part in knn.protocol
+    assert "\n" not in knn.protocol
+    assert "bfloat16" not in knn.protocol
+    assert "bfloat16" in Knn(precision="bfloat16").protocol
     assert (Knn().k, Knn().every, Knn().of) == ((10, 20), 1, "teacher")

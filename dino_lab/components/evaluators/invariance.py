@@ -32,8 +32,10 @@ class Invariance:
     def __init__(
         self,
         *,
-        images: Annotated[int, Field(ge=2, description="the first of the test split, or all of fewer")] = 500,
-        seed: Annotated[int, Field(ge=0, lt=2**32, description="of the places of crops, and of noise")] = 0,
+        images: Annotated[int, Field(ge=2, description="drawn from the test split, or all of fewer")] = 500,
+        seed: Annotated[
+            int, Field(ge=0, lt=2**32, description="of the images drawn, the places of crops, and noise")
+        ] = 0,
         every: Annotated[int, Field(gt=0)] = 1,
         of: Literal["teacher", "student"] = "teacher",
     ) -> None:
@@ -48,7 +50,7 @@ class Invariance:
             f"{name} {','.join(f'{s:g}' for s in change.strengths)}" for name, change in CHANGES.items()
         )
         return (
-            f"invariance/1: first {self.images} test images, seed {self.seed}, mean cosine distance to the "
+            f"invariance/1: {self.images} test images, drawn, seed {self.seed}, mean cosine distance to the "
             f"changed image over that between all pairs of images, mean over strengths ({strengths}), of the "
             f"{self.of} in evaluation mode"
         )
@@ -75,7 +77,7 @@ class Invariance:
         }
 
     def _measure(self, encode: Encoder, data: Data) -> dict[str, Any]:
-        batches = _first(data, self.images)
+        batches = _drawn(data, self.images, self.seed)
         plain = [_directions(encode(images)) for images in batches]
         between = max(distance_between(torch.cat(plain)), LEAST)
         count = sum(map(len, batches))
@@ -112,16 +114,17 @@ def _directions(features: Tensor) -> Tensor:
     return F.normalize(features.double(), dim=-1)
 
 
-def _first(data: Data, count: int) -> list[Tensor]:
-    """The first images of the test split, in batches of even size but the last."""
+def _drawn(data: Data, count: int, seed: int) -> list[Tensor]:
+    """Test images in batches of even size but the last; drawn, because a split may be ordered by class."""
     if data.test_images < 2:
         raise UserError(f"evaluator invariance: needs two test images, and there is {data.test_images}")
     if data.channels not in (1, 3):
         raise UserError(f"evaluator invariance: changes grey or RGB images, not {data.channels} channels")
-    batches: list[Tensor] = []
+    order = torch.randperm(data.test_images, generator=torch.Generator().manual_seed(seed))
+    places = order[:count].sort().values
+    chosen, start = [], 0
     for images, _ in data.test(BATCH):
-        left = count - sum(map(len, batches))
-        if left <= 0:
-            break
-        batches.append(images[:left])
-    return batches
+        here = places[(places >= start) & (places < start + len(images))] - start
+        chosen.append(images[here.to(images.device)])
+        start += len(images)
+    return list(torch.cat(chosen).split(BATCH))

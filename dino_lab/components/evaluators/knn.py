@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.components.evaluators._neighbours import nearest
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.protocols import Data
 from dino_lab.registry import register
-
-CHUNK_BYTES = 64 * 2**20  # of the cosines of the test images looked up at once
 
 
 @register("evaluator", "knn")
 class Knn:
     """Weighted k-NN accuracy: neighbours by cosine in the training split vote with exp(cosine / temperature).
 
-    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.1, after Wu et al., arXiv 1805.01978, Sec. 3.4.
+    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.1, after Wu et al., arXiv 1805.01978, Sec. 3.4. With
+    `precision: bfloat16` candidates are searched in bfloat16, and those found are compared in float32.
     """
 
     def __init__(
@@ -28,20 +28,22 @@ class Knn:
         *,
         k: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (10, 20),
         temperature: Annotated[float, Field(gt=0)] = 0.07,
+        precision: Literal["float32", "bfloat16"] = "float32",
         every: Annotated[int, Field(gt=0)] = 1,
         of: Literal["teacher", "student"] = "teacher",
     ) -> None:
         if len(set(k)) < len(k):
             raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
-        self.k, self.temperature, self.every = k, temperature, every
+        self.k, self.temperature, self.precision, self.every = k, temperature, precision, every
         self.of: Literal["teacher", "student"] = of
 
     @property
     def protocol(self) -> str:
         """Everything that a score depends on."""
         k = ",".join(map(str, self.k))
+        search = "" if self.precision == "float32" else f" (candidates searched in {self.precision})"
         return (
-            f"knn/1: k={k} T={self.temperature:g}, cosine, votes exp(cosine/T), of the {self.of} in "
+            f"knn/1: k={k} T={self.temperature:g}, cosine{search}, votes exp(cosine/T), of the {self.of} in "
             "evaluation mode, training split as bank, test split scored"
         )
 
@@ -52,15 +54,14 @@ class Knn:
             raise UserError(
                 f"evaluator knn: k = {max(self.k)} is more than the {len(bank.labels)} training images"
             )
-        reference = F.normalize(bank.features, dim=-1)
-        chunk = max(1, CHUNK_BYTES // (reference.element_size() * len(reference)))
         hits = {name: 0 for name in self._names(data.classes)}
-        for features, truth in zip(test.features.split(chunk), test.labels.split(chunk), strict=True):
-            cosine, nearest = (F.normalize(features, dim=-1) @ reference.T).topk(max(self.k))  # [B, k]
+        found = nearest(test.features, bank.features, max(self.k), getattr(torch, self.precision))
+        for rows, cosine, index in found:
+            truth, label = test.labels[rows], bank.labels[index]  # [B], [B, k]
             # Relative to the nearest, which changes no ranking: exp(1 / temperature) may overflow.
             weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
             for k in self.k:
-                ranking = _ranking(weight[:, :k], bank.labels[nearest[:, :k]], data.classes)
+                ranking = _ranking(weight[:, :k], label[:, :k], data.classes)
                 correct = ranking == truth[:, None]
                 for name, top in self._names(data.classes).items():
                     if name.startswith(f"{k}nn"):
