@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dino_lab.components.augment import _crop, _host, _policy
+from dino_lab.components.augment import _by_batch, _by_crop
 from dino_lab.components.augment._policy import Policy
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
@@ -307,8 +307,7 @@ class Recorder(TorchDispatchMode):
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the way that looks at no value."""
-    for module in (_host, _crop, _policy):
-        monkeypatch.setattr(module, "host_knows", lambda x: False)
+    monkeypatch.setattr(_by_crop, "make", _by_batch.make)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -325,38 +324,58 @@ def test_a_gpu_would_never_be_waited_for(name: str, H: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("name", "given"), [*COMPONENTS.items(), ("multicrop", {"global_size": 60})])
 @pytest.mark.parametrize("H", [16, 64])
+@pytest.mark.parametrize("C", [1, 3])
 def test_a_gpu_would_give_the_same_crops(
-    name: str, given: dict[str, object], H: int, monkeypatch: pytest.MonkeyPatch
+    name: str, given: dict[str, object], H: int, C: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the rounding to whole grey levels, which images of more than 48 pixels get on the CPU."""
-    augment, images = build(name, **given), smooth(20, H)
+    """But for the rounding to whole grey levels when they are cut."""
+    augment, images = build(name, **given), smooth(20, H)[:, :C]
     here = augment(images, seeded(0)).crops
     as_on_a_gpu(monkeypatch)
     there = augment(images, seeded(0)).crops
-    mean = 1e-6 if H <= _crop.TOGETHER else 0.5 / 255
     for a, b in zip(here, there, strict=True):
-        assert (a - b).abs().mean() < mean
+        assert (a - b).abs().mean() < 0.5 / 255
 
 
-@pytest.mark.parametrize("H", [16, 64])
-def test_crops_do_not_depend_on_how_many_are_made_at_once(
-    H: int, one_thread: None, monkeypatch: pytest.MonkeyPatch
+def test_crops_do_not_depend_on_threads_or_on_how_many_are_made_at_once(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augment, images = build("multicrop", global_size=60), smooth(7, H)
+    augment, images = build("multicrop", **turned("multicrop", 10) | {"global_size": 60}), smooth(7, 64)
     crops = []
-    for cached in (1, 3 * 2 * 3 * 60**2, 10**9):
-        monkeypatch.setattr(_policy, "CACHED", cached)
+    for count, cached in ((1, 1), (1, 10**9), (2, 10**9), (3, 3 * 2 * 3 * 60**2)):
+        threads(count)
+        monkeypatch.setattr(_by_crop, "CACHED", cached)
         crops.append(augment(images, seeded(0)).crops)
     for some in crops[1:]:
         assert all(torch.equal(a, b) for a, b in zip(crops[0], some, strict=True))
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def test_numba_is_not_imported_until_crops_are_made_on_the_cpu() -> None:
+    code = (
+        "import sys, torch; from dino_lab.components.augment.single import Single\n"
+        "augment = Single(size=8); assert 'numba' not in sys.modules\n"
+        "augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator())\n"
+        "assert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
+    """As in a container that is read-only: no folder takes the compiled code."""
+    code = (
+        "import torch; from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from dino_lab.components.augment import _kernels\n"
+        "assert type(_kernels.cut._cache).__name__ == 'NullCache'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_kornia_is_not_imported_to_validate() -> None:

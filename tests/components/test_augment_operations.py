@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from dino_lab.components.augment import _crop
-from dino_lab.components.augment._blur import gaussian_blur
+from dino_lab.components.augment import _by_batch, _by_crop, _crop
+from dino_lab.components.augment._blur import gaussian_blur, reach
 from dino_lab.components.augment._colour import (
     BRIGHTNESS,
     CONTRAST,
@@ -28,6 +29,7 @@ from dino_lab.components.augment._colour import (
     solarize,
 )
 from dino_lab.components.augment._crop import draw_boxes, resample
+from dino_lab.components.augment._draw import Drawn
 
 ROUNDING = 1 / 255  # Pillow keeps whole grey levels
 
@@ -55,24 +57,104 @@ def difference(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("shape", [(32, 32), (160, 213), (37, 61)])
 @pytest.mark.parametrize("size", [32, 17])
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("together", [0, 1000], ids=["one by one", "together"])
+@pytest.mark.parametrize("few", [0, 1000], ids=["sorted", "all"])
 def test_crop_is_pillows(
-    shape: tuple[int, int], size: int, flip: bool, together: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], size: int, flip: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crop, "TOGETHER", together)
-    image, (H, W) = picture(*shape), shape
-    boxes = [(0, 0, H, W), (3, 5, H - 3, W - 5), (1, 2, H // 2, W // 3), (4, 1, 5, 6)]
-    ours = resample(
-        F.pil_to_tensor(image)[None],
-        torch.tensor(boxes).float()[:, None],
-        torch.full((len(boxes), 1), flip),
-        size,
-    )
-    for box, crop in zip(boxes, ours, strict=True):
-        theirs = F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
-        mean, largest = difference(crop, tensor(F.hflip(theirs) if flip else theirs))
+    monkeypatch.setattr(_crop, "FEW", few)
+    image, boxes = picture(*shape), torch.tensor(boxes_of(*shape)).float()[:, None]
+    ours = resample(tensor(image), boxes, torch.full((len(boxes), 1), flip), size)
+    for crop, theirs in zip(ours, cut(image, size, flip), strict=True):
+        mean, largest = difference(crop, tensor(theirs))
         assert mean < 0.5 * ROUNDING
         assert largest < 2 * ROUNDING
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (160, 213), (37, 61)])
+@pytest.mark.parametrize("size", [32, 17, 90])
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_on_the_cpu_is_pillows(shape: tuple[int, int], size: int, flip: bool) -> None:
+    """All levels but a few that lie in the middle between two; each pass may move one."""
+    image, boxes = picture(*shape), torch.tensor(boxes_of(*shape)).float()[:, None]
+    drawn = nothing(len(boxes), boxes=boxes, flipped=torch.full((len(boxes), 1), flip))
+    ours = _by_crop.make(F.pil_to_tensor(image)[None], drawn, size, 0)
+    for crop, theirs in zip(ours, cut(image, size, flip), strict=True):
+        mean, largest = difference(crop, tensor(theirs))
+        assert mean < 0.002 * ROUNDING
+        assert largest < 2.1 * ROUNDING
+
+
+def boxes_of(H: int, W: int) -> list[tuple[int, int, int, int]]:
+    return [(0, 0, H, W), (3, 5, H - 3, W - 5), (1, 2, H // 2, W // 3), (4, 1, 5, 6)]
+
+
+def cut(image: Image.Image, size: int, flip: bool) -> list[Image.Image]:
+    """By Pillow."""
+    crops = [
+        F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
+        for box in boxes_of(image.height, image.width)
+    ]
+    return [F.hflip(crop) if flip else crop for crop in crops]
+
+
+def nothing(V: int, **changed: Tensor) -> Drawn:
+    """What leaves an image of 32 pixels as it is V times, but for what is given."""
+    plain: dict[str, Tensor | None] = dict.fromkeys(field.name for field in fields(Drawn))
+    plain["boxes"] = torch.tensor([0.0, 0.0, 32.0, 32.0]).expand(V, 1, 4)
+    plain["flipped"] = torch.zeros(V, 1, dtype=torch.bool)
+    return Drawn(**plain | changed)
+
+
+def colours(**changed: float) -> dict[str, Tensor]:
+    """Blends and turns [24, 1, ...]: one for each order of the four."""
+    orders = list(itertools.permutations(range(4)))
+    keys = torch.tensor([[order.index(i) / 4 for i in range(4)] for order in orders])
+    factors = torch.tensor([changed.get(name, 1.0) for name in ("brightness", "contrast", "saturation")])
+    blends = in_order(factors.expand(24, 3), keys)
+    return {"blends": blends[:, None], "turns": torch.full((24, 1), changed.get("hue", 0.0))}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        colours(brightness=1.4),
+        colours(contrast=0.6),
+        colours(saturation=0.5),
+        colours(hue=0.3),
+        colours(hue=-0.5),
+        colours(brightness=1.3, contrast=1.4, saturation=0.7, hue=0.1),
+        colours(brightness=0.7, contrast=0.0, saturation=1.2, hue=-0.1),
+        {"grey": torch.tensor([[True], [False]])},
+        {"solarized": torch.tensor([[True], [False]])},
+        {"blurred": torch.tensor([[True], [True], [False]]), "sigma": torch.tensor([[0.1], [2.0], [1.0]])},
+        {"blurred": torch.ones(1, 1, dtype=torch.bool), "sigma": torch.ones(1, 1), "angle": torch.ones(1, 1)},
+        colours(contrast=1.4, hue=0.1)
+        | {name: torch.ones(24, 1, dtype=torch.bool) for name in ("grey", "blurred", "solarized")}
+        | {"sigma": torch.linspace(0.2, 1.9, 24)[:, None]},
+    ],
+)
+@pytest.mark.parametrize("C", [1, 3])
+def test_operations_on_the_cpu_are_those_of_a_gpu(changed: dict[str, Tensor], C: int) -> None:
+    """At the size of the image, where neither rounds."""
+    image = F.pil_to_tensor(picture(32, 32))[None, :C]
+    V = max((len(part) for part in changed.values()), default=1)
+    one, other = (way.make(image, nothing(V, **changed), 32, 8) for way in (_by_crop, _by_batch))
+    torch.testing.assert_close(one, other, rtol=0, atol=3e-6)
+
+
+def test_large_crops_on_the_cpu_are_those_of_a_gpu() -> None:
+    """More pixels than a colour operation works on at once, and more lines than a blur."""
+    image = F.pil_to_tensor(picture(75, 75))[None]
+    drawn = nothing(24, **colours(brightness=1.2, contrast=0.7, saturation=0.7, hue=0.1))
+    drawn = replace(
+        drawn,
+        boxes=torch.tensor([0.0, 0.0, 75.0, 75.0]).expand(24, 1, 4),
+        blurred=torch.ones(24, 1, dtype=torch.bool),
+        sigma=torch.linspace(0.1, 2.0, 24)[:, None],
+    )
+    one, other = (way.make(image, drawn, 75, 8) for way in (_by_crop, _by_batch))
+    torch.testing.assert_close(one, other, rtol=0, atol=5e-6)
 
 
 def test_crop_without_antialias_would_differ() -> None:
@@ -227,13 +309,13 @@ def test_blur_is_kornias_and_near_pillows(shape: tuple[int, int]) -> None:
 
     images = [picture(*shape, seed) for seed in range(4)]
     x, sigma = tensor(*images), torch.tensor([0.1, 0.7, 1.3, 2.0])
-    ours = gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool), 2.0)
+    ours = gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool), reach(2.0))
     kornias = gaussian_blur2d(x, 17, sigma[:, None].expand(4, 2), border_type="replicate")
     torch.testing.assert_close(ours, kornias, rtol=0, atol=2e-6)
     pillow = [i.filter(ImageFilter.GaussianBlur(float(s))) for i, s in zip(images, sigma, strict=True)]
     # Pillow's own is three box blurs, an approximation.
     assert difference(ours, tensor(*pillow))[0] < 2 * ROUNDING
-    unblurred = gaussian_blur(x, sigma, torch.tensor([False, True, False, True]), 2.0)
+    unblurred = gaussian_blur(x, sigma, torch.tensor([False, True, False, True]), reach(2.0))
     torch.testing.assert_close(unblurred[[0, 2]], x[[0, 2]], rtol=0, atol=1e-6)
     torch.testing.assert_close(unblurred[[1, 3]], ours[[1, 3]], rtol=0, atol=1e-6)
 

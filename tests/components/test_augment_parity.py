@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from dino_lab.components.augment import _crop
-from dino_lab.components.augment._blur import gaussian_blur
+from dino_lab.components.augment import _by_batch, _by_crop
+from dino_lab.components.augment._blur import gaussian_blur, reach
 from dino_lab.components.augment._colour import (
     BRIGHTNESS,
     CONTRAST,
@@ -29,7 +30,7 @@ from dino_lab.components.augment._colour import (
     shift_hue,
     solarize,
 )
-from dino_lab.components.augment._crop import draw_boxes, resample
+from dino_lab.components.augment._policy import Policy
 from dino_lab.components.augment.multicrop import MultiCrop
 from dino_lab.components.data.parquet import Parquet
 
@@ -81,7 +82,7 @@ OPERATIONS: dict[
         1e-4,
     ),
     "blur": (
-        lambda x, v: gaussian_blur(x, v, ALL, 2.0),
+        lambda x, v: gaussian_blur(x, v, ALL, reach(2.0)),
         lambda image, v: image.filter(ImageFilter.GaussianBlur(v)),
         0.1 + 1.9 * shares(),
         0.7,
@@ -99,22 +100,31 @@ def test_an_operation_is_pillows(name: str, photos: Tensor) -> None:
     assert abs(float(difference.mean())) < 0.55  # Pillow cuts fractions off where it blends
 
 
-@pytest.mark.parametrize("together", [0, 1000], ids=["one by one", "together"])
+@pytest.mark.parametrize(("way", "bound"), [(_by_crop, 0.02), (_by_batch, 0.35)], ids=["CPU", "GPU"])
 @pytest.mark.parametrize(("size", "scale"), [(224, (0.4, 1.0)), (96, (0.05, 0.4)), (32, (0.4, 1.0))])
 def test_crops_are_pillows(
-    together: int, size: int, scale: tuple[float, float], photos: Tensor, monkeypatch: pytest.MonkeyPatch
+    way: ModuleType, bound: float, size: int, scale: tuple[float, float], photos: Tensor
 ) -> None:
-    monkeypatch.setattr(_crop, "TOGETHER", together)
-    boxes = draw_boxes((1, N), 160, 160, scale, torch.Generator().manual_seed(0))
-    flip = shares()[None] < 0.5
-    ours = 255 * resample(photos, boxes, flip, size)[0]
+    drawn = plain(size, scale).draw(N, 160, 160, torch.Generator().manual_seed(0))
+    ours = 255 * way.make(photos, drawn, size, 0)[0]
     theirs = []
-    for photo, box, mirrored in zip(photos, boxes[0].int().tolist(), flip[0].tolist(), strict=True):
+    for photo, box, mirrored in zip(
+        photos, drawn.boxes[0].int().tolist(), drawn.flipped[0].tolist(), strict=True
+    ):
         crop = F.resized_crop(F.to_pil_image(photo), *box, [size, size], InterpolationMode.BICUBIC)
         theirs.append(F.pil_to_tensor(F.hflip(crop) if mirrored else crop))
     mean = float((ours - torch.stack(theirs)).abs().mean())
-    print(f"crop to {size}: {mean:.3f} of 255")
-    assert mean < (0.35 if together else 0.1)
+    print(f"crop to {size}: {mean:.4f} of 255")
+    assert mean < bound
+
+
+def plain(size: int, scale: tuple[float, float]) -> Policy:
+    """Crops and flips, and nothing else."""
+    return Policy(
+        size=size, scale=scale, flip_probability=0.5, rotation=0, brightness=0, contrast=0, saturation=0, hue=0,
+        jitter_probability=0, grey_probability=0, blur_sigma=(1, 1), blur_probability=(0,),
+        solarize_probability=(0,),
+    )  # fmt: skip
 
 
 class Blur:
@@ -143,9 +153,13 @@ def statistics(crops: Tensor) -> Tensor:
     return torch.stack([crops.mean((1, 2, 3)), crops.std((1, 2, 3)), colour, step])
 
 
-@pytest.mark.parametrize("pixels", [160, 40], ids=["one by one", "together"])
-def test_crops_are_distributed_as_the_references(pixels: int, photos: Tensor) -> None:
+@pytest.mark.parametrize("pixels", [160, 40])
+@pytest.mark.parametrize("way", [_by_crop, _by_batch], ids=["CPU", "GPU"])
+def test_crops_are_distributed_as_the_references(
+    way: ModuleType, pixels: int, photos: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Means over 6 times 48 crops of each kind of view, in pairs of the same photograph."""
+    monkeypatch.setattr(_by_crop, "make", way.make)
     photos = F.resize(photos, [pixels, pixels], antialias=True)
     augment = MultiCrop(global_size=48, local_size=24, local_views=1)
     kinds = [(48, (0.4, 1.0), 1.0, 0.0), (48, (0.4, 1.0), 0.1, 0.2), (24, (0.05, 0.4), 0.5, 0.0)]

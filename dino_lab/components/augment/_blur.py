@@ -12,12 +12,13 @@ WHOLE = 48  # pixels of a side up to which a line is one block: most of its matr
 BLOCK = 16  # pixels that one matrix makes of a longer line
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, chosen: Tensor, largest: float) -> Tensor:
-    """Blur the `chosen` (bool [N]) of x [N, C, H, W] by `sigma` [N] pixels, at most `largest`; edges repeat.
+def reach(largest: float) -> int:
+    """How many pixels from its middle a kernel ends whose sigma is at most `largest`."""
+    return math.ceil(4 * largest)
 
-    The kernel ends at four times the largest sigma.
-    """
-    radius = math.ceil(4 * largest)
+
+def gaussian_blur(x: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> Tensor:
+    """Blur the `chosen` (bool [N]) of x [N, C, H, W] by `sigma` [N] pixels; edges repeat."""
     taps = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dino_lab.components.augment._host import to_chosen
-
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
@@ -75,10 +73,10 @@ def jitter(x: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
     """
     parts = blends.unbind(1)
     for part in parts[:3]:
-        x = to_chosen(x, part[:, 0] != 1, _blend, part)
-    x = to_chosen(x, turns != 0, shift_hue, turns)
+        x = _blend(x, part)
+    x = shift_hue(x, turns)
     for part in parts[3:]:
-        x = to_chosen(x, part[:, 0] != 1, _blend, part)
+        x = _blend(x, part)
     return x
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dino_lab.components.augment._host import host_knows
-
-TOGETHER = 48  # pixels of a side up to which the images of a batch are resized at once on the CPU
+FEW = 48  # pixels of a side up to which each gets a weight, most of which are not zero
 TRIES = 10  # torchvision.transforms.RandomResizedCrop
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
@@ -47,33 +44,11 @@ def _centred(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def resample(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [V, B, 4] of images uint8 [B, C, H, W] to crops in 0..1, float32 [V, B, C, size, size].
+    """Boxes [V, B, 4] of images [B, C, H, W] in 0..1 as crops [V, B, C, size, size], mirrored by `flip`.
 
-    As Pillow's `crop` and `resize(BICUBIC)`; where `flip` is true, bool [V, B], mirrored. On the CPU large
-    images are done one by one, in whole grey levels as Pillow's are; small ones, and on a GPU all, as matrix
-    products, whose levels are not rounded.
-    """
-    if host_knows(images) and max(images.shape[2:]) > TOGETHER:
-        return _one_by_one(images, boxes, flip, size)
-    return _together(images.float() / 255, boxes, flip, size)
-
-
-def _one_by_one(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    # The kernel of torch is several times faster where the channels of a pixel lie side by side.
-    images = images.contiguous(memory_format=torch.channels_last)
-    crops = torch.empty(*flip.shape, images.shape[1], size, size)
-    for view, (its_boxes, its_flip) in enumerate(zip(boxes.int().tolist(), flip.tolist(), strict=True)):
-        for i, ((top, left, h, w), mirrored) in enumerate(zip(its_boxes, its_flip, strict=True)):
-            box = images[i : i + 1, :, top : top + h, left : left + w]
-            crop = F.interpolate(box, (size, size), mode="bicubic", antialias=True)
-            crops[view, i] = crop[0].flip(2) if mirrored else crop[0]
-    return crops.div_(255)
-
-
-def _together(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """A crop with resize is linear and separable: rows of the crop = `weights` @ rows of the image.
-
-    With one weight matrix per image, all crops of a batch are two matrix products, whatever their boxes.
+    As Pillow's `crop` and `resize(BICUBIC)`, but that its levels are whole. A crop with resize is linear and
+    separable: rows of the crop = `weights` @ rows of the image. With one weight matrix for each image, all
+    crops of a batch are two matrix products, whatever their boxes.
     """
     B, C, H, W = images.shape
     V = len(boxes)
@@ -100,7 +75,7 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
     target = target + mirror * (size - 2 * target)
     centre = start[..., None] + target * step  # [*shape, size]
     spread = step.clamp(min=1)
-    if pixels <= TOGETHER:  # all pixels are few, and their weights need no sorting into places
+    if pixels <= FEW:  # no sorting of weights into places
         source = torch.arange(pixels, device=start.device).to(step)
     else:
         taps = torch.arange(math.ceil(4 * max(1.0, pixels / size)) + 1, device=start.device)
@@ -109,7 +84,7 @@ def weights(start: Tensor, length: Tensor, pixels: int, size: int, flip: Tensor)
     weight = _cubic((source + (0.5 - centre[..., None])).div_(spread[..., None]))
     weight.mul_((source >= begin) & (source < end))
     weight.div_(weight.sum(-1, keepdim=True))
-    if pixels <= TOGETHER:
+    if pixels <= FEW:
         return weight
     # What lies outside the image has weight 0; it wraps into columns of its own, which are cut off.
     width = pixels + len(taps)

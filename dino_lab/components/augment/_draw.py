@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,17 +23,10 @@ class Drawn:
     sigma: Tensor | None  # [V, B], of the blur, in pixels of the crop
     solarized: Tensor | None  # bool [V, B]
 
-    def of(self, images: slice) -> Drawn:
-        """Only for some of the images."""
-        return self._each(lambda part: part[:, images])
-
     def flat(self) -> Drawn:
         """With V and B made one."""
-        return self._each(lambda part: part.flatten(0, 1))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        changed: dict[str, Any] = {name: part if part is None else change(part) for name, part in parts}
+        changed: dict[str, Any] = {name: None if part is None else part.flatten(0, 1) for name, part in parts}
         return Drawn(**changed)
 
 

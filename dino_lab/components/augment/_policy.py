@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from dino_lab.components.augment._blur import gaussian_blur
-from dino_lab.components.augment._colour import grayscale, in_order, jitter, solarize
-from dino_lab.components.augment._crop import draw_boxes, resample
+from dino_lab.components.augment import _by_batch as by_batch
+from dino_lab.components.augment import _by_crop as by_crop
+from dino_lab.components.augment._blur import reach
+from dino_lab.components.augment._colour import in_order
+from dino_lab.components.augment._crop import draw_boxes
 from dino_lab.components.augment._draw import Drawn, between, per_view, uniform
-from dino_lab.components.augment._host import host_knows, to_chosen
 from dino_lab.errors import UserError
-
-# Numbers of crops that a thread of the CPU works on at once: more would leave its cache between operations.
-CACHED = 600_000
 
 
 @dataclass(frozen=True)
@@ -50,19 +47,11 @@ class Policy:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
         _check(images)
-        V, (B, C, H, W) = self.views, images.shape
+        B, _, H, W = images.shape
+        make = by_crop.make if images.device.type == "cpu" else by_batch.make
         drawn = self.draw(B, H, W, generator)
-        at_once = B
-        if host_knows(images):
-            at_once = max(1, torch.get_num_threads() * CACHED // (V * C * self.size**2))
         with torch.autocast(images.device.type, enabled=False):
-            if at_once >= B:
-                return self.make(images, drawn)
-            crops = torch.empty(V, B, C, self.size, self.size, device=images.device)
-            for first in range(0, B, at_once):
-                some = slice(first, first + at_once)
-                crops[:, some] = self.make(images[some], drawn.of(some))
-        return crops
+            return make(images, drawn, self.size, reach(self.blur_sigma[1]))
 
     def draw(self, B: int, H: int, W: int, generator: torch.Generator) -> Drawn:
         """What happens to every crop of B images of H times W pixels."""
@@ -97,25 +86,6 @@ class Policy:
         if any(self.solarize_probability):
             solarized = per_view(self.solarize_probability, B, generator)
         return {"blurred": blurred, "sigma": sigma, "solarized": solarized}
-
-    def make(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """The crops [V, B, C, size, size] that were drawn of images [B, C, H, W]."""
-        crops = resample(images, drawn.boxes, drawn.flipped, self.size)
-        x, each = crops.flatten(0, 1), drawn.flat()
-        if each.angle is not None:
-            from kornia.geometry.transform import rotate
-
-            x = rotate(x, each.angle, padding_mode="reflection")
-        if each.blends is not None and each.turns is not None:
-            x = jitter(x, each.blends, each.turns)
-        if each.grey is not None:
-            x = to_chosen(x, each.grey, grayscale, each.grey)
-        if each.blurred is not None and each.sigma is not None:
-            blur = partial(gaussian_blur, largest=self.blur_sigma[1])
-            x = to_chosen(x, each.blurred, blur, each.sigma, each.blurred)
-        if each.solarized is not None:
-            x = to_chosen(x, each.solarized, solarize, each.solarized)
-        return x.view_as(crops)
 
 
 def _check(images: Tensor) -> None:

@@ -1,0 +1,75 @@
+"""Views on the CPU: crop by crop, in as many threads as torch has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dino_lab.components.augment._draw import Drawn
+
+CACHED = 600_000  # numbers of the crops that a thread makes before it finishes them: they stay in its cache
+
+
+def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
+    """The crops float32 [V, B, C, size, size] in 0..1 that were drawn of images uint8 [B, C, H, W].
+
+    In whole grey levels when they are cut, as Pillow's are; `reach` is the blur's, in pixels.
+    """
+    # Numba takes half a second to import, and a GPU does not need it.
+    from dino_lab.components.augment import _kernels as kernels
+
+    V, B = drawn.flipped.shape
+    crops = torch.empty(V, B, images.shape[1], size, size)
+    x, each = crops.flatten(0, 1), drawn.flat()
+    cut = [images.contiguous().numpy(), each.boxes.int().numpy(), each.flipped.numpy(), x.numpy()]
+    change = [x.numpy(), *_changes(each), reach]
+
+    def work(part: range) -> None:
+        kernels.cut(part.start, part.stop, *cut)
+        if each.angle is not None:
+            from kornia.geometry.transform import rotate
+
+            some = slice(part.start, part.stop)
+            x[some] = rotate(x[some], each.angle[some], padding_mode="reflection")
+        kernels.change(part.start, part.stop, *change)
+
+    threads = torch.get_num_threads()
+    parts = list(_parts(len(x), x[0].numel(), threads))
+    if len(parts) == 1 or threads == 1:
+        for part in parts:
+            work(part)
+    else:
+        list(_threads(threads).map(work, parts))
+    return crops
+
+
+def _parts(crops: int, numbers: int, threads: int) -> Iterator[range]:
+    """Every thread gets some, and none more at once than fit into its cache."""
+    most = max(1, min(CACHED // numbers, -(-crops // threads)))
+    return (range(first, min(first + most, crops)) for first in range(0, crops, most))
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="augment")
+
+
+def _changes(each: Drawn) -> list[Any]:
+    """What the kernel is told of every crop, where nothing is drawn too."""
+    N = len(each.flipped)
+    untouched = torch.tensor([1.0, 0.0, 0.0]).expand(N, 6, 3).contiguous()
+    zero, no = torch.zeros(N), torch.zeros(N, dtype=torch.bool)
+    pairs = [
+        (each.blends, untouched),
+        (each.turns, zero),
+        (each.grey, no),
+        (each.blurred, no),
+        (each.sigma, zero),
+        (each.solarized, no),
+    ]
+    return [(default if given is None else given).numpy() for given, default in pairs]

@@ -1,0 +1,293 @@
+"""Views on the CPU, compiled by Numba: one crop after the other, each from the first operation to the last.
+
+So a crop stays in the cache of its core, and only crops that drew an operation pay for it. All of it is in
+one file, because Numba notices a change only in the file of the function that is called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy
+from numba import njit
+from numpy import float32
+
+Array = numpy.ndarray[Any, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+BLOCK = 1024  # pixels that a colour operation works on at once
+LINES = 16  # that are blurred at once
+STEPS = 7  # of the jitter: three blends, the hue, three blends; see `_colour.jitter`
+HUE = 3
+LEAST = 1e-9  # of a blur's kernel, relative to its middle: less does not reach a float32
+ZERO, ONE, HALF, SIXTH = float32(0), float32(1), float32(1 / 2), float32(1 / 6)
+RED, GREEN, BLUE = float32(0.299), float32(0.587), float32(0.114)  # of the luma, ITU-R BT.601
+CLOSE_TO_256 = float32(255.5)
+LEVEL = float32(1 / 255)
+
+
+def compiled(function: Function) -> Function:
+    """Compile for this processor, once for all processes where there is a folder to keep it in."""
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        # Values are finite, since they come from bytes and checked parameters.
+        "fastmath": {"reassoc", "contract", "nnan", "nsz", "arcp"},
+    }
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        return njit(**options)(function)
+
+
+@compiled
+def cut(
+    first: int,
+    last: int,
+    images: Array,
+    boxes: Array,
+    flipped: Array,
+    crops: Array,
+) -> None:
+    """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from images uint8 [B, C, H, W].
+
+    `boxes` int32 [N, 4], `flipped` bool [N]; crop n is of image n % B. As Pillow's `crop` and
+    `resize(BICUBIC)`, in whole grey levels.
+    """
+    B, C, H, W = images.shape
+    size = crops.shape[3]
+    taps = 2 + math.ceil(4 * max(1.0, max(H, W) / size))
+    places, weights = numpy.empty(size, numpy.int32), numpy.empty((taps, size), float32)
+    line = numpy.zeros(W + taps, float32)
+    rows = numpy.zeros((C, H + taps, size), float32)
+    for n in range(first, last):
+        top, left, h, w = boxes[n]
+        image, crop = images[n % B], crops[n]
+        taps = _weights(w, size, flipped[n], places, weights)
+        for c in range(C):
+            for y in range(h):
+                line[:w] = image[c, top + y, left : left + w]
+                _across(line, places, weights, taps, rows[c, y])
+        taps = _weights(h, size, False, places, weights)
+        for c in range(C):
+            for y in range(size):
+                _down(rows[c], places[y], weights[:, y], taps, crop[c, y])
+
+
+@compiled
+def _weights(length: int, size: int, flip: bool, places: Array, weights: Array) -> int:
+    """Of each target pixel, the first source pixel and weights [taps, size] from there on; how many taps.
+
+    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does.
+    """
+    step = length / size
+    spread = max(step, 1.0)
+    taps = 0
+    weights[:] = 0
+    for target in range(size):
+        centre = (target + 0.5) * step
+        low = max(0, int(centre - 2 * spread + 0.5))
+        count = min(length, int(centre + 2 * spread + 0.5)) - low
+        taps = max(taps, count)
+        to = size - 1 - target if flip else target
+        places[to] = low
+        total = 0.0
+        for k in range(count):
+            x = abs((low + k + 0.5 - centre) / spread)
+            if x < 1:
+                weight = (1.5 * x - 2.5) * x * x + 1
+            else:
+                weight = ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+            weights[k, to] = weight
+            total += weight
+        for k in range(count):
+            weights[k, to] /= total
+    return taps
+
+
+@compiled
+def _across(line: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
+    for x in range(to.shape[0]):
+        to[x] = HALF
+    for k in range(taps):
+        for x in range(to.shape[0]):
+            to[x] += weights[k, x] * line[places[x] + k]
+    for x in range(to.shape[0]):
+        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256))
+
+
+@compiled
+def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None:
+    for x in range(to.shape[0]):
+        to[x] = HALF
+    for k in range(taps):
+        weight, row = weights[k], rows[place + k]
+        for x in range(to.shape[0]):
+            to[x] += weight * row[x]
+    for x in range(to.shape[0]):
+        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256)) * LEVEL
+
+
+@compiled
+def change(
+    first: int,
+    last: int,
+    crops: Array,
+    blends: Array,
+    turns: Array,
+    grey: Array,
+    blurred: Array,
+    sigma: Array,
+    solarized: Array,
+    reach: int,
+) -> None:
+    """Colour, blur and solarize crops `first` to `last` of [N, C, size, size] where they are.
+
+    What each array says of a crop stands in `_draw.Drawn`; a blur ends `reach` pixels from its middle.
+    """
+    _, C, size, _ = crops.shape
+    luma, kernel = numpy.empty(BLOCK, float32), numpy.empty(reach + 1, float32)
+    lines = numpy.empty(LINES * (size + 2 * reach), float32)
+    sums, rows = numpy.empty_like(lines), numpy.empty((size + 2 * reach, size), float32)
+    for n in range(first, last):
+        _colour(crops[n].reshape(C, size * size), blends[n], turns[n], grey[n], luma)
+        if blurred[n]:
+            radius = _gaussian(sigma[n], kernel)
+            for c in range(C):
+                _blur(crops[n, c], kernel, radius, lines, sums, rows)
+        if solarized[n]:
+            pixels = crops[n].reshape(C * size * size)
+            for i in range(pixels.shape[0]):
+                pixels[i] = min(pixels[i], ONE - pixels[i])
+
+
+@compiled
+def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array) -> None:
+    """Jitter and take the colour from a crop [C, pixels]; only the contrast has to see all of it before."""
+    pixels = crop.shape[1]
+    contrast = STEPS
+    for step in range(STEPS):
+        if step != HUE and blends[step - (step > HUE), 1] != 0:
+            contrast = step
+    mean = ZERO
+    if contrast < STEPS:
+        total = 0.0
+        for start in range(0, pixels, BLOCK):
+            part = slice(start, min(start + BLOCK, pixels))
+            for step in range(contrast):
+                _jitter(crop, part, step, blends, turns, mean, luma)
+            total += float(_luma(crop, part, luma))
+        mean = float32(total / pixels)
+    for start in range(0, pixels, BLOCK):
+        part = slice(start, min(start + BLOCK, pixels))
+        for step in range(contrast % STEPS, STEPS):
+            _jitter(crop, part, step, blends, turns, mean, luma)
+        if grey:
+            _blend(crop, part, ZERO, ONE, ZERO, luma)
+
+
+@compiled
+def _jitter(
+    x: Array, part: slice, step: int, blends: Array, turns: float32, mean: float32, luma: Array
+) -> None:
+    if step == HUE:
+        if turns != 0 and x.shape[0] == 3:
+            # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
+            _shift_hue(x[0, part], x[1, part], x[2, part], turns)
+    else:
+        of_x, of_mean, of_luma = blends[step - (step > HUE)]
+        if of_x != 1:
+            _blend(x, part, of_x, of_luma, of_mean * mean, luma)
+
+
+@compiled
+def _luma(x: Array, part: slice, luma: Array) -> float32:
+    """Fill in the luma of some pixels and give their sum."""
+    if x.shape[0] == 1:
+        grey = x[0, part]
+        luma[: grey.shape[0]] = grey
+        return grey.sum()
+    red, green, blue = x[0, part], x[1, part], x[2, part]
+    total = ZERO
+    for i in range(red.shape[0]):
+        luma[i] = RED * red[i] + GREEN * green[i] + BLUE * blue[i]
+        total += luma[i]
+    return total
+
+
+@compiled
+def _blend(x: Array, part: slice, of_x: float32, of_luma: float32, constant: float32, luma: Array) -> None:
+    _luma(x, part, luma)
+    for c in range(x.shape[0]):
+        channel = x[c, part]
+        for i in range(channel.shape[0]):
+            channel[i] = min(max(of_x * channel[i] + of_luma * luma[i] + constant, ZERO), ONE)
+
+
+@compiled
+def _shift_hue(r: Array, g: Array, b: Array, turns: float32) -> None:
+    """As `_colour.shift_hue`."""
+    for i in range(r.shape[0]):
+        red, green, blue = r[i], g[i], b[i]
+        value, lowest = max(max(red, green), blue), min(min(red, green), blue)
+        chroma = value - lowest
+        hue = ((green + blue - red - lowest) / max(chroma, float32(1e-8)) + ONE) * SIXTH
+        hue = (hue if green >= blue else -hue) + turns
+        r[i] = value - chroma * _near(hue + HALF)
+        g[i] = value - chroma * _near(hue + SIXTH)
+        b[i] = value - chroma * _near(hue - SIXTH)
+
+
+@compiled
+def _near(turns: float32) -> float32:
+    """1 within a sixth of a whole turn, from there falling to 0 at a third."""
+    away = abs(turns - numpy.floor(turns + HALF))
+    return min(max(float32(2) - float32(6) * away, ZERO), ONE)
+
+
+@compiled
+def _gaussian(sigma: float, kernel: Array) -> int:
+    """Half of a kernel from its middle on, and how far it is more than nothing."""
+    total, radius = 0.0, 0
+    for k in range(kernel.shape[0]):
+        weight = math.exp(-0.5 * (k / sigma) ** 2)
+        if weight > LEAST:
+            kernel[k], radius = weight, k
+            total += 2 * weight if k else weight
+    for k in range(radius + 1):
+        kernel[k] /= total
+    return radius
+
+
+@compiled
+def _blur(x: Array, kernel: Array, radius: int, lines: Array, sums: Array, rows: Array) -> None:
+    """Blur [size, size]; edges repeat."""
+    size, width = x.shape[0], x.shape[0] + 2 * radius
+    for first in range(0, size, LINES):
+        count = min(LINES, size - first)
+        for y in range(count):
+            line = lines[y * width : (y + 1) * width]
+            line[:radius], line[radius + size :] = x[first + y, 0], x[first + y, size - 1]
+            line[radius : radius + size] = x[first + y]
+        # What mixes the end of a line with the start of the next falls on no pixel.
+        _convolve(lines, 1, kernel, radius, sums[: count * width - 2 * radius])
+        for y in range(count):
+            rows[radius + first + y] = sums[y * width : y * width + size]
+    rows[:radius], rows[radius + size : width] = rows[radius], rows[radius + size - 1]
+    flat, to = rows.reshape(rows.size), x.reshape(x.size)
+    for start in range(0, size * size, LINES * size):
+        _convolve(flat[start:], size, kernel, radius, to[start : start + LINES * size])
+
+
+@compiled
+def _convolve(source: Array, step: int, kernel: Array, radius: int, to: Array) -> None:
+    """Fill `to` with sums of what lies up to `radius` steps before and after the middle of `source`."""
+    weight, middle = kernel[0], source[radius * step :]
+    for i in range(to.shape[0]):
+        to[i] = weight * middle[i]
+    for k in range(1, radius + 1):
+        weight, before, after = kernel[k], source[(radius - k) * step :], source[(radius + k) * step :]
+        for i in range(to.shape[0]):
+            to[i] += weight * (before[i] + after[i])
