@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import augment, checkpoint, knn, numerics, packed, quickstart, startup, step, sweep
+from benchmarks import augment, checkpoint, knn, numerics, packed, pipeline, quickstart, startup, step, sweep
 
 HEAD = """# Benchmarks
 
@@ -17,7 +17,7 @@ That a run killed with -9 ends with the same weights, bit for bit, is tested: `t
 
 def main() -> None:
     """Run all parts one after the other."""
-    modules = (quickstart, numerics, augment, packed, step, startup, checkpoint, sweep, knn)
+    modules = (quickstart, numerics, augment, packed, pipeline, step, startup, checkpoint, sweep, knn)
     parts = [module.main() for module in modules]
     text = "\n".join([HEAD, *parts])
     Path("BENCHMARKS.md").write_text(text)

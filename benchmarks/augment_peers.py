@@ -100,6 +100,12 @@ class Solarize:
 
 def pillow(setting: Setting) -> Callable[[Tensor], Crops]:
     """Torchvision's transforms on Pillow images, one by one, as facebookresearch/dino has them."""
+    views = pillow_views(setting)
+    return lambda images: _one_by_one(_pictures(images), views)
+
+
+def pillow_views(setting: Setting) -> Callable[[Image.Image], list[Tensor]]:
+    """All views of one image, each normalised [3, size, size]."""
     from torchvision import transforms as T
 
     def chain(kind: int, size: int, scale: tuple[float, float]) -> Callable[[Any], Tensor]:
@@ -117,7 +123,7 @@ def pillow(setting: Setting) -> Callable[[Tensor], Crops]:
         )
 
     chains = [chain(*kind) for kind in setting.kinds()]
-    return lambda images: _one_by_one(_pictures(images), lambda picture: [c(picture) for c in chains])
+    return lambda picture: [chain(picture) for chain in chains]
 
 
 def torchvision_v2(setting: Setting) -> Callable[[Tensor], Crops]:

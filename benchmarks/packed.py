@@ -25,9 +25,10 @@ FILES = (400, 500)  # height and width, as ImageNet's are on average
 SIZE = 256
 
 
-def _write_photographs(folder: Path) -> None:
+def write_photographs(folder: Path, images: int = IMAGES) -> None:
+    """JPEG files in `folder`/train/one, and one in `folder`/test/one."""
     drawn = pictures(BATCH, max(FILES))
-    for split, count in (("train", IMAGES), ("test", 1)):
+    for split, count in (("train", images), ("test", 1)):
         (folder / split / "one").mkdir(parents=True)
         for i in range(count):
             pixels = drawn[i % BATCH, :, : FILES[0]].permute(1, 2, 0).contiguous().numpy()
@@ -46,7 +47,7 @@ def _rate(data: Labelled) -> float:
 def main() -> str:
     """Interleaved rounds; neither holds the decoded images in memory."""
     with tempfile.TemporaryDirectory() as place, never_resident():
-        _write_photographs(Path(place, "files"))
+        write_photographs(Path(place, "files"))
         files = ImageFolder(torch.device("cpu"), path=f"{place}/files", size=SIZE)
         began = time.perf_counter()
         pack(files, {}, Path(place, "pack"), lambda done, total: None)

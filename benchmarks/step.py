@@ -53,7 +53,7 @@ class ReferenceStep:
         self.center = torch.zeros(1)
 
     def __call__(self, crops: list[Tensor]) -> float:
-        """One step on crops by size, each [V, B, C, H, W]; the loss."""
+        """One step on normalised crops by size, each [V, B, C, H, W]; the loss."""
         teacher = _forward(self.teacher, crops[:1]).detach()
         student = _forward(self.student, crops)
         loss = self._loss(student, teacher, len(crops[0]), sum(len(group) for group in crops))
@@ -84,7 +84,7 @@ class ReferenceStep:
 def _forward(network: Any, crops: list[Tensor]) -> Tensor:
     # timm's model, which computes its last block for all tokens as the reference does, not our backbone.
     model: Any = network.backbone.model
-    features = torch.cat([model(network.normalize(group.flatten(0, 1))) for group in crops])
+    features = torch.cat([model(group.flatten(0, 1)) for group in crops])
     return network.head(features)
 
 
@@ -114,7 +114,12 @@ def first_losses() -> tuple[float, float]:
     reference = ReferenceStep(run)
     # log_every hides most losses: take the one number that the step itself computes.
     row = next(train(replace(run, spec=_every_row(run))))
-    return row.numbers["loss"], reference(views.crops)
+    return row.numbers["loss"], reference(_normalised(run, views))
+
+
+def _normalised(run: Run, views: Views) -> list[Tensor]:
+    # The reference's loaders do it; ours is a part of the step.
+    return [run.student.normalize(group) for group in views.crops]
 
 
 def _every_row(run: Run) -> Spec:
@@ -133,10 +138,10 @@ def main() -> str:
     assert abs(ours - theirs) < 1e-4 * theirs, (ours, theirs)
     full, views = prepare("float32")
     half, _ = prepare("bfloat16")
-    reference = ReferenceStep(full)
+    reference, crops = ReferenceStep(full), _normalised(full, views)
     rows: dict[str, Iterator[object]] = {"float32": train(full), "bfloat16": train(half)}
     steps: dict[str, Callable[[], object]] = {
-        "as the reference, float32": lambda: reference(views.crops),
+        "as the reference, float32": lambda: reference(crops),
         "dino-lab, float32": lambda: next(rows["float32"]),
         "dino-lab, bfloat16": lambda: next(rows["bfloat16"]),
     }
