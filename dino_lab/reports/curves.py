@@ -35,6 +35,7 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     ("gradient_norm", "Norm of the gradient", "L2 norm", "Before clipping."),
     ("center_norm", "Norm of the mean teacher output", "L2 norm", ""),
     ("images_per_second", "Speed", "images / s", ""),
+    ("data_wait", "Waiting for images", "share of the time", ""),
 )
 _NOT_DRAWN = {"step", "epoch", "entropy_max"}
 

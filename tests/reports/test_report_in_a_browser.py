@@ -142,12 +142,18 @@ def test_colours_follow_the_system_until_someone_chooses(run: Path, open_page: C
     assert dark.evaluate(background) == night
 
 
-@pytest.mark.parametrize("kind", ["run", "sweep"])
+@pytest.fixture
+def probed(tiny_spec: Execute, execute: Execute) -> Path:
+    """A run with a protocol in which a list of numbers is one long word."""
+    return execute(tiny_spec("evaluators=[{name: linear_probe, epochs: 1}]")).folder
+
+
+@pytest.mark.parametrize("kind", ["run", "probed", "sweep"])
 def test_a_phone_scrolls_one_way(
     kind: str, request: pytest.FixtureRequest, open_page: Callable[..., Opened]
 ) -> None:
     file = request.getfixturevalue(kind)
-    if kind == "run":
+    if kind != "sweep":
         assert cli.main(["report", str(file), "--device", "cpu"]) == 0
         file = file / "report.html"
     page = open_page(file, width=390).page
