@@ -69,7 +69,9 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
         # What runs beside a sweep change is not on its axes.
         figures = _figures(study, results) if all(map(_is_sweep, paths)) else []
         drawn = members[:MOST_RUNS]
-        charts = comparison_charts([Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn])
+        charts = comparison_charts(
+            [Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn], study.metric
+        )
         curves = [draw(chart, legend=False) for chart in charts]
     if len(members) > MOST_RUNS:
         left_out.append(f"curves of {len(members) - MOST_RUNS} of {len(members)} runs")
