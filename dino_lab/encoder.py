@@ -30,6 +30,13 @@ REPRESENTATIONS: dict[str, Callable[[Look], Tensor | None]] = {
     "gem_tokens": lambda look: None if look.tokens is None else generalised_mean(look.tokens),
 }
 
+# What a backbone that does not give one has not got.
+LACKS = {
+    "blocks": "CLS token in each block, as a vision transformer has",
+    "mean_tokens": "patch tokens",
+    "gem_tokens": "patch tokens",
+}
+
 
 def generalised_mean(tokens: Tensor) -> Tensor:
     """Tokens [N, D, h, w] to [N, D]: the root of the mean of their powers (GeM, arXiv 1711.02512, eq. 3)."""
@@ -168,7 +175,9 @@ class Encoder:
         """
         count = data.test_images if count is None else count
         if count > data.test_images:
-            raise UserError(f"{count} annotated images are more than the {data.test_images} test images")
+            raise UserError(
+                f"images = {count} is more than the {data.test_images} test images; null takes all of them"
+            )
         most: Annotated | None = self._kept.get("annotated")
         known = 0 if most is None else len(most.labels)
         if count > known:
@@ -204,7 +213,8 @@ class Encoder:
     def _represent(self, name: str, look: Look) -> Tensor:
         value = REPRESENTATIONS[name](look)
         if value is None:
-            raise UserError(f"the backbone, {type(self.network.backbone).__name__}, gives no {name}")
+            kind = type(self.network.backbone).__name__
+            raise UserError(f"the backbone, {kind}, gives no {name}: it has no {LACKS[name]}")
         if not value.isfinite().all():
             raise UserError(f"the {name} are not finite; the network has diverged")
         return value

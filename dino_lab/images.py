@@ -109,7 +109,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow clips 16 bits instead of scaling them, and reads 16-bit PNG as "I" or "I;16" by version.
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"grey values from {grey.min()} to {grey.max()} are not of 16 bits")
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no stated range")

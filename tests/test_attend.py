@@ -105,11 +105,14 @@ def test_bad_files_are_a_line_each_and_the_others_are_drawn(
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
-    names = ["text.png", "half.png", "float.tif", "none.png", "good.png"]
+    (tmp_path / "folder").mkdir()
+    names = ["text.png", "half.png", "float.tif", "none.png", "folder", "good.png"]
     assert attend(folder, *(tmp_path / name for name in names), "--to", tmp_path / "out") == 2
-    lines = capsys.readouterr().err.splitlines()
-    words = ["neither an image nor a video", "truncated", "floating-point", "no such file"]
-    assert len(lines) == 4
+    out, err = capsys.readouterr()
+    assert out == f"wrote 1 picture to {tmp_path / 'out'}\n"
+    lines = err.splitlines()
+    words = ["neither an image nor a video", "truncated", "floating-point", "no such file", "is a folder"]
+    assert len(lines) == 5
     for line, name, word in zip(lines, names, words, strict=False):
         assert line.startswith(f"{tmp_path / name}: ")
         assert word in line
@@ -120,7 +123,7 @@ def test_bad_files_are_a_line_each_and_the_others_are_drawn(
     ("arguments", "message"),
     [
         (("--head", "first"), "--head first: should be all, mean or a number from 1 on"),
-        (("--head", "3"), "head 3: there are 2 (head 1, head 2)"),
+        (("--head", "3"), "--head 3: there is only head 1, head 2"),
         (("--pixels", "18"), "pixels = 18: the backbone, Vit, refuses them"),
     ],
 )
@@ -136,5 +139,6 @@ def test_requests_that_cannot_be_met(
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert attend(tmp_path / "nowhere", tmp_path / "a.png") == 2
     assert "no run lies here" in capsys.readouterr().err

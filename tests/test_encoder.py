@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data.shapes import Shapes
-from dino_lab.encoder import REPRESENTATIONS, Encoder
+from dino_lab.encoder import LACKS, REPRESENTATIONS, Encoder
 from dino_lab.errors import UserError
 from dino_lab.network import Network
 
@@ -87,8 +87,9 @@ def test_a_split_goes_through_the_network_once() -> None:
 
 def test_a_representation_that_the_backbone_does_not_give_is_one_line() -> None:
     asked = replace(encoder(), wants=frozenset({"features", "blocks"}))
-    with pytest.raises(UserError, match="the backbone, Mean, gives no blocks"):
+    with pytest.raises(UserError, match="the backbone, Mean, gives no blocks: it has no CLS token in each"):
         asked.split(Rows(), "bank")
+    assert {"features", *LACKS} == set(REPRESENTATIONS)
 
 
 def test_representations_are_those_of_the_backbones_look() -> None:
@@ -131,7 +132,7 @@ def test_annotated_images_come_with_tokens_and_attention_of_one_forward() -> Non
     assert found.look.attention is not None
     torch.testing.assert_close(found.look.tokens, asked.ask("tokens", pictures[0]))
     torch.testing.assert_close(found.look.attention, asked.ask("attention", pictures[0]))
-    with pytest.raises(UserError, match="11 annotated images are more than the 10 test images"):
+    with pytest.raises(UserError, match="images = 11 is more than the 10 test images; null takes all"):
         asked.annotated(data, 11)
 
 

@@ -56,17 +56,19 @@ def attend(
     to = folder / "attention" if to is None else to
     written, bad = 0, 0
     with _encoder(folder, of.value, device, pixels) as encode:
-        to.mkdir(parents=True, exist_ok=True)
         for file, name in zip(files, distinct([file.stem for file in files], "-"), strict=True):
             try:
                 for number, image in pictures(file, max(SHOWN, encode.size), every):
                     frame = name if number is None else f"{name}_{number:06}"
-                    replace_file(to / f"{frame}.png", _drawn(encode, image, head, mass))
+                    drawn = _drawn(encode, image, head, mass)
+                    to.mkdir(parents=True, exist_ok=True)
+                    replace_file(to / f"{frame}.png", drawn)
                     written += 1
             except BadFile as error:
                 print(error, file=sys.stderr)
                 bad += 1
-    print(f"wrote {written} pictures to {to}")
+    if written:
+        print(f"wrote {written} picture{'s' * (written > 1)} to {to}")
     if bad:
         raise typer.Exit(2)
 

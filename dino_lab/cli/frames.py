@@ -25,7 +25,7 @@ def pictures(file: Path, size: int, every: int) -> Iterator[tuple[int | None, Pi
     is wrong with the file.
     """
     if not file.is_file():
-        raise BadFile(f"{file}: no such file")
+        raise BadFile(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
     read = _frames if file.suffix.lower() in VIDEOS else _images
     try:
         for number, image in read(file):

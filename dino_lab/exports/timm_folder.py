@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.exports.subject import Subject, Whole
-from dino_lab.training.export import timm_inside, weights_of
+from dino_lab.training.export import timm_inside, write_weights
 
 
 def check() -> None:
@@ -24,7 +23,7 @@ def write(subject: Subject, into: Path, to: Path) -> str:
     model, _ = timm_inside(subject.backbone, subject.name)
     config = _config(subject)
     into.mkdir()
-    safetensors.torch.save_file(weights_of(model), into / "model.safetensors", {"format": "pt"})
+    write_weights(model, into / "model.safetensors", {"format": "pt"})
     (into / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return (
         "import timm\n"

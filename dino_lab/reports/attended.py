@@ -34,5 +34,5 @@ def _chosen(maps: Maps, head: str) -> tuple[list[str], Tensor]:
     if head == "mean":
         return [f"mean of {len(names)} heads" if len(names) > 1 else names[0]], values.mean(0, keepdim=True)
     if int(head) > len(names):
-        raise UserError(f"head {head}: there are {len(names)} ({', '.join(names)})")
+        raise UserError(f"--head {head}: there is only {', '.join(names)}")
     return [names[int(head) - 1]], values[int(head) - 1 : int(head)]

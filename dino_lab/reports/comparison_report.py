@@ -66,9 +66,12 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     members, left_out = _members(study)
     results = read_results(study)
     with matplotlib.rc_context(theme.settings()):
-        figures = _figures(study, results) if _sweeps(paths) else []
+        # What runs beside a sweep change is not on its axes.
+        figures = _figures(study, results) if all(map(_is_sweep, paths)) else []
         drawn = members[:MOST_RUNS]
-        charts = comparison_charts([Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn])
+        charts = comparison_charts(
+            [Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn], study.metric
+        )
         curves = [draw(chart, legend=False) for chart in charts]
     if len(members) > MOST_RUNS:
         left_out.append(f"curves of {len(members) - MOST_RUNS} of {len(members)} runs")
@@ -81,7 +84,7 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
         else f"{len(paths)} runs",
         study=study,
         arms=_arm_table(study, results),
-        runs=_run_table(members),
+        runs=_run_table(members, study.metric),
         notes=notes(study, lines(study, results)),
         figures=figures,
         charts=curves,
@@ -115,7 +118,11 @@ def _study(paths: Sequence[Path], registry: Registry, metric: str | None) -> Stu
 
 
 def _sweeps(paths: Sequence[Path]) -> bool:
-    return any((path / FILE).exists() for path in paths)
+    return any(map(_is_sweep, paths))
+
+
+def _is_sweep(path: Path) -> bool:
+    return (path / FILE).exists()
 
 
 def _members(study: Study) -> tuple[list[Member], list[str]]:
@@ -145,9 +152,9 @@ def _said(value: Any) -> str:
     return "" if value is None else inline(value)
 
 
-def _run_table(members: Sequence[Member]) -> tuple[list[str], list[tuple[Member, list[str]]]]:
-    """Headings, and a line for each run."""
-    names = sorted({name for member in members for name in member.scores})
+def _run_table(members: Sequence[Member], metric: str) -> tuple[list[str], list[tuple[Member, list[str]]]]:
+    """Headings, and a line for each run; of the scores the metric comes first."""
+    names = sorted({name for member in members for name in member.scores}, key=lambda x: (x != metric, x))
     table = []
     for member in members:
         ending = read_ending(member.path)

@@ -35,6 +35,7 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     ("gradient_norm", "Norm of the gradient", "L2 norm", "Before clipping."),
     ("center_norm", "Norm of the mean teacher output", "L2 norm", ""),
     ("images_per_second", "Speed", "images / s", ""),
+    ("data_wait", "Waiting for images", "share of the time", ""),
 )
 _NOT_DRAWN = {"step", "epoch", "entropy_max"}
 
@@ -59,10 +60,11 @@ def run_charts(rows: Sequence[Row]) -> list[Chart]:
     return charts
 
 
-def comparison_charts(runs: Sequence[Rows]) -> list[Chart]:
-    """The same numbers of several runs, one line each: scores first."""
+def comparison_charts(runs: Sequence[Rows], metric: str) -> list[Chart]:
+    """The same numbers of several runs, one line each: scores first, and the metric before the others."""
     found = {key for run in runs for row in run.rows for key in row} - _NOT_DRAWN
     names = sorted({key for run in runs for row in run.rows for key in scores(row)})
+    names.sort(key=lambda name: name != metric)
     entries = [(name, name, "score", "") for name in names]
     entries += [_LOSS] if "loss" in found else []
     entries += _all_numbers(found)

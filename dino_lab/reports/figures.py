@@ -72,11 +72,13 @@ def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     down, across = axes[:2]
     rows, columns = _values(down, arms), _values(across, arms)
     cells = [[_cell(arms, {down: row, across: column}) for column in columns] for row in rows]
+    there = [cell for row in cells for cell in row if cell == cell]
+    if not there:  # no arm says something on both, as where a sweep is compared with other runs
+        return None
     figure = _figure(1.0 * len(columns) + 2, 0.7 * len(rows) + 1.4)
     panel = figure.add_subplot()
     panel.grid(False)
     shown = panel.imshow(cells, aspect="auto", cmap="viridis")
-    there = [cell for row in cells for cell in row if cell == cell]
     middle = min(there) + 0.6 * (max(there) - min(there))
     for y, x in itertools.product(range(len(rows)), range(len(columns))):
         if cells[y][x] == cells[y][x]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dino_lab import __version__
 from dino_lab.errors import UserError
@@ -31,6 +32,7 @@ def page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     script = "\n".join(_text(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
@@ -56,6 +58,11 @@ def check_target(target: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); --to names another place") from None
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in another line behind a dot or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def _text(name: str) -> str:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from dino_lab.encoder import Encoder
 from dino_lab.training.build import Run
+from dino_lab.types import Look
 
 TEST_IMAGES = 500
 BANK_IMAGES = 1500
 SHOWN = 8  # images that are looked at one by one
-SECONDS = 2.5  # after which no more images of a split are encoded: a report does not take long
-_BATCH = 50
+SECONDS = 1.25  # after which no more images of a split are encoded: a report does not take long
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def take_samples(run: Run, encode: Encoder) -> Samples:
         encode, (next(batches) for _ in range(min(BANK_IMAGES, data.train_images) // size)), data.train_images
     )
     return Samples(test, bank, _one_of_each(test.labels), class_names(data))
+
+
+def shown_look(encode: Encoder, samples: Samples) -> Look:
+    """What the network makes of the images that are looked at, in one forward for all who ask."""
+    return encode.once("shown", lambda: encode.look(samples.test.images[samples.shown]))
 
 
 def class_names(data: Any) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def save_backbone(
     )
     metadata = {"load": lines, "recipe": recipe, "mean": str(list(mean)), "std": str(list(std))}
     metadata |= {key: json.dumps(value) for key, value in description.items()}
-    safetensors.torch.save_file(weights_of(model), into, metadata)
+    write_weights(model, into, metadata)
     return lines
 
 
@@ -80,6 +80,11 @@ def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:
     return backbone.as_timm()
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers as safetensors wants them."""
+def write_weights(model: nn.Module, into: Path, metadata: dict[str, str]) -> None:
+    """Write weights and buffers, for whoever may read other files: `save_file` lets its user alone read."""
+    into.write_bytes(safetensors.torch.save(_weights_of(model), metadata))
+
+
+def _weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """As safetensors wants them."""
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

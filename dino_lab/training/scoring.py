@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_lab.encoder import Encoder
+from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.protocols import Data, Evaluator, Teacher
 
@@ -66,8 +67,12 @@ def network_of(of: str, student: Network, teacher: Teacher) -> Network:
 
 
 def _score(name: str, evaluator: Any, encode: Encoder, data: Data, files: bool) -> Scored:
-    scores = evaluator.forward(encode, data)
-    left = evaluator.files(encode, data) if files and hasattr(evaluator, "files") else {}
+    try:
+        scores = evaluator.forward(encode, data)
+        left = evaluator.files(encode, data) if files and hasattr(evaluator, "files") else {}
+    except UserError as error:  # of what all share, such as the encoder, it does not say who asked
+        said = str(error)
+        raise UserError(said if said.startswith("evaluator ") else f"evaluator {name}: {said}") from error
     return Scored(name, evaluator.protocol, evaluator.of, scores, left)
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_scored() -> None:
     data = Drawn(noise(2, 16), torch.zeros(2, 16, 16, dtype=torch.uint8))
     with pytest.raises(UserError, match="none of 2 images has an object"):
         AttentionMasks(images=2).forward(encoder(16), data)
-    with pytest.raises(UserError, match="200 annotated images are more than the 2 test images"):
+    with pytest.raises(UserError, match="images = 200 is more than the 2 test images"):
         AttentionMasks().forward(encoder(16), data)
     with pytest.raises(ValueError, match="masses names a per cent twice"):
         AttentionMasks(masses=(0.6, 0.6))

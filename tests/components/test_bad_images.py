@@ -122,6 +122,12 @@ def test_sixteen_bits_are_scaled_not_clipped(name: str) -> None:
     assert_colour(pixels(content), colour, 0)
 
 
+def test_more_than_sixteen_bits_are_refused() -> None:
+    for value in (70_000, -1):
+        with pytest.raises(BadImage, match=f"grey values from {value} to {value} are not of 16 bits"):
+            pixels(encoded(Image.fromarray(np.full((4, 4), value, np.int32)), "TIFF"))
+
+
 def test_palette_and_cmyk_give_the_colour_meant() -> None:
     assert_colour(pixels(encoded(plain(RED).convert("P", palette=Image.Palette.ADAPTIVE), "PNG")), RED)
     half = Image.new("P", (6, 6), 0)

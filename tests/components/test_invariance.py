@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from dino_lab.components.evaluators.invariance import Invariance, distance_betwe
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.network import Network
+from dino_lab.reports.kept import charts_of
 
 
 class Pictures:
@@ -130,7 +132,7 @@ def test_changes_grow_with_their_strength() -> None:
     data, encode = Pictures(60), encoder(Linear())
     found = json.loads(Invariance().files(encode, data)["invariance.json"])
     for name in ("crop", "brightness", "contrast", "saturation", "blur", "greyscale", "noise"):
-        curve = found["changes"][name]["relative_distance"]
+        curve = found[name]["relative distance"]
         assert curve == sorted(curve), name
         assert curve[-1] > 0
 
@@ -172,8 +174,11 @@ def test_files_are_a_picture_and_the_numbers_behind_the_scores() -> None:
     found = json.loads(files["invariance.json"])
     assert found["images"] == 20
     for name, score in scores.items():
-        change = found["changes"][name]
-        assert score == pytest.approx(sum(change["relative_distance"]) / len(change["strengths"]))
+        assert list(found[name]) == [CHANGES[name].unit, "relative distance"]
+        assert score == pytest.approx(np.mean(found[name]["relative distance"]))
+    charts = {chart.title: chart for chart in charts_of(found)}  # as a report has them
+    assert set(charts) == {name for name in CHANGES if len(CHANGES[name].strengths) > 1}
+    assert (charts["crop"].x_label, charts["crop"].y_label) == (CHANGES["crop"].unit, "relative distance")
     assert Image.open(io.BytesIO(files["curves.png"])).width > 600
 
 

@@ -103,6 +103,9 @@ def test_what_is_printed_gives_the_features_of_the_run(
     )
     left = {"b"} if format == "timm" else {to.name, f"{to.name}.md"}
     assert {file.name for file in tmp_path.iterdir()} == left
+    (tmp_path / "any").touch()
+    modes = {file.stat().st_mode for file in tmp_path.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "all files are for whoever may read what the user writes"
 
 
 def test_the_folder_is_what_timm_asks_for(runs: Callable[[str], Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -11,8 +12,9 @@ import pytest
 
 from dino_lab.errors import UserError
 from dino_lab.reports.ending import Ending, read_ending, write_ending
+from dino_lab.reports.figures import draw_figures
 from dino_lab.reports.page import write_report
-from dino_lab.reports.results import read_result
+from dino_lab.reports.results import read_result, read_results
 from dino_lab.reports.study import FILE, Arm, Study, read_study
 
 
@@ -71,6 +73,18 @@ def test_pictures_are_the_same_every_time(study: Study, tmp_path: Path) -> None:
         write_report(study, tmp_path / name)
     for picture in (tmp_path / "a").glob("*.svg"):
         assert picture.read_bytes() == (tmp_path / "b" / picture.name).read_bytes()
+
+
+def test_axes_that_no_arm_shares_are_not_crossed(study: Study) -> None:
+    low, high, _ = study.arms
+    arms = [
+        replace(arm, label=f"{key}{arm.label}", settings={key: arm.settings["t"]})
+        for key in "tm"
+        for arm in (low, high)
+    ]
+    crossed = replace(study, arms=tuple(arms))
+    drawn = [name for name, _ in draw_figures(crossed, read_results(crossed))]
+    assert "heat" not in drawn
 
 
 def test_a_smaller_metric_may_be_the_better_one(study: Study, tmp_path: Path) -> None:

@@ -74,8 +74,11 @@ def run(tiny_spec: Execute, execute: Execute) -> Path:
 
 @pytest.fixture
 def sweep(tiny_spec: Execute, execute: Execute, tmp_path: Path) -> Path:
+    probes = "{name: knn, k: [5]}", "{name: clusters}"
+    settings = ((0.02, probes[0]), (0.04, probes[0]), (0.1, ", ".join(probes)))
     runs = [
-        execute(tiny_spec("train.epochs=1", f"targets.temperature={t}")).folder for t in (0.02, 0.04, 0.1)
+        execute(tiny_spec("train.epochs=1", f"targets.temperature={t}", f"evaluators=[{those}]")).folder
+        for t, those in settings
     ]
     labels = (EVIL, "middle $t$", "hot")
     arms = (
@@ -142,16 +145,24 @@ def test_colours_follow_the_system_until_someone_chooses(run: Path, open_page: C
     assert dark.evaluate(background) == night
 
 
-@pytest.mark.parametrize("kind", ["run", "sweep"])
+@pytest.fixture
+def probed(tiny_spec: Execute, execute: Execute) -> Path:
+    """A run with a protocol in which a list of numbers is one long word."""
+    return execute(tiny_spec("evaluators=[{name: linear_probe, epochs: 1}]")).folder
+
+
+@pytest.mark.parametrize("kind", ["run", "probed", "sweep"])
 def test_a_phone_scrolls_one_way(
     kind: str, request: pytest.FixtureRequest, open_page: Callable[..., Opened]
 ) -> None:
     file = request.getfixturevalue(kind)
-    if kind == "run":
+    if kind != "sweep":
         assert cli.main(["report", str(file), "--device", "cpu"]) == 0
         file = file / "report.html"
     page = open_page(file, width=390).page
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    ends = "[...document.querySelectorAll('#scores tr')].map(row => row.getBoundingClientRect().right)"
+    assert all(right <= 390 for right in page.evaluate(ends)), "what the score is now is out of sight"
     size = "parseFloat(getComputedStyle(document.querySelector('#curves text')).fontSize)"
     scale = "(() => { const one = document.querySelector('#curves svg'); return one.getBoundingClientRect().width / one.viewBox.baseVal.width; })()"
     assert page.evaluate(size) * page.evaluate(scale) > 8, "too small to read"
@@ -177,10 +188,12 @@ def test_a_sweep_is_sorted_and_filtered(sweep: Path, open_page: Callable[..., Op
     assert opened.texts("#runs tbody tr:visible td:first-child") == ["middle $t$"]
     assert page.locator("#runs output").inner_text() == "1 of 3"
     assert chart.locator("[data-series]:visible").count() == 1
+    assert "clusters.nmi" not in opened.texts("#curves .chart:visible h3"), "an empty chart is shown"
     chart.locator("svg").hover(position={"x": 150, "y": 80})
     assert "middle $t$ seed 0" in page.locator("#tip").inner_text()
     assert "hot" not in page.locator("#tip").inner_text()
     page.locator("#runs input").fill("")
+    assert "clusters.nmi" in opened.texts("#curves .chart:visible h3")
     assert chart.locator("[data-series]:visible").count() == 3
     page.locator("#runs tbody tr").first.hover()
     assert chart.locator(".away").count() == 2

@@ -93,7 +93,9 @@ def test_every_number_of_a_row_has_a_chart() -> None:
 
 
 def test_several_runs_share_charts() -> None:
-    charts = {c.title: c for c in comparison_charts([Rows("a", 0, ROWS), Rows("b", 1, ROWS[:1])])}
+    runs = [Rows("a", 0, ROWS), Rows("b", 1, ROWS[:1])]
+    charts = {c.title: c for c in comparison_charts(runs, "spectrum.rank")}
+    assert list(charts)[:3] == ["spectrum.rank", "knn.5nn", "Loss"]
     assert [line.name for line in charts["knn.5nn"].lines] == ["a", "b"]
     assert [line.name for line in charts["Loss"].lines] == ["a"]
 

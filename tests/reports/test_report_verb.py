@@ -176,6 +176,20 @@ def test_several_runs_are_compared(
     assert sections(page) == ["arms", "runs", "curves"]
 
 
+def test_a_sweep_and_a_run_beside_it_are_compared(
+    tiny_spec: Execute, execute: Execute, run: Path, tmp_path: Path
+) -> None:
+    """What a run changes is on no axis of the sweep, so that there is nothing to draw."""
+    other = execute(tiny_spec("train.epochs=1", "targets.momentum=0.5", "seed=1")).folder
+    arms = (Arm("low", {"t": 1}, {0: run}), Arm("high", {"t": 2}, {0: run}))
+    Study("s", "knn.5nn", "max", "low", ("t",), arms).write(tmp_path / "sweep")
+    to = tmp_path / "all.html"
+    assert report(tmp_path / "sweep", run, other, "--to", to) == 0
+    page = to.read_text()
+    assert "4 arms, 4 runs, compared by knn.5nn" in page
+    assert sections(page) == ["arms", "runs", "curves"]
+
+
 def test_runs_without_scores_are_compared_by_loss(
     tiny_spec: Execute, execute: Execute, tmp_path: Path
 ) -> None:
@@ -183,6 +197,17 @@ def test_runs_without_scores_are_compared_by_loss(
     to = tmp_path / "two.html"
     assert report(*runs, "--to", to) == 0
     assert "compared by loss" in to.read_text()
+
+
+def test_the_number_that_is_compared_stands_first(
+    tiny_spec: Execute, execute: Execute, tmp_path: Path
+) -> None:
+    probes = "evaluators=[{name: clusters}, {name: knn, k: [5]}]"
+    runs = [execute(tiny_spec("train.epochs=1", probes, f"seed={seed}")).folder for seed in (0, 1)]
+    to = tmp_path / "two.html"
+    assert report(*runs, "--to", to, "--metric", "knn.5nn") == 0
+    headings = re.findall("<th>([^<]*)</th>", to.read_text().partition('id="runs"')[2])
+    assert headings[:4] == ["arm", "seed", "knn.5nn", "clusters.accuracy"]
 
 
 def test_a_sweep_whose_runs_were_moved_is_said(

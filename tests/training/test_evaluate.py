@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dino_lab.encoder import Encoder
-from dino_lab.errors import Misfit
+from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.check import check
@@ -117,3 +117,21 @@ def test_files_that_nobody_keeps_are_not_made(
     (scored,) = run_subject(outcome.folder, registry, CPU).score(files=False)
     assert scored.scores == {"tokens": 4.0}
     assert scored.files == {}
+
+
+def test_what_the_encoder_refuses_says_who_asked(tiny_spec: Callable) -> None:
+    run = build(tiny_spec("evaluators=[{name: attention_masks, images: 999}]"), registry, CPU)
+    with pytest.raises(UserError, match=r"^evaluator attention_masks: images = 999 is more than the "):
+        run.evaluate(list(run.evaluators.items()))
+
+
+def test_all_evaluators_of_labels_share_one_forward_of_each_image(tiny_spec: Callable) -> None:
+    names = ["knn, k: [3]", "linear_probe, epochs: 2, mean_tokens: true", "logistic", "clusters", "retrieval"]
+    spec = tiny_spec(f"evaluators=[{', '.join(f'{{name: {name}}}' for name in names)}]")
+    run = build(spec, registry, CPU)
+    seen: list[int] = []
+    backbone: Any = run.network("teacher").backbone
+    backbone.model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    found = run.evaluate(list(run.evaluators.items()))
+    assert len(found) == 5
+    assert sum(seen) == run.data.train_images + run.data.test_images

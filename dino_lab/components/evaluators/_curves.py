@@ -23,7 +23,7 @@ def draw_curves(
             panel = figure.add_subplot(rows, columns, i + 1)
             unit, strengths = axes[name]
             panel.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
-            panel.plot(strengths, values, "o-", color="tab:blue", markersize=3)
+            panel.plot(strengths, values, "o-", color="tab:blue", markersize=3, clip_on=False)
             panel.set(title=name, xlabel=unit, ylim=(0, 1.05 * highest))
             if len(strengths) == 1:
                 panel.set_xticks([])

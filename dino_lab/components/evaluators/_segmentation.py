@@ -14,6 +14,11 @@ def cell_classes(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
 
     Void pixels have no say; a cell of nothing else is VOID. Of equally frequent classes the lowest wins.
     """
+    # An image at a time: a number for each pixel and class is more than large images leave room for.
+    return torch.cat([_cells_of(image[None], grid, classes) for image in truth])
+
+
+def _cells_of(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
     known = F.one_hot(torch.where(truth == VOID, classes, truth.long()), classes + 1)[..., :classes]
     shares = F.interpolate(known.movedim(-1, 1).double(), grid, mode="area")  # [N, classes, h, w]
     return torch.where(shares.sum(1) > 0, shares.argmax(1), VOID)

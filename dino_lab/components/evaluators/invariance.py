@@ -66,11 +66,11 @@ class Invariance:
         kept, self._found = self._found, None
         found = kept[1] if kept is not None and kept[0] is encode else self._measure(encode, data)
         axes = {name: (change.unit, change.strengths) for name, change in CHANGES.items()}
-        changes = {
-            name: {"unit": axes[name][0], "strengths": axes[name][1], "relative_distance": curve}
+        changes = {  # the columns of each are what a report makes a chart of
+            name: {axes[name][0]: axes[name][1], "relative distance": curve}
             for name, curve in found["curves"].items()
         }
-        numbers = {"images": found["images"], "distance_between_images": found["between"], "changes": changes}
+        numbers = {"images": found["images"], "distance_between_images": found["between"], **changes}
         return {
             "invariance.json": (json.dumps(numbers, indent=2) + "\n").encode(),
             "curves.png": draw_curves(found["curves"], axes),

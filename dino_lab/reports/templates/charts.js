@@ -57,6 +57,7 @@ const within = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrix
   runs.addEventListener("filtered", () => {
     const left = new Set(rows().filter((row) => !row.classList.contains("gone")).map((row) => row.dataset.series));
     for (const curve of curves) curve.classList.toggle("gone", !left.has(curve.dataset.series));
+    for (const chart of document.querySelectorAll("#curves .chart")) chart.classList.toggle("gone", !chart.querySelector("[data-series]:not(.gone)"));
   });
   const alone = (series) => {
     for (const curve of curves) curve.classList.toggle("away", series !== null && curve.dataset.series !== series);
