@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dino_lab.errors import UserError
 from dino_lab.sweeps.head import Head
-from dino_lab.sweeps.join import is_on_loopback_only, machines_at
+from dino_lab.sweeps.join import is_on_loopback_only, machines_at, refuse_what_does_not_answer
 from dino_lab.sweeps.machine import Machine, cores
 from dino_lab.sweeps.start_server import Process, fork_server, start_server
 
@@ -63,6 +63,7 @@ class Cluster:
         self._there: Future[None] | None = None
         self._aside = ThreadPoolExecutor(1)
         if address is not None:
+            refuse_what_does_not_answer(address)
             if is_on_loopback_only(address):
                 _set_environment(_LOOPBACK)  # or Ray would look for it at the address that others reach
             self.machines = machines_at(address)

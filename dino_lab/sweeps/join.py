@@ -47,7 +47,6 @@ def main() -> None:
 
 def machines_at(address: str) -> list[Machine]:
     """What the machines of the cluster at HOST:PORT have; a UserError if it does not let us in."""
-    _refuse_what_does_not_answer(address)
     process = subprocess.Popen(
         [sys.executable, "-m", "dino_lab.sweeps.join", address],
         stdin=subprocess.DEVNULL,
@@ -91,7 +90,8 @@ def is_on_loopback_only(address: str) -> bool:
     return bool(listening) and all(ip.startswith("127.") or ip == "::1" for ip in listening)
 
 
-def _refuse_what_does_not_answer(address: str) -> None:
+def refuse_what_does_not_answer(address: str) -> None:
+    """A UserError in one line where nothing listens at HOST:PORT, or it is none."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise UserError(f"--address {address}: should be HOST:PORT")
