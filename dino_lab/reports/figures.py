@@ -31,6 +31,9 @@ def write_figures(study: Study, results: Sequence[ArmResult], folder: Path) -> l
             file = folder / f"{name}.svg"
             figure.savefig(file, metadata={"Date": None})
             written.append(file)
+    for name in _PICTURES:  # of fewer arms, in the same folder
+        if folder / f"{name}.svg" not in written:
+            (folder / f"{name}.svg").unlink(missing_ok=True)
     return written
 
 
