@@ -29,7 +29,9 @@ LAYERS = [
     "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-RAY = {f"sweeps/{name}.py" for name in ("cluster", "dispatch", "feed", "head", "schedulers", "worker")}
+RAY = {
+    f"sweeps/{name}.py" for name in ("cluster", "dispatch", "feed", "head", "join", "schedulers", "worker")
+}
 FOLDERS = {name for name in RANK if (ROOT / name).is_dir()}  # whose files may import one another
 
 

@@ -66,7 +66,7 @@ def sweep(
         from dino_lab.registry import registry
         from dino_lab.reports.page import write_report
         from dino_lab.sweeps.dispatch import STOP_FILE
-        from dino_lab.sweeps.machine import this_machine
+        from dino_lab.sweeps.machine import lack, this_machine
         from dino_lab.sweeps.plan import load_plan
         from dino_lab.sweeps.run import Queue, remaining, run_inline, run_on_ray
         from dino_lab.sweeps.search import Search, check_optuna
@@ -78,12 +78,15 @@ def sweep(
         if plan.sweep.search is not None:
             check_optuna()
         machine = this_machine()
-        if address is None and (lack := machine.lacks(plan.sweep.resources)) is not None:
-            raise SpecError(plan.line(("resources", lack[0]), lack[1]))
+        machines = there.machines if there is not None and there.machines else [machine]
+        if (lacks := lack(machines, plan.sweep.resources)) is not None:
+            raise SpecError(plan.line(("resources", lacks[0]), lacks[1]))
         search = Search(plan, registry, runs) if plan.sweep.search is not None else None
         todo = remaining(plan, runs)
         folder = plan.folder(runs)
-        at_once = 1 if executor is Executor.inline else machine.at_once(plan.sweep.resources)
+        at_once = 1
+        if executor is not Executor.inline:
+            at_once = sum(one.at_once(plan.sweep.resources) for one in machines)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
         shelf = Shelf()
         asked = len(todo) + (search.left if search is not None else 0)

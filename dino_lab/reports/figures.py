@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from dino_lab.spec.inline import inline
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NAMED = 6  # numbers of an axis that are named one by one
+_WIDE = 20  # last over first number, above which an axis is logarithmic
 MOST_CURVES = 12  # arms with a name; of more, names hide the picture
 
 
@@ -28,6 +31,9 @@ def write_figures(study: Study, results: Sequence[ArmResult], folder: Path) -> l
             file = folder / f"{name}.svg"
             figure.savefig(file, metadata={"Date": None})
             written.append(file)
+    for name in _PICTURES:  # of fewer arms, in the same folder
+        if folder / f"{name}.svg" not in written:
+            (folder / f"{name}.svg").unlink(missing_ok=True)
     return written
 
 
@@ -49,7 +55,8 @@ def _effects(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     for i, axis in enumerate(axes):
         panel = figure.add_subplot(1, len(axes), i + 1)
         values = _values(axis, arms)
-        for x, value in enumerate(values):
+        places = values if _is_range(values) else list(range(len(values)))
+        for x, value in zip(places, values, strict=True):
             means = [_mean(arm) for arm in arms if arm.arm.settings.get(axis) == value]
             panel.plot([x] * len(means), means, "o", color="tab:blue", alpha=0.4, markersize=4)
             alone = [arm for arm in arms if arm.arm.settings.get(axis) == value]
@@ -58,15 +65,20 @@ def _effects(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
                 panel.errorbar(
                     [x], [whole.mean], yerr=[whole.half or 0.0], fmt="s", color="tab:red", capsize=4
                 )
-        panel.set_xticks(range(len(values)), [_name(value) for value in values], rotation=30, ha="right")
+        if not _is_range(values):
+            panel.set_xticks(places, [_name(value) for value in values], rotation=30, ha="right")
+        elif _is_wide(values):
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter("")
         panel.set_xlabel(axis)
         panel.set_ylabel(study.metric if i == 0 else "")
     return figure
 
 
 def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
-    """The first two axes with several values: mean over whatever else differs."""
-    axes = [axis for axis in study.axes if len(_values(axis, arms)) > 1]
+    """The first two axes with several values that arms share: mean over whatever else differs."""
+    axes = [axis for axis in study.axes if len(values := _values(axis, arms)) > 1 and not _is_range(values)]
     if len(axes) < 2:
         return None
     down, across = axes[:2]
@@ -124,10 +136,14 @@ def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
         share = (mean - low) / (high - low) if high > low else 0.5
         heights = [_height(arm.arm.settings.get(axis), _values(axis, arms)) for axis in axes]
         better = share if study.mode == "max" else 1 - share
-        panel.plot([*heights, share], color="tab:blue", alpha=0.3 + 0.7 * better, linewidth=1 + better)
+        drawn = [(x, height) for x, height in enumerate([*heights, share]) if not math.isnan(height)]
+        panel.plot(
+            *zip(*drawn, strict=True), color="tab:blue", alpha=0.3 + 0.7 * better, linewidth=1 + better
+        )
     for x, axis in enumerate(axes):
-        for value in _values(axis, arms):
-            panel.text(x, _height(value, _values(axis, arms)), f" {_name(value)}", fontsize=8, va="bottom")
+        values = _values(axis, arms)
+        for value in (values[0], values[-1]) if _is_range(values) else values:
+            panel.text(x, _height(value, values), f" {_name(value)}", fontsize=8, va="bottom")
     panel.text(len(axes), 0.0, f" {low:.3f}", fontsize=8, va="bottom")
     panel.text(len(axes), 1.0, f" {high:.3f}", fontsize=8, va="bottom")
     panel.set_xticks(range(len(axes) + 1), [*axes, study.metric])
@@ -161,7 +177,19 @@ def _values(axis: str, arms: Sequence[ArmResult]) -> list[Any]:
     return sorted(found) if numbers else found
 
 
+def _is_range(values: list[Any]) -> bool:
+    """Whether they are places of a continuous axis, too many to be named one by one."""
+    return len(values) > _NAMED and all(isinstance(value, (int, float)) for value in values)
+
+
+def _is_wide(values: list[Any]) -> bool:
+    return bool(values[0] > 0 and values[-1] > _WIDE * values[0])
+
+
 def _height(value: Any, values: list[Any]) -> float:
+    if value in values and _is_range(values):
+        low, here, high = (math.log(n) if _is_wide(values) else n for n in (values[0], value, values[-1]))
+        return float((here - low) / (high - low))
     return values.index(value) / max(1, len(values) - 1) if value in values else float("nan")
 
 

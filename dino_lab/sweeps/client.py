@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dino_lab.reports.ending import Ending
+from dino_lab.sweeps.head import temporary_folder
 from dino_lab.sweeps.server import STOP
 from dino_lab.sweeps.start_server import Process, log_of, start_server
 from dino_lab.sweeps.trial import Task
@@ -62,7 +62,7 @@ class Server:
         if self._address is not None:
             with contextlib.suppress(OSError):
                 return _connect(self._address)
-        self._address = f"{tempfile.mkdtemp(prefix='dl-')}/server"
+        self._address = f"{temporary_folder()}/server"
         self._own = start_server(self._address)
         return _connect(self._address)
 

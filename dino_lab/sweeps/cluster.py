@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from dino_lab.errors import UserError
 from dino_lab.sweeps.head import Head
-from dino_lab.sweeps.machine import cores
+from dino_lab.sweeps.join import is_on_loopback_only, machines_at, refuse_what_does_not_answer
+from dino_lab.sweeps.machine import Machine, cores
 from dino_lab.sweeps.start_server import Process, fork_server, start_server
 
 if TYPE_CHECKING:
     from dino_lab.training.shelf import Shelf
 
-_ANSWER = 5.0  # seconds in which a cluster has to answer
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -38,9 +37,10 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS_ALLOW_REGEX": "",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*",
 }
+# Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _OWN = {
-    # Every socket on the loopback interface: Ray takes a cluster of several machines for given otherwise.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    **_LOOPBACK,
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # Tune starts workers of its own
 }
@@ -49,19 +49,24 @@ _OWN = {
 class Cluster:
     """A cluster that starts in the background, or one that was there, and this machine's server.
 
-    On a cluster that was joined, `server` is None, and every worker starts its own.
+    On a cluster that was joined, `server` is None, and every worker starts its own; `machines` are those of
+    such a cluster.
     """
 
     def __init__(self, address: str | None) -> None:
         _set_environment(_ENVIRONMENT)
         self.server: str | None = None
+        self.machines: list[Machine] = []
         self._address = address
         self._head: Head | None = None
         self._process: Process | None = None
         self._there: Future[None] | None = None
         self._aside = ThreadPoolExecutor(1)
         if address is not None:
-            _refuse_what_does_not_answer(address)
+            refuse_what_does_not_answer(address)
+            if is_on_loopback_only(address):
+                _set_environment(_LOOPBACK)  # or Ray would look for it at the address that others reach
+            self.machines = machines_at(address)
         else:
             _set_environment(_OWN)
             os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
@@ -129,13 +134,3 @@ def _set_environment(values: dict[str, str]) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
-
-
-def _refuse_what_does_not_answer(address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise UserError(f"--address {address}: should be HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None

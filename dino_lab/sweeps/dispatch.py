@@ -7,10 +7,11 @@ from Ray's own files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,8 +72,7 @@ def dispatch(
     this machine listens, if it has one; on a cluster that was joined each worker starts its own.
     """
     if server is None:
-        _refuse_what_cluster_lacks(rules.resources)
-        _refuse_foreign_storage(folder)
+        _refuse_foreign_storage(folder, queue.paths)
     own = folder / "tune"
     shutil.rmtree(own, ignore_errors=True)
     try:
@@ -189,32 +189,28 @@ def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], No
     return trial
 
 
-def _refuse_what_cluster_lacks(resources: Resources) -> None:
-    import ray
-
-    there = ray.cluster_resources()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, asked in (("CPU", resources.cpu), ("GPU", resources.gpu)):
-        if asked and all(node.get(name, 0) < asked for node in nodes):
-            has = f"{there.get(name, 0):g} {name} on {len(nodes)} machine(s)"
-            raise UserError(f"a trial asks for {asked:g} {name} on one machine; the cluster has {has}")
-
-
-def _refuse_foreign_storage(folder: Path) -> None:
-    """Every machine of the cluster must see the run folders under the same path."""
+def _refuse_foreign_storage(folder: Path, paths: Iterable[str]) -> None:
+    """Every machine of the cluster must see the run folders, and what trials read, under the same path."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     mark = folder / f"seen-{uuid.uuid4().hex}"
     mark.touch()
-    path = str(mark.resolve())
+    wanted = {str(mark.resolve()): folder.resolve()} | {path: path for path in paths}
     look = ray.remote(num_cpus=0)(os.path.exists)
-    try:
-        for node in ray.nodes():
-            if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                if not ray.get(look.options(scheduling_strategy=there).remote(path)):
-                    name = node["NodeManagerHostname"]
-                    raise UserError(f"--address: {name} does not see {folder.resolve()}; use shared storage")
-    finally:
-        mark.unlink(missing_ok=True)
+    missing = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            )
+            seen = ray.get([there.remote(path) for path in wanted])
+            for name, is_seen in zip(wanted.values(), seen, strict=True):
+                if not is_seen:
+                    missing.append(f"{node['NodeManagerHostname']} does not see {name}")
+    mark.unlink()
+    if missing:
+        with contextlib.suppress(OSError):  # what others have filled stays
+            for empty in (folder, *folder.parents[:3]):
+                empty.rmdir()
+        raise UserError(f"--address: {missing[0]}; use shared storage")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dino_lab.sweeps.trial import Task
@@ -12,6 +12,11 @@ class Queue(Protocol):
     """The trials that are known, and those that are chosen by how others ended."""
 
     known: list[Task]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Files and folders that trials need, absolute."""
+        ...
 
     def chosen(self) -> Task | None:
         """The next that was not known; None once there are no more."""

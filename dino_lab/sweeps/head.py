@@ -48,12 +48,17 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def temporary_folder() -> str:
+    """One of this process, with a path that is short enough for sockets; those of dead processes go."""
+    _remove_left_over()
+    return tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp")
+
+
 class Head:
     """A process that has started a cluster, and the folder of both."""
 
     def __init__(self, cores: int) -> None:
-        _remove_left_over()
-        self.folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp")
+        self.folder = temporary_folder()
         self._log = Path(self.folder) / "head.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -98,7 +103,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _remove_left_over() -> None:
-    """Temporary folders of sweeps that were killed before they could remove them."""
+    """Temporary folders of processes that were killed before they could remove them."""
     for folder in Path("/tmp").glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dino_lab.registry import registry
 from dino_lab.reports.ending import read_ending
@@ -60,6 +62,13 @@ class Queue:
         trial = self.search.next() if self.search is not None else None
         return self._task(trial) if trial is not None else None
 
+    @property
+    def paths(self) -> list[str]:
+        """Files and folders that trials need: where they start, plugins, and what specs name that is here."""
+        words = [word for trial in self.plan.trials for word in _words(trial.spec.dump())]
+        named = [Path(word) for word in words if os.sep in word and os.path.exists(word)]
+        return list(dict.fromkeys(str(path.absolute()) for path in (Path(), *self._plugins, *named)))
+
     def over(self, task: Task) -> None:
         """A trial has ended, and its folder says how."""
         if self.search is not None:
@@ -69,6 +78,15 @@ class Queue:
         yield from self.known
         while (task := self.chosen()) is not None:
             yield task
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text of nested mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _words(item)
 
 
 def run_inline(queue: Queue, watcher: Watcher, stop: Callable[[], bool], shelf: Shelf) -> None:

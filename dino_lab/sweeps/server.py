@@ -36,7 +36,16 @@ LOG = "train.log"  # of a run folder: what its trial printed
 
 
 def main() -> None:
-    """Serve on the socket whose file descriptor the command line names, then remove its folder."""
+    """Serve on the socket whose file descriptor the command line names, then remove its folder.
+
+    Ray kills the children of a worker that ends, but not theirs: the server is one of these, so that it ends
+    by itself and nothing is left behind.
+    """
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.waitpid(child, 0)
+        return
     from dino_lab.training.shelf import Shelf
 
     os.dup2(2, 1)  # what is printed is no message

@@ -68,6 +68,28 @@ def test_the_table_says_what_mattered_and_how_sure_that_is(study: Study, tmp_pat
     assert r"high\_| & 3 & 0.6000 $\pm$" in (folder / "table.tex").read_text()
 
 
+def test_numbers_that_were_drawn_lie_at_their_place(tmp_path: Path) -> None:
+    rates = [10.0**-i for i in range(8)]
+    arms = tuple(
+        Arm(
+            f"{rate}",
+            {"m": "ab"[i % 2], "lr": rate},
+            {0: run(tmp_path / str(i), [0.1, 0.1 * i], "finished", "")},
+        )
+        for i, rate in enumerate(rates)
+    )
+    arms = (*arms, Arm("no rate", {"m": "a"}, {0: run(tmp_path / "no", [0.1], "finished", "")}))
+    study = Study("s", "knn.5nn", "max", "0.1", ("m", "lr"), arms)
+    pictures = dict(draw_figures(study, read_results(study)))
+    assert set(pictures) == {"curves", "effects", "parallel"}  # a heat map would be one cell a row
+    rate_panel = pictures["effects"].axes[1]
+    assert rate_panel.get_xscale() == "log"
+    assert sorted({float(line.get_xdata()[0]) for line in rate_panel.lines}) == sorted(rates)
+    lines = pictures["parallel"].axes[0].lines
+    assert list(lines[-1].get_xdata()) == [0, 2]  # what has no rate passes its axis by
+    assert [float(line.get_ydata()[1]) for line in lines[:3]] == pytest.approx([1, 6 / 7, 5 / 7])
+
+
 def test_pictures_are_the_same_every_time(study: Study, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_report(study, tmp_path / name)

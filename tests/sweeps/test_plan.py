@@ -11,7 +11,7 @@ from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.sweeps.expand import label
-from dino_lab.sweeps.machine import Machine
+from dino_lab.sweeps.machine import Machine, lack
 from dino_lab.sweeps.model import Resources
 from dino_lab.sweeps.plan import Plan, load_plan
 
@@ -212,5 +212,8 @@ def test_more_than_there_is_is_refused() -> None:
     assert Machine(2, 0).lacks(Resources(cpu=3)) == ("cpu", "3 cores for one trial, and this machine has 2")
     assert Machine(2, 0).lacks(Resources(gpu=0.5)) == (
         "gpu",
-        "0.5 of a GPU for one trial, and torch sees none here",
+        "0.5 of a GPU for one trial, and this machine has none that can be used",
     )
+    cluster = [Machine(2, 0, "small"), Machine(8, 0, "large")]
+    assert lack(cluster, Resources(cpu=8)) is None
+    assert lack(cluster, Resources(cpu=9)) == ("cpu", "9 cores for one trial, and large has 8")

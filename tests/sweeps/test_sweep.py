@@ -114,7 +114,10 @@ def test_what_cannot_be_is_one_line(
     monkeypatch.setattr("dino_lab.sweeps.machine.this_machine", lambda: Machine(2, 0))
     for arguments, words in (
         (["--set", "metric=knn.top1"], "(there are: knn.5nn, knn.5nn_top5)"),
-        (["--set", "resources.gpu=1"], "resources.gpu: 1 of a GPU for one trial, and torch sees none here"),
+        (
+            ["--set", "resources.gpu=1"],
+            "resources.gpu: 1 of a GPU for one trial, and this machine has none that can be used",
+        ),
         (["--set", "train.batch_size=2000"], "2000 is more than the 96 training images there are"),
     ):
         assert sweep(*arguments) == 2

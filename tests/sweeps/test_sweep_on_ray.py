@@ -6,11 +6,15 @@ import contextlib
 import csv
 import importlib.util
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -38,6 +42,7 @@ optim: {name: adamw, lr: 1e-3}
 train: {epochs: 60, batch_size: 24, log_every: 2}
 evaluators: [{name: knn, k: [5]}]
 """
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 SWEEP = """\
 base: base.yaml
 metric: knn.5nn
@@ -55,7 +60,7 @@ class Sweep:
         self.file.write_text(SWEEP)
         self.log = folder / "log"
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         command = ["sweep", self.file, "--runs", self.runs, "--checkpoint-every", "0", *arguments]
         with self.log.open("w") as log:
             return subprocess.Popen(
@@ -63,11 +68,11 @@ class Sweep:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
             )
 
-    def run(self, *arguments: str) -> str:
-        assert self.start(*arguments).wait(120) == 0, self.log.read_text()
+    def run(self, *arguments: str, **environment: str) -> str:
+        assert self.start(*arguments, **environment).wait(120) == 0, self.log.read_text()
         return self.log.read_text()
 
     def scores(self) -> list[tuple[str, str]]:
@@ -226,3 +231,70 @@ def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:
     assert "to continue, run the same command again" in out
     assert len(list(sweep.runs.glob("base/*/last.pt"))) == 2
     until(lambda: not alive(family), "every process to end", 30)
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A cluster that somebody else has started, on this machine alone, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short enough for sockets
+    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    alone |= {"RAY_worker_niceness": "0"}  # or whatever else runs here comes first
+    options = ["--node-ip-address", "127.0.0.1", "--port", port, "--num-cpus", "2", "--temp-dir", folder]
+    with (tmp_path / "ray.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options),
+                *("--include-dashboard=false", "--object-store-memory", str(100 << 20)),
+            ],
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=os.environ | alone | TOKEN,
+        )
+    until(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text(), "the cluster")
+    family = tree(process)
+    yield process, f"127.0.0.1:{port}"
+    for one in tree(process):
+        one.kill()
+    process.kill()
+    process.wait()
+    until(lambda: not alive(family), "the cluster to end", 10)
+    shutil.rmtree(folder)
+
+
+def test_a_cluster_that_is_there_is_joined_and_left_as_it_was(
+    tmp_path: Path, joined: tuple[subprocess.Popen[str], str]
+) -> None:
+    cluster, address = joined
+    short = ["--set", "train.epochs=10"]
+    there = ["--address", address, *short]
+    sweep, undisturbed = Sweep(tmp_path / "joined"), Sweep(tmp_path / "inline")
+    assert sweep.start(*there, **{**TOKEN, "RAY_AUTH_TOKEN": "f" * 32}).wait(20) == 2
+    (line,) = sweep.log.read_text().splitlines()
+    assert line.startswith(f"--address {address}: the cluster has another token; ")
+    assert not sweep.runs.exists()
+
+    running = sweep.start(*there, **TOKEN)
+    until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 10, "both trials")
+    training = trials(cluster, sweep.runs)
+    workers = [one.pid for one in tree(cluster) if one.name().startswith("ray::ImplicitFunc")]
+    assert len(workers) == 2
+    running.kill()
+    running.wait()
+    out = sweep.run(*there, **TOKEN)
+    undisturbed.run("--executor", "inline", *short)
+    assert out.count("resumed at step") == 2
+    assert "2 of 2 trials" in out
+    assert sweep.scores() == undisturbed.scores()
+    assert sweep.weights() == undisturbed.weights() != {}
+    assert not alive(training)
+    assert cluster.poll() is None
+    until(
+        lambda: not [one for one in tree(cluster) if "dino_lab" in " ".join(one.cmdline())],
+        "all trials to end",
+        10,
+    )
+    assert not [folder for pid in workers for folder in Path("/tmp").glob(f"dl-{pid}-*")]
