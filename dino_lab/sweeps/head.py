@@ -38,7 +38,7 @@ def main() -> None:
         num_cpus=int(cores),
         include_dashboard=False,
         object_store_memory=_STORE,
-        _temp_dir=folder,
+        _temp_dir=f"{folder}/r",  # below ours: Ray opens its own to every user of the machine
         log_to_driver=False,
         logging_level=logging.CRITICAL,
     )

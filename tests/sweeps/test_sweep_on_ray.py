@@ -149,6 +149,8 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     ]
     assert listening
     assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+    (folder,) = Path("/tmp").glob(f"dl-{running.pid}-*")
+    assert folder.stat().st_mode & 0o077 == 0  # nor do other users reach the sockets of files
 
     training = trials(running, sweep.runs)
     assert len(training) == 2
