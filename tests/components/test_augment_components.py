@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -376,6 +378,21 @@ def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
         "assert type(_kernels.cut._cache).__name__ == 'NullCache'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_crops_are_the_same_bits_from_kernels_that_were_kept(tmp_path: Path) -> None:
+    """A run must end with the same weights whether it compiled them or found them."""
+    code = (
+        "import torch; from dino_lab.components.augment.multicrop import MultiCrop\n"
+        "images = torch.randint(0, 256, (8, 3, 40, 40), generator=torch.Generator().manual_seed(1)).byte()\n"
+        "crops = MultiCrop(global_size=32, local_size=24)(images, torch.Generator().manual_seed(2)).crops\n"
+        "print([crop.double().sum().item().hex() for crop in crops])"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    said = [subprocess.check_output(command, env=environment) for _ in range(2)]
+    assert said[0] == said[1]
+    assert {file.suffix for file in tmp_path.rglob("*.nb?")} == {".nbi", ".nbc"}
 
 
 def test_kornia_is_not_imported_to_validate() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,19 @@ from torch import Tensor
 
 from dino_lab.components.augment._draw import Drawn
 
-CACHED = 600_000  # numbers of the crops that a thread makes before it finishes them: they stay in its cache
+CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
+SHARES = 4  # of the crops for each thread: some views take longer than others
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For the little work before `make`: OpenMP's second thread would spin on where one is to make crops."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
@@ -50,7 +63,7 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
 
 def _parts(crops: int, numbers: int, threads: int) -> Iterator[range]:
     """Every thread gets some, and none more at once than fit into its cache."""
-    most = max(1, min(CACHED // numbers, -(-crops // threads)))
+    most = max(1, min(CACHED // numbers, -(-crops // (SHARES * threads))))
     return (range(first, min(first + most, crops)) for first in range(0, crops, most))
 
 

@@ -28,21 +28,29 @@ CLOSE_TO_256 = float32(255.5)
 LEVEL = float32(1 / 255)
 
 
-def compiled(function: Function) -> Function:
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    # Values are finite, since they come from bytes and checked parameters. No other freedom is given: crops
+    # are the same bits whatever processor made them, and however the compiler merged and split the loops.
+    "fastmath": {"nnan", "nsz"},
+}
+
+
+def kernel(function: Function) -> Function:
     """Compile for this processor, once for all processes where there is a folder to keep it in."""
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        # Values are finite, since they come from bytes and checked parameters.
-        "fastmath": {"reassoc", "contract", "nnan", "nsz", "arcp"},
-    }
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written
-        return njit(**options)(function)
+        return njit(**OPTIONS)(function)
 
 
-@compiled
+def inner(function: Function) -> Function:
+    """Compile with the kernel that calls it."""
+    return njit(**OPTIONS)(function)
+
+
+@kernel
 def cut(
     first: int,
     last: int,
@@ -76,7 +84,7 @@ def cut(
                 _down(rows[c], places[y], weights[:, y], taps, crop[c, y])
 
 
-@compiled
+@inner
 def _weights(length: int, size: int, flip: bool, places: Array, weights: Array) -> int:
     """Of each target pixel, the first source pixel and weights [taps, size] from there on; how many taps.
 
@@ -107,7 +115,7 @@ def _weights(length: int, size: int, flip: bool, places: Array, weights: Array) 
     return taps
 
 
-@compiled
+@inner
 def _across(line: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
     for x in range(to.shape[0]):
         to[x] = HALF
@@ -118,7 +126,7 @@ def _across(line: Array, places: Array, weights: Array, taps: int, to: Array) ->
         to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256))
 
 
-@compiled
+@inner
 def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None:
     for x in range(to.shape[0]):
         to[x] = HALF
@@ -130,7 +138,7 @@ def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None
         to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256)) * LEVEL
 
 
-@compiled
+@kernel
 def change(
     first: int,
     last: int,
@@ -163,7 +171,7 @@ def change(
                 pixels[i] = min(pixels[i], ONE - pixels[i])
 
 
-@compiled
+@inner
 def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array) -> None:
     """Jitter and take the colour from a crop [C, pixels]; only the contrast has to see all of it before."""
     pixels = crop.shape[1]
@@ -173,13 +181,17 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
             contrast = step
     mean = ZERO
     if contrast < STEPS:
-        total = 0.0
+        sums = numpy.zeros(
+            min(BLOCK, pixels), float32
+        )  # one for each place in a block: sums in a fixed order
         for start in range(0, pixels, BLOCK):
             part = slice(start, min(start + BLOCK, pixels))
             for step in range(contrast):
                 _jitter(crop, part, step, blends, turns, mean, luma)
-            total += float(_luma(crop, part, luma))
-        mean = float32(total / pixels)
+            _luma(crop, part, luma)
+            for i in range(part.stop - start):
+                sums[i] += luma[i]
+        mean = float32(sums.astype(numpy.float64).sum() / pixels)
     for start in range(0, pixels, BLOCK):
         part = slice(start, min(start + BLOCK, pixels))
         for step in range(contrast % STEPS, STEPS):
@@ -188,7 +200,7 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
             _blend(crop, part, ZERO, ONE, ZERO, luma)
 
 
-@compiled
+@inner
 def _jitter(
     x: Array, part: slice, step: int, blends: Array, turns: float32, mean: float32, luma: Array
 ) -> None:
@@ -202,22 +214,17 @@ def _jitter(
             _blend(x, part, of_x, of_luma, of_mean * mean, luma)
 
 
-@compiled
-def _luma(x: Array, part: slice, luma: Array) -> float32:
-    """Fill in the luma of some pixels and give their sum."""
+@inner
+def _luma(x: Array, part: slice, luma: Array) -> None:
     if x.shape[0] == 1:
-        grey = x[0, part]
-        luma[: grey.shape[0]] = grey
-        return grey.sum()
-    red, green, blue = x[0, part], x[1, part], x[2, part]
-    total = ZERO
-    for i in range(red.shape[0]):
-        luma[i] = RED * red[i] + GREEN * green[i] + BLUE * blue[i]
-        total += luma[i]
-    return total
+        luma[: part.stop - part.start] = x[0, part]
+    else:
+        red, green, blue = x[0, part], x[1, part], x[2, part]
+        for i in range(red.shape[0]):
+            luma[i] = RED * red[i] + GREEN * green[i] + BLUE * blue[i]
 
 
-@compiled
+@inner
 def _blend(x: Array, part: slice, of_x: float32, of_luma: float32, constant: float32, luma: Array) -> None:
     _luma(x, part, luma)
     for c in range(x.shape[0]):
@@ -226,7 +233,7 @@ def _blend(x: Array, part: slice, of_x: float32, of_luma: float32, constant: flo
             channel[i] = min(max(of_x * channel[i] + of_luma * luma[i] + constant, ZERO), ONE)
 
 
-@compiled
+@inner
 def _shift_hue(r: Array, g: Array, b: Array, turns: float32) -> None:
     """As `_colour.shift_hue`."""
     for i in range(r.shape[0]):
@@ -240,14 +247,14 @@ def _shift_hue(r: Array, g: Array, b: Array, turns: float32) -> None:
         b[i] = value - chroma * _near(hue - SIXTH)
 
 
-@compiled
+@inner
 def _near(turns: float32) -> float32:
     """1 within a sixth of a whole turn, from there falling to 0 at a third."""
     away = abs(turns - numpy.floor(turns + HALF))
     return min(max(float32(2) - float32(6) * away, ZERO), ONE)
 
 
-@compiled
+@inner
 def _gaussian(sigma: float, kernel: Array) -> int:
     """Half of a kernel from its middle on, and how far it is more than nothing."""
     total, radius = 0.0, 0
@@ -261,7 +268,7 @@ def _gaussian(sigma: float, kernel: Array) -> int:
     return radius
 
 
-@compiled
+@inner
 def _blur(x: Array, kernel: Array, radius: int, lines: Array, sums: Array, rows: Array) -> None:
     """Blur [size, size]; edges repeat."""
     size, width = x.shape[0], x.shape[0] + 2 * radius
@@ -281,7 +288,7 @@ def _blur(x: Array, kernel: Array, radius: int, lines: Array, sums: Array, rows:
         _convolve(flat[start:], size, kernel, radius, to[start : start + LINES * size])
 
 
-@compiled
+@inner
 def _convolve(source: Array, step: int, kernel: Array, radius: int, to: Array) -> None:
     """Fill `to` with sums of what lies up to `radius` steps before and after the middle of `source`."""
     weight, middle = kernel[0], source[radius * step :]
