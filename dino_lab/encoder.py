@@ -166,7 +166,10 @@ class Encoder:
 
         A UserError where it is not finite, or the backbone does not give it.
         """
-        return self.once(name, lambda: self._collect(getattr(data, name)(BATCH)))
+        seen: Annotated | None = self._kept.get("annotated") if name == "test" else None
+        return self.once(
+            name, lambda: self._collect(getattr(data, name)(BATCH), None if seen is None else seen.look)
+        )
 
     def annotated(self, data: Any, count: int | None) -> Annotated:
         """The first `count` test images of `data.annotated`, or all, looked at.
@@ -199,16 +202,27 @@ class Encoder:
         look = self.look(images).to(torch.device("cpu"))
         return Annotated(images, labels, masks, parts, boxes, objects, classes, look)
 
-    def _collect(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Split:
+    def _collect(self, batches: Iterator[tuple[Tensor, Tensor]], seen: Look | None) -> Split:
         kept: dict[str, list[Tensor]] = {name: [] for name in sorted(self.wants)}
-        labels = []
-        plain = self.wants <= {"features"}
+        labels: list[Tensor] = []
+        start = 0
         for images, label in batches:
-            look = Look(self(images)) if plain else self.look(images)
-            for name, values in kept.items():
-                values.append(self._represent(name, look))
-            labels.append(label.to(look.features.device))
+            known = None if seen is None else seen[start : start + len(images)]
+            start += len(images)
+            for look in self._looks(images, known):
+                for name, values in kept.items():
+                    values.append(self._represent(name, look))
+            labels.append(label.to(self.network.mean.device))
         return Split(torch.cat(labels), {name: torch.cat(values) for name, values in kept.items()})
+
+    def _looks(self, images: Tensor, known: Look | None) -> Iterator[Look]:
+        """What is known of the first of the images, and what the network makes of the rest."""
+        count = 0 if known is None else len(known.features)
+        if known is not None and count:
+            yield known.to(self.network.mean.device)
+        if count < len(images):
+            rest = images[count:]
+            yield Look(self(rest)) if self.wants <= {"features"} else self.look(rest)
 
     def _represent(self, name: str, look: Look) -> Tensor:
         value = REPRESENTATIONS[name](look)

@@ -125,13 +125,24 @@ def test_what_the_encoder_refuses_says_who_asked(tiny_spec: Callable) -> None:
         run.evaluate(list(run.evaluators.items()))
 
 
-def test_all_evaluators_of_labels_share_one_forward_of_each_image(tiny_spec: Callable) -> None:
+@pytest.mark.parametrize("annotated", [None, 3, 7])
+def test_all_evaluators_share_one_forward_of_each_image(annotated: int | None, tiny_spec: Callable) -> None:
+    """Also where some of the images are those that others look at with their masks."""
     names = ["knn, k: [3]", "linear_probe, epochs: 2, mean_tokens: true", "logistic", "clusters", "retrieval"]
-    spec = tiny_spec(f"evaluators=[{', '.join(f'{{name: {name}}}' for name in names)}]")
-    run = build(spec, registry, CPU)
-    seen: list[int] = []
-    backbone: Any = run.network("teacher").backbone
-    backbone.model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    found = run.evaluate(list(run.evaluators.items()))
-    assert len(found) == 5
-    assert sum(seen) == run.data.train_images + run.data.test_images
+    last = [] if annotated is None else [f"attention_masks, images: {annotated}", "dense, images: 7, k: 3"]
+
+    def scored(names: list[str]) -> tuple[dict[str, float], int]:
+        spec = tiny_spec(f"evaluators=[{', '.join(f'{{name: {name}}}' for name in names)}]")
+        run = build(spec, registry, CPU)
+        seen: list[int] = []
+        backbone: Any = run.network("teacher").backbone
+        backbone.model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        found = run.evaluate(list(run.evaluators.items()))
+        assert [one.name for one in found] == [name.partition(",")[0] for name in names]
+        assert sum(seen) == run.data.train_images + run.data.test_images
+        return {key: value for one in found for key, value in one.named_scores.items()}, len(found)
+
+    scores, count = scored(names + last)
+    assert count == len(names + last)
+    alone, _ = scored(names)
+    assert {key: scores[key] for key in alone} == pytest.approx(alone, abs=1e-5)
