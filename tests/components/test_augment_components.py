@@ -343,6 +343,7 @@ def test_crops_do_not_depend_on_threads_or_on_how_many_are_made_at_once(
     threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     augment, images = build("multicrop", **turned("multicrop", 10) | {"global_size": 60}), smooth(7, 64)
+    monkeypatch.setattr(_by_crop, "ALONE", 0)
     crops = []
     for count, cached in ((1, 1), (1, 10**9), (2, 10**9), (3, 3 * 2 * 3 * 60**2)):
         threads(count)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,18 +13,8 @@ from torch import Tensor
 from dino_lab.components.augment._draw import Drawn
 
 CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
+ALONE = 2_000_000  # numbers up to which one thread makes all crops: OpenMP's still spin on the other cores
 SHARES = 4  # of the crops for each thread: some views take longer than others
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For the little work before `make`: OpenMP's second thread would spin on where one is to make crops."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
@@ -51,9 +40,9 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
             x[some] = rotate(x[some], each.angle[some], padding_mode="reflection")
         kernels.change(part.start, part.stop, *change)
 
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads() if x.numel() > ALONE else 1
     parts = list(_parts(len(x), x[0].numel(), threads))
-    if len(parts) == 1 or threads == 1:
+    if threads == 1:
         for part in parts:
             work(part)
     else:

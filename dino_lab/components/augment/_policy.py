@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -49,10 +48,8 @@ class Policy:
         """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
         _check(images)
         B, _, H, W = images.shape
-        on_cpu = images.device.type == "cpu"
-        with by_crop.one_thread() if on_cpu else nullcontext():
-            drawn = self.draw(B, H, W, generator)
-        make = by_crop.make if on_cpu else by_batch.make
+        drawn = self.draw(B, H, W, generator)
+        make = by_crop.make if images.device.type == "cpu" else by_batch.make
         with torch.autocast(images.device.type, enabled=False):
             return make(images, drawn, self.size, reach(self.blur_sigma[1]))
 
