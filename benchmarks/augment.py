@@ -26,7 +26,7 @@ from benchmarks.augment_peers import BATCHED, PEERS, Crops, Setting
 from benchmarks.report import section, spread, table
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD
 
-ROUNDS = {"ImageNet": 5, "CIFAR": 15}
+ROUNDS = {"ImageNet": 9, "CIFAR": 15}
 SETTINGS = (
     Setting("ImageNet", pixels=256, global_size=224, local_size=96, local_views=8),
     Setting("CIFAR", pixels=32, global_size=32, local_size=16, local_views=6),
