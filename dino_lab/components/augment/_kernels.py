@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     # Values are finite, since they come from bytes and checked parameters. No other freedom is given: crops
-    # are the same bits whatever processor made them, and however the compiler merged and split the loops.
+    # are the same bits however the compiler merged and split the loops, which is not always alike.
     "fastmath": {"nnan", "nsz"},
 }
 
