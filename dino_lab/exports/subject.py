@@ -19,12 +19,17 @@ class Subject:
     """A backbone with its normalisation, on the CPU, in float32 and evaluation mode."""
 
     backbone: nn.Module
-    name: str  # of the backbone in the spec
     description: dict[str, Any]  # what a file says of the backbone
     mean: tuple[float, ...]
     std: tuple[float, ...]
     images: Tensor  # float32 [N, C, H, W] in 0..1, from the test split, as evaluators see them
     features: Tensor  # float32 [N, D] of them
+
+    @property
+    def name(self) -> str:
+        """Of the backbone in the spec."""
+        name: str = self.description["backbone"]["name"]
+        return name
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,7 +68,6 @@ def subject_of(run: Run, of: str, count: int = 4) -> Subject:
         features = network.encode(x)
     return Subject(
         network.backbone,
-        run.spec.backbone.name,
         description(run),
         tuple(network.mean.flatten().tolist()),
         tuple(network.std.flatten().tolist()),

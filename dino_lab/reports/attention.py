@@ -9,16 +9,14 @@ from torch import Tensor
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.pictures import bytes_of
-from dino_lab.reports.samples import Samples, shown_look
+from dino_lab.reports.samples import Samples, ask_shown
 from dino_lab.reports.tile import SIDE, Gallery, tile
 
 
 def attention(encode: Encoder, samples: Samples) -> Gallery:
     """One column an image: itself, the mean of the heads, each head; a UserError where there are none."""
     images = samples.test.images[samples.shown]
-    maps = shown_look(encode, samples).attention  # [N, heads, h, w]
-    maps = encode.ask("attention", images) if maps is None else maps  # which says why there is none
-    maps = maps.cpu()
+    maps = ask_shown(encode, samples, "attention")  # [N, heads, h, w]
     if not maps.isfinite().all():
         raise UserError("it is not finite; the network has diverged")
     grey = _grey(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +73,15 @@ def take_samples(run: Run, encode: Encoder) -> Samples:
     return Samples(test, bank, _one_of_each(test.labels), class_names(data))
 
 
-def shown_look(encode: Encoder, samples: Samples) -> Look:
-    """What the network makes of the images that are looked at, in one forward for all who ask."""
-    return encode.once("shown", lambda: encode.look(samples.test.images[samples.shown]))
+def ask_shown(encode: Encoder, samples: Samples, capability: Literal["tokens", "attention"]) -> Tensor:
+    """What the backbone gives of the images that are looked at, on the CPU; a UserError where it does not.
+
+    One forward for all who ask.
+    """
+    images = samples.test.images[samples.shown]
+    look: Look = encode.once("shown", lambda: encode.look(images))
+    given: Tensor | None = getattr(look, capability)
+    return (encode.ask(capability, images) if given is None else given).cpu()  # `ask` says why there is none
 
 
 def class_names(data: Any) -> tuple[str, ...]:

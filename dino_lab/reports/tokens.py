@@ -9,16 +9,14 @@ from torch.linalg import eigh
 from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
 from dino_lab.pictures import bytes_of
-from dino_lab.reports.samples import Samples, shown_look
+from dino_lab.reports.samples import Samples, ask_shown
 from dino_lab.reports.tile import SIDE, Gallery, tile
 
 
 def tokens(encode: Encoder, samples: Samples) -> Gallery:
     """One column an image: itself above, its tokens below; a UserError where the backbone has none."""
     images = samples.test.images[samples.shown]
-    found = shown_look(encode, samples).tokens  # [N, D, h, w]
-    found = encode.ask("tokens", images) if found is None else found  # which says why there are none
-    found = found.cpu()
+    found = ask_shown(encode, samples, "tokens")  # [N, D, h, w]
     if not found.isfinite().all():
         raise UserError("the tokens are not finite; the network has diverged")
     coloured = F.interpolate(principal_colours(found), (SIDE, SIDE), mode="nearest-exact")

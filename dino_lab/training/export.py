@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.training.build import Run
 
 
@@ -63,7 +63,7 @@ def described(file: Path) -> dict[str, Any]:
             metadata = weights.metadata() or {}
         return {key: json.loads(metadata[key]) for key in ("backbone", "size", "largest", "mean", "std")}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: no whole safetensors file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file}: no whole safetensors file ({first_line(error)})") from error
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{file}: does not say which backbone it is of ({error}); `dino-lab export` writes that"

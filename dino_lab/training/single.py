@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dino_lab.errors import Misfit, UserError
+from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Data
 from dino_lab.registry import Registry
@@ -100,7 +100,7 @@ def _backbone(source: _Source, registry: Registry) -> Any:
         hint = "--untrained scores it with its first weights"
         raise UserError(f"{source.target}: {reason}; {hint}") from error
     except ValueError as error:
-        raise UserError(f"{source.target}: {_first_line(error)}") from error
+        raise UserError(f"{source.target}: {first_line(error)}") from error
     if source.weights is not None:
         _load(backbone.as_timm()[0], source.weights)
     return backbone
@@ -128,7 +128,3 @@ def _silent(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

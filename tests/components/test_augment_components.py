@@ -78,6 +78,11 @@ def same(B: int, H: int = 16) -> Tensor:
     return batch(1, 3, H, H).expand(B, 3, H, H)
 
 
+def python(code: str, **environment: str) -> bytes:
+    """What a new process prints; it must end well."""
+    return subprocess.check_output([sys.executable, "-c", code], env=os.environ | environment)
+
+
 def within(share: float, probability: float, trials: int) -> bool:
     """Less than five standard deviations of the binomial from its mean."""
     return abs(share - probability) <= 5 * math.sqrt(probability * (1 - probability) / trials)
@@ -367,7 +372,7 @@ def test_numba_is_not_imported_until_crops_are_made_on_the_cpu() -> None:
         "augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator())\n"
         "assert 'numba' in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
@@ -378,7 +383,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
         "from dino_lab.components.augment import _kernels\n"
         "assert type(_kernels.cut._cache).__name__ == 'NullCache'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_crops_are_the_same_bits_from_kernels_that_were_kept(tmp_path: Path) -> None:
@@ -389,9 +394,7 @@ def test_crops_are_the_same_bits_from_kernels_that_were_kept(tmp_path: Path) -> 
         "crops = MultiCrop(global_size=32, local_size=24)(images, torch.Generator().manual_seed(2)).crops\n"
         "print([crop.double().sum().item().hex() for crop in crops])"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", code]
-    said = [subprocess.check_output(command, env=environment) for _ in range(2)]
+    said = [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert said[0] == said[1]
     assert {file.suffix for file in tmp_path.rglob("*.nb?")} == {".nbi", ".nbc"}
 
@@ -402,7 +405,7 @@ def test_kornia_is_not_imported_to_validate() -> None:
         "for name in registry.names('augment'): registry.find('augment', name)\n"
         "assert 'kornia' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def plain_triplet(size: int = 8, scale: tuple[float, float] = (1.0, 1.0)) -> nn.Module:

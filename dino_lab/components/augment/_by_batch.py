@@ -8,6 +8,7 @@ from dino_lab.components.augment._blur import gaussian_blur
 from dino_lab.components.augment._colour import grayscale, jitter, solarize
 from dino_lab.components.augment._crop import resample
 from dino_lab.components.augment._draw import Drawn
+from dino_lab.components.augment._turn import turn
 
 
 def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
@@ -18,9 +19,7 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
     crops = resample(images.float() / 255, drawn.boxes, drawn.flipped, size)
     x, each = crops.flatten(0, 1), drawn.flat()
     if each.angle is not None:
-        from kornia.geometry.transform import rotate
-
-        x = rotate(x, each.angle, padding_mode="reflection")
+        x = turn(x, each.angle)
     if each.blends is not None and each.turns is not None:
         x = jitter(x, each.blends, each.turns)
     if each.grey is not None:

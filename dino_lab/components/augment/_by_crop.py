@@ -1,4 +1,4 @@
-"""Views on the CPU: crop by crop, in as many threads as torch has."""
+"""Views on the CPU: crop by crop; many of them in as many threads as torch has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.augment._draw import Drawn
+from dino_lab.components.augment._turn import turn
 
 CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
 ALONE = 2_000_000  # numbers up to which one thread makes all crops: OpenMP's still spin on the other cores
@@ -34,19 +35,13 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
     def work(part: range) -> None:
         kernels.cut(part.start, part.stop, *cut)
         if each.angle is not None:
-            from kornia.geometry.transform import rotate
-
             some = slice(part.start, part.stop)
-            x[some] = rotate(x[some], each.angle[some], padding_mode="reflection")
+            x[some] = turn(x[some], each.angle[some])
         kernels.change(part.start, part.stop, *change)
 
     threads = torch.get_num_threads() if x.numel() > ALONE else 1
-    parts = list(_parts(len(x), x[0].numel(), threads))
-    if threads == 1:
-        for part in parts:
-            work(part)
-    else:
-        list(_threads(threads).map(work, parts))
+    run = map if threads == 1 else _threads(threads).map
+    list(run(work, _parts(len(x), x[0].numel(), threads)))
     return crops
 
 

@@ -1,4 +1,4 @@
-"""Views on the CPU, compiled by Numba: one crop after the other, each from the first operation to the last.
+"""Views on the CPU, compiled by Numba: crops are cut one after the other, and changed one after the other.
 
 So a crop stays in the cache of its core, and only crops that drew an operation pay for it. All of it is in
 one file, because Numba notices a change only in the file of the function that is called.
@@ -27,7 +27,6 @@ RED, GREEN, BLUE = float32(0.299), float32(0.587), float32(0.114)  # of the luma
 CLOSE_TO_256 = float32(255.5)
 LEVEL = float32(1 / 255)
 
-
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -37,7 +36,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def kernel(function: Function) -> Function:
+def compiled(function: Function) -> Function:
     """Compile for this processor, once for all processes where there is a folder to keep it in."""
     try:
         return njit(cache=True, **OPTIONS)(function)
@@ -50,7 +49,7 @@ def inner(function: Function) -> Function:
     return njit(**OPTIONS)(function)
 
 
-@kernel
+@compiled
 def cut(
     first: int,
     last: int,
@@ -138,7 +137,7 @@ def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None
         to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256)) * LEVEL
 
 
-@kernel
+@compiled
 def change(
     first: int,
     last: int,
@@ -181,9 +180,8 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
             contrast = step
     mean = ZERO
     if contrast < STEPS:
-        sums = numpy.zeros(
-            min(BLOCK, pixels), float32
-        )  # one for each place in a block: sums in a fixed order
+        # One for each place in a block, so that their order does not depend on the compiler.
+        sums = numpy.zeros(min(BLOCK, pixels), float32)
         for start in range(0, pixels, BLOCK):
             part = slice(start, min(start + BLOCK, pixels))
             for step in range(contrast):
