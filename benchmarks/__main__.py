@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import augment, checkpoint, knn, numerics, packed, pipeline, quickstart, startup, step, sweep
+from benchmarks import (
+    augment,
+    checkpoint,
+    knn,
+    numerics,
+    packed,
+    page,
+    pipeline,
+    quickstart,
+    startup,
+    step,
+    sweep,
+)
 
 HEAD = """# Benchmarks
 
 Printed by `make bench`; each part also by its own command. Medians with their range; what is compared runs
 interleaved in one process or one call.
 
-That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`.
+That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`. Methods,
+ablations and what attention finds have tables of their own, in `docs/methods.md`, `docs/ablations/` and
+`docs/attention.md`.
 """
 
 
 def main() -> None:
     """Run all parts one after the other."""
-    modules = (quickstart, numerics, augment, packed, pipeline, step, startup, checkpoint, sweep, knn)
+    modules = (quickstart, numerics, augment, packed, pipeline, step, startup, checkpoint, sweep, knn, page)
     parts = [module.main() for module in modules]
     text = "\n".join([HEAD, *parts])
     Path("BENCHMARKS.md").write_text(text)
