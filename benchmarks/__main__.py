@@ -23,9 +23,9 @@ HEAD = """# Benchmarks
 Printed by `make bench`; each part also by its own command. Medians with their range; what is compared runs
 interleaved in one process or one call.
 
-That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`. Methods,
-ablations and what attention finds have tables of their own, in `docs/methods.md`, `docs/ablations/` and
-`docs/attention.md`.
+That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`.
+Methods, ablations and what attention finds have tables of their own: `docs/methods.md`,
+`docs/ablations/`, `docs/attention.md`.
 """
 
 
