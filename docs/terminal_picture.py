@@ -17,7 +17,7 @@ from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.experiment import LEAST_WARM_UP, Outcome
+from dino_lab.training.execution import LEAST_WARM_UP, Outcome
 from dino_lab.training.loop import Row
 from dino_lab.training.run_dir import RunFolder
 

@@ -36,7 +36,7 @@ from dino_lab.plugin_file import load_plugins
 from dino_lab.registry import registry
 from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
-from dino_lab.training.experiment import Outcome
+from dino_lab.training.execution import Outcome
 from dino_lab.training.loop import Row
 from dino_lab.training.rows import main_score
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dino_lab.cli.interrupt import Interrupt
     from dino_lab.spec.model import Spec
-    from dino_lab.training.experiment import Listener
+    from dino_lab.training.execution import Listener
 
 EXIT_CODES = {"finished": 0, "already finished": 0, "interrupted": 130, "collapsed": 1, "failed": 1}
 

@@ -16,7 +16,7 @@ from dino_lab.cli.words import duration, verdict_text
 if TYPE_CHECKING:
     from dino_lab.training.build import Run
     from dino_lab.training.diagnostics import Verdict
-    from dino_lab.training.experiment import Outcome
+    from dino_lab.training.execution import Outcome
     from dino_lab.training.loop import Row
 
 FILES = {

@@ -15,7 +15,7 @@ from dino_lab.reports.ending import read_ending
 from dino_lab.spec.inline import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.experiment import LEAST_WARM_UP
+from dino_lab.training.execution import LEAST_WARM_UP
 from dino_lab.training.rows import scores
 from dino_lab.training.run_dir import RunFolder
 

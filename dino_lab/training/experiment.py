@@ -1,69 +1,27 @@
-"""One run from start to end: the rows of the loop are shown, written and watched."""
+"""From a spec to a run that has ended: alone, or with others in one process."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
 
 from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
-from dino_lab.spec.file import dump_yaml
 from dino_lab.spec.model import Spec
-from dino_lab.training.build import Run, build
-from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.environment import environment
-from dino_lab.training.evaluate import write_files
-from dino_lab.training.export import write_backbone
-from dino_lab.training.loop import NonFinite, Row, train
-from dino_lab.training.rows import scores
+from dino_lab.training.build import build
+from dino_lab.training.diagnostics import Verdict
+from dino_lab.training.execution import Execution, Listener, Outcome
+from dino_lab.training.forward import AtOnce, OneByOne
+from dino_lab.training.loop import NonFinite, Row, train_together
 from dino_lab.training.run_dir import RunFolder
-from dino_lab.training.tensorboard import Events
 
-LEAST_WARM_UP = 0.05  # share of a run in which nothing is called a collapse, whatever the schedules say
-
-
-class Listener(Protocol):
-    """Whoever wants to know how a run goes on."""
-
-    def started(self, run: Run, folder: Path, step: int) -> None:
-        """The parts are built; `step` is above 0 where a checkpoint was found."""
-        ...
-
-    def row(self, row: Row, verdict: Verdict) -> None:
-        """A row was written."""
-        ...
-
-    def progressed(self, step: int, total: int) -> None:
-        """A step was made."""
-        ...
-
-    def saved(self, step: int) -> None:
-        """A checkpoint was written."""
-        ...
-
-
-Status = Literal["finished", "already finished", "interrupted", "collapsed", "failed"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    status: Status
-    folder: Path
-    step: int
-    total: int
-    verdict: Verdict
-    seconds: float = 0.0  # of this process
-    scores_before: dict[str, float] = field(default_factory=dict)
-    scores_after: dict[str, float] = field(default_factory=dict)
-    reason: str = ""
+Ended = tuple[Spec, Outcome | Exception]
 
 
 def execute(
@@ -81,141 +39,150 @@ def execute(
 
     `shared` is what the spec's own data part would give, where it is in memory already.
     """
-    folder = RunFolder(runs / spec.name / spec.hash)
-    with folder.locked():
-        result = folder.result()
-        if result is not None:
-            verdict = Verdict(**result.pop("verdict"))
-            return Outcome("already finished", folder.path, verdict=verdict, **result)
-        return _Execution(spec, registry, folder, device, checkpoint_every, listeners, stop, shared).outcome()
+    [(_, outcome)] = execute_together(
+        [spec],
+        registry,
+        runs=runs,
+        device=device,
+        checkpoint_every=checkpoint_every,
+        listeners=lambda _: listeners,
+        stop=stop,
+        shared=shared,
+    )
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-class _Execution:
-    """What one call of `execute` knows while it goes on."""
+def execute_together(
+    specs: Sequence[Spec],
+    registry: Registry,
+    *,
+    runs: Path,
+    device: torch.device,
+    checkpoint_every: float,
+    listeners: Callable[[Spec], Sequence[Listener]],
+    stop: Callable[[], bool],
+    shared: SharedData | None = None,
+) -> Iterator[Ended]:
+    """As `execute`, for specs that can be packed (see packing.py): each with how it ended, once it has.
+
+    What goes wrong with one ends that one. Those that have come equally far train together.
+    """
+    with ExitStack() as held:
+        prepared: list[Execution] = []
+        for spec in specs:
+            try:
+                folder = RunFolder(runs / spec.name / spec.hash)
+                held.enter_context(folder.locked())
+                if (result := folder.result()) is not None:
+                    verdict = Verdict(**result.pop("verdict"))
+                    yield spec, Outcome("already finished", folder.path, verdict=verdict, **result)
+                    continue
+                run = build(spec, registry, device, shared)
+                prepared.append(Execution(run, folder, listeners(spec)))
+            except Exception as error:
+                yield spec, error
+        prepared.sort(key=lambda one: one.step)
+        for _, group in groupby(prepared, key=lambda one: one.step):
+            yield from _Pack(list(group), checkpoint_every, stop).train()
+
+
+class _Pack:
+    """Executions that have come equally far, and go on together."""
 
     def __init__(
-        self,
-        spec: Spec,
-        registry: Registry,
-        folder: RunFolder,
-        device: torch.device,
-        checkpoint_every: float,
-        listeners: Sequence[Listener],
-        stop: Callable[[], bool],
-        shared: SharedData | None,
+        self, executions: Sequence[Execution], checkpoint_every: float, stop: Callable[[], bool]
     ) -> None:
-        self.folder, self.listeners, self.stop = folder, listeners, stop
-        self.checkpoint_every = checkpoint_every
-        self.began = time.monotonic()
-        self.run = build(spec, registry, device, shared)
-        self.reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
-        self.step = self._resume()
-        self.clock = _Clock(self.step, spec.train.batch_size)
-        self.saved_at = time.monotonic()
+        self._going = list(executions)
+        self._checkpoint_every, self._stop = checkpoint_every, stop
+        self._ended: list[Ended] = []
 
-    def outcome(self) -> Outcome:
-        """Train, and say how it ended."""
-        for listener in self.listeners:
-            listener.started(self.run, self.folder.path, self.step)
-        with Events(self.folder.path, self.step) as self.events:
-            if self.step == 0:
-                self._write(Row(0, self.run.total_steps, 0.0, self._evaluate()))
-            try:
-                status = self._train()
-            except NonFinite as error:
-                return self._end("failed", str(error))
-        return self._end(status)
+    def train(self) -> Iterator[Ended]:
+        """Each, once it has ended."""
+        hashes = [one.run.spec.hash for one in self._going]
+        try:
+            self._each(lambda one: one.begin([other for other in hashes if other != one.run.spec.hash]))
+            while self._going:
+                try:
+                    self._steps()
+                except Exception as error:  # of what they have in common, such as memory
+                    self._each(partial(_raise, error))
+                yield from self._taken()
+            yield from self._taken()
+        finally:
+            for one in self._going:
+                one.close()
 
-    def _train(self) -> Status:
-        self.clock.start(self.step)
-        for row in train(self.run, self.step):
-            self.step = row.step
-            for listener in self.listeners:
-                listener.progressed(row.step, row.total)
-            self.clock.waited += row.waited
+    def _steps(self) -> None:
+        """Until one has ended, without which the others have to go on."""
+        runs = [one.run for one in self._going]
+        networks = OneByOne(runs) if len(runs) == 1 else AtOnce(runs)
+        for one in self._going:
+            one.start_clock()
+        for rows in train_together(runs, networks, self._going[0].step):
+            self._take(dict(zip(self._going, rows, strict=True)))
+            if len(self._going) < len(runs):
+                return
+        self._each(_finish)
+
+    def _take(self, rows: Mapping[Execution, Row | NonFinite]) -> None:
+        """A step was made. All clocks are read first, so that no evaluation makes another run look slow."""
+        self._each(lambda one: _measure(one, rows[one]))
+        self._each(lambda one: _judge(one, rows[one]))
+        for row in (rows[one] for one in self._going[:1]):
+            assert isinstance(row, Row)
+            due = time.monotonic() - self._checkpoint_every
+            if row.numbers and any(one.saved_at <= due for one in self._going):
+                self._each(Execution.save)  # all, so that they go on together, too
+            if self._stop() and row.step < row.total:
+                self._each(_interrupt)
             if row.numbers:
-                row.numbers.update(self.clock.read(row.step))
-                if self.run.device.type == "cuda":
-                    row.numbers["peak_memory"] = float(torch.cuda.max_memory_allocated(self.run.device))
-                row.numbers.update(self._evaluate())
-                self._write(row)
-                if self.run.spec.train.on_collapse == "stop" and self.reader.verdict.collapsed:
-                    self._save()
-                    return "collapsed"
-                if time.monotonic() - self.saved_at >= self.checkpoint_every:
-                    self._save()
-                self.clock.start(row.step)
-            if self.stop() and row.step < row.total:
-                self._save()
-                return "interrupted"
-        self._save()
-        return "finished"
+                self._each(Execution.start_clock)
 
-    def _resume(self) -> int:
-        run, folder = self.run, self.folder
-        state = folder.load(run.spec.hash, run.device)
-        step = 0
-        if state is not None:
-            run.load_state_dict(state)
-            step = int(state["step"])
-        for row in folder.keep_rows(step if state is not None else -1):
-            self.reader.read(row, row["step"] / run.total_steps)
-        folder.write_text("spec.yaml", dump_yaml(run.spec))
-        folder.write_text("env.json", json.dumps(environment(run.device), indent=2) + "\n")
-        return step
+    def _each(self, action: Callable[[Execution], Outcome | None]) -> None:
+        """Do it with each that is going; an outcome, or what goes wrong, ends it."""
+        for one in list(self._going):
+            outcome: Outcome | Exception | None
+            try:
+                outcome = action(one)
+            except Exception as error:
+                outcome = error
+            if outcome is not None:
+                one.close()
+                self._going.remove(one)
+                self._ended.append((one.run.spec, outcome))
 
-    def _evaluate(self) -> dict[str, float]:
-        """Scores of the evaluators that are due, whose files are written."""
-        found = self.run.evaluate_after(self.step)
-        write_files(found, self.folder, self.step)
-        return {name: value for scored in found for name, value in scored.named_scores.items()}
-
-    def _write(self, row: Row) -> None:
-        verdict = self.reader.read(row.numbers, row.step / row.total)
-        self.folder.append_row({"step": row.step, "epoch": row.epoch, **row.numbers})
-        self.events.write(row)
-        for listener in self.listeners:
-            listener.row(row, verdict)
-
-    def _save(self) -> None:
-        self.folder.save(self.run.spec.hash, self.step, self.run.state_dict())
-        self.saved_at = time.monotonic()
-        for listener in self.listeners:
-            listener.saved(self.step)
-
-    def _end(self, status: Status, reason: str = "") -> Outcome:
-        scored = [found for row in self.folder.rows() if (found := scores(row))]
-        outcome = Outcome(
-            status,
-            self.folder.path,
-            self.step,
-            self.run.total_steps,
-            self.reader.verdict,
-            seconds=time.monotonic() - self.began,
-            scores_before=scored[0] if scored else {},
-            scores_after=scored[-1] if scored else {},
-            reason=reason,
-        )
-        if status == "finished":
-            if hasattr(self.run.network("teacher").backbone, "as_timm"):
-                write_backbone(self.run, self.folder.backbone, "teacher")
-            result = {k: v for k, v in asdict(outcome).items() if k not in ("status", "folder")}
-            self.folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
-        return outcome
+    def _taken(self) -> list[Ended]:
+        """Those that have ended since it was asked last."""
+        ended, self._ended = self._ended, []
+        return ended
 
 
-class _Clock:
-    """Speed of the steps since `start`; what happens between two starts is not counted."""
+def _measure(one: Execution, row: Row | NonFinite) -> Outcome | None:
+    if isinstance(row, NonFinite):
+        return one.end("failed", str(row))
+    one.measure(row)
+    return None
 
-    def __init__(self, step: int, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.start(step)
 
-    def start(self, step: int) -> None:
-        self.step, self.time, self.waited = step, time.perf_counter(), 0.0
+def _judge(one: Execution, row: Row | NonFinite) -> Outcome | None:
+    assert isinstance(row, Row)
+    if one.take(row):
+        return None
+    one.save()
+    return one.end("collapsed")
 
-    def read(self, step: int) -> dict[str, float]:
-        """Images per second, and the share of the time that images were waited for."""
-        seconds = time.perf_counter() - self.time
-        images = (step - self.step) * self.batch_size
-        return {"images_per_second": images / seconds, "data_wait": self.waited / seconds}
+
+def _interrupt(one: Execution) -> Outcome:
+    one.save()
+    return one.end("interrupted")
+
+
+def _finish(one: Execution) -> Outcome:
+    one.save()
+    return one.end("finished")
+
+
+def _raise(error: Exception, one: Execution) -> None:
+    raise error

@@ -12,6 +12,7 @@ result.json          how it ended; there once the run is finished
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import io
 import json
@@ -94,7 +95,7 @@ class RunFolder:
     def save(self, spec_hash: str, step: int, state: dict[str, Any]) -> None:
         """Write last.pt."""
         buffer = io.BytesIO()
-        torch.save({"format": CHECKPOINT_FORMAT, "spec": spec_hash, "step": step, **state}, buffer)
+        torch.save({"format": CHECKPOINT_FORMAT, "spec": spec_hash, "step": step, **_own(state)}, buffer)
         replace_file(self.checkpoint, buffer.getbuffer())
 
     def load(self, spec_hash: str, device: torch.device) -> dict[str, Any] | None:
@@ -121,6 +122,18 @@ class RunFolder:
             return (self.path / name).read_text()
         except OSError as error:
             raise UserError(f"{self.path}: no run lies here ({name}: {error.strerror})") from None
+
+
+def _own(state: Any) -> Any:
+    """The same without what lies beside a tensor: torch writes all that a view is a part of."""
+    if isinstance(state, torch.Tensor):
+        return state.clone() if state.untyped_storage().nbytes() > state.nbytes else state
+    if not isinstance(state, dict | list):
+        return state
+    own = copy.copy(state)  # with what a module notes beside its state
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        own[key] = _own(value)
+    return own
 
 
 def replace_file(target: Path, content: bytes | memoryview) -> None:

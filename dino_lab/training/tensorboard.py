@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -17,15 +15,11 @@ class Events:
     def __init__(self, folder: Path, step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-
     def write(self, row: Row) -> None:
         """Add one row."""
         for name, value in row.numbers.items():
             self._writer.add_scalar(name.replace(".", "/"), value, row.step)
+
+    def close(self) -> None:
+        """Write what is not yet on disk."""
+        self._writer.close()

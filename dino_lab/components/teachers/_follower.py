@@ -34,4 +34,8 @@ class Follower(nn.Module):
     @torch.no_grad()
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
         """The network's outputs [T, B, K] for the views in crops[0]."""
-        return self.network(views.crops[:1]).z
+        return self.answer(self.network(views.crops[:1]))
+
+    def answer(self, output: Output) -> Tensor:
+        """The network's outputs, where it was asked by somebody else."""
+        return output.z

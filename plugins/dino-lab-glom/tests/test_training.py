@@ -12,7 +12,8 @@ import dino_lab_glom.glom
 import dino_lab_glom.islands  # noqa: F401 - registered by being imported
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
-from dino_lab.training.experiment import Outcome, execute
+from dino_lab.training.execution import Outcome
+from dino_lab.training.experiment import execute
 from dino_lab.training.run_dir import RunFolder
 
 SPEC = """\
