@@ -67,6 +67,7 @@ def sweep(
         from dino_lab.reports.page import write_report
         from dino_lab.sweeps.dispatch import STOP_FILE
         from dino_lab.sweeps.machine import lack, this_machine
+        from dino_lab.sweeps.packs import packs
         from dino_lab.sweeps.plan import load_plan
         from dino_lab.sweeps.run import Queue, remaining, run_inline, run_on_ray
         from dino_lab.sweeps.search import Search, check_optuna
@@ -82,20 +83,21 @@ def sweep(
         if (lacks := lack(machines, plan.sweep.resources)) is not None:
             raise SpecError(plan.line(("resources", lacks[0]), lacks[1]))
         search = Search(plan, registry, runs) if plan.sweep.search is not None else None
-        todo = remaining(plan, runs)
+        todo, alone = packs(remaining(plan, runs), plan.sweep.pack, registry)
         folder = plan.folder(runs)
         at_once = 1
         if executor is not Executor.inline:
             at_once = sum(one.at_once(plan.sweep.resources) for one in machines)
         device = "cuda" if plan.sweep.resources.gpu else "cpu"
         shelf = Shelf()
-        asked = len(todo) + (search.left if search is not None else 0)
-        first = (todo or plan.trials)[0]
-        shared = shelf.data(first.spec, registry) if asked else None
+        chosen = search.left if search is not None else 0
+        asked = sum(map(len, todo)) + chosen
+        first = todo[0] if todo else [plan.trials[0]]
+        shared = shelf.data(first[0].spec, registry) if asked else None
         if there is not None and asked:
             there.prepare(plugin or (), None if device == "cuda" else shelf)
         seconds = measured(plan, first, device if machine.gpus else "cpu", shared) if asked else 0.0
-        print_plan(plan, todo, asked, at_once, seconds, folder)
+        print_plan(plan, todo, alone, chosen, at_once, seconds, folder)
         if dry_run:
             return
         folder.mkdir(parents=True, exist_ok=True)

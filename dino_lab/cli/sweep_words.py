@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dino_lab.sweeps.plan import Plan, Trial
 
 
-def measured(plan: Plan, first: Trial, device: str, shared: SharedData | None) -> float:
-    """Seconds of a trial of average length; a UserError if its rows will not have the metric."""
+def measured(plan: Plan, first: list[Trial], device: str, shared: SharedData | None) -> float:
+    """Seconds of a trial, or pack, of average length; a UserError if its rows will not have the metric."""
     import torch
 
     from dino_lab.errors import Misfit
@@ -23,9 +23,10 @@ def measured(plan: Plan, first: Trial, device: str, shared: SharedData | None) -
     from dino_lab.sweeps.measure import measure
 
     try:
-        found = measure(first.spec, registry, torch.device(device), plan.sweep.resources.cpu, shared)
+        specs = [trial.spec for trial in first]
+        found = measure(specs, registry, torch.device(device), plan.sweep.resources.cpu, shared)
     except Misfit as misfit:
-        raise UserError(f"{first.label}: {misfit}") from misfit
+        raise UserError(f"{first[0].label}: {misfit}") from misfit
     scheduler = plan.sweep.scheduler
     for loc, metric in (
         (("metric",), plan.sweep.metric),
@@ -36,15 +37,27 @@ def measured(plan: Plan, first: Trial, device: str, shared: SharedData | None) -
             hint = suggest(metric, list(found.numbers))
             raise SpecError(plan.line(loc, f"no evaluator reports {metric!r}{hint} (there are: {there})"))
     epochs = [trial.spec.train.epochs for trial in plan.trials]
-    return found.seconds * sum(epochs) / len(epochs) / first.spec.train.epochs
+    return found.seconds * sum(epochs) / len(epochs) / specs[0].train.epochs
 
 
-def print_plan(plan: Plan, todo: list[Trial], asked: int, at_once: int, seconds: float, folder: Path) -> None:
-    """Every arm that is known, how many trials there will be, and how long they will take."""
+def print_plan(
+    plan: Plan,
+    packs: list[list[Trial]],
+    alone: dict[str, int],
+    chosen: int,
+    at_once: int,
+    seconds: float,
+    folder: Path,
+) -> None:
+    """Every arm that is known, how many trials there will be, and how long they will take.
+
+    `chosen` trials come later; `alone` says how many are in no pack, and why.
+    """
     from dino_lab.cli.console import print_table
     from dino_lab.cli.words import duration
 
     study, resources = plan.study, plan.sweep.resources
+    todo = [trial for pack in packs for trial in pack]
     waiting = {trial.spec.hash for trial in todo}
     rows = []
     for arm in study.arms:
@@ -63,15 +76,21 @@ def print_plan(plan: Plan, todo: list[Trial], asked: int, at_once: int, seconds:
     done = len(plan.trials) - len(todo)
     before = f", {done} of them done before" if done else ""
     share = f"{resources.cpu} core(s)" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
-    chosen = asked - len(todo)
     more = f" and {chosen} that optuna chooses" if plan.sweep.search else ""
-    print(f"{len(plan.trials)} trials{before}{joined}{more}; {at_once} at once, {share} each")
-    if asked:
-        rounds = -(-asked // at_once)
-        print(
-            f"about {duration(seconds)} a trial and {duration(seconds * rounds)} in all, by a few steps "
-            f"of {(todo or plan.trials)[0].label}"
-        )
+    packed = plan.sweep.pack > 1
+    units = f"{at_once} pack(s)" if packed else f"{at_once}"
+    print(f"{len(plan.trials)} trials{before}{joined}{more}; {units} at once, {share} each")
+    if packed and packs:
+        print(f"{len(todo)} trials in {len(packs)} pack(s) of at most {plan.sweep.pack}")
+        for reason, count in alone.items():
+            print(f"  {count} of them alone: {reason}")
+    if packs or chosen:
+        rounds = -(-(len(packs) + chosen) // at_once)
+        first = packs[0] if packs else [plan.trials[0]]
+        beside = f" and {len(first) - 1} more" if len(first) > 1 else ""
+        each, whole = duration(seconds), duration(seconds * rounds)
+        unit = "pack" if packed else "trial"
+        print(f"about {each} a {unit} and {whole} in all, by a few steps of {first[0].label}{beside}")
     print(f"metric: {study.metric}; tables and pictures will lie in {folder}", flush=True)
 
 

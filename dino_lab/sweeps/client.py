@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +30,47 @@ class Server:
         self._address = address
         self._own: Process | None = None
 
-    def run(self, task: Task, row: Callable[[Mapping[str, Any]], None]) -> Ending:
-        """One trial. If `row` raises, the trial saves and ends first."""
+    def run(
+        self,
+        tasks: Sequence[Task],
+        row: Callable[[str, Mapping[str, Any]], None],
+        ended: Callable[[str, Ending], None],
+    ) -> None:
+        """One trial, or a pack; `row` and `ended` are told of which, by its hash.
+
+        If one of them raises, the trials save and end first.
+        """
         with self._connected() as connection:
             here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
-            _send(connection, json.dumps({"task": task.text(), "environment": here}))
+            _send(connection, json.dumps({"tasks": [task.text() for task in tasks], "environment": here}))
             lines = connection.makefile("r")
             try:
-                return self._hear(lines, row)
+                self._hear(lines, len(tasks), row, ended)
             except BaseException:
                 with contextlib.suppress(TrialDied, OSError):
                     _send(connection, STOP)
-                    self._hear(lines, lambda _: None)
+                    self._hear(lines, 0, lambda *_: None, lambda *_: None)
                 raise
 
-    def _hear(self, lines: Any, row: Callable[[Mapping[str, Any]], None]) -> Ending:
-        ending: Ending | None = None
+    def _hear(
+        self,
+        lines: Any,
+        expected: int,
+        row: Callable[[str, Mapping[str, Any]], None],
+        ended: Callable[[str, Ending], None],
+    ) -> None:
+        """Until the process is gone; it should have said how so many trials ended."""
         for line in lines:
             message = json.loads(line)
             if "row" in message:
-                row(message["row"])
+                row(message["of"], message["row"])
             elif "ending" in message:
-                ending = Ending(**message["ending"])
+                expected -= 1
+                ended(message["of"], Ending(**message["ending"]))
             else:
-                if ending is None:
+                if expected > 0:
                     raise TrialDied(_in_words(message["exit"]))
-                return ending
+                return
         raise TrialDied(self._why())
 
     def _connected(self) -> socket.socket:

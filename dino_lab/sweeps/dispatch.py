@@ -97,7 +97,7 @@ def _tuner(
         tune.with_resources(_trainable(metric, server), share),
         param_space={}
         if searched
-        else {"task": tune.grid_search([relay.known(task) for task in queue.known])},
+        else {"pack": tune.grid_search([relay.known(pack) for pack in queue.known])},
         tune_config=tune.TuneConfig(
             search_alg=feed(queue, relay.known, stop) if searched else None,
             num_samples=len(queue.known) + rules.chosen if searched else 1,
@@ -125,10 +125,13 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
     ended: set[str] = set()
     steps: dict[str, int] = {}
 
-    def task_of(trial: Any) -> Task:
-        return by_hash[trial.config["task"]["hash"]]
+    def tasks_of(trial: Any) -> list[Task]:
+        """Those of a trial of Tune's that have not ended."""
+        return [by_hash[name] for name in trial.config["pack"]["hashes"] if name not in ended]
 
     def end(task: Task, ending: Ending) -> None:
+        if task.hash in ended:
+            return  # one of a pack, whose process died later and began again
         ended.add(task.hash)
         watcher.ended(task, ending)
         queue.over(task)
@@ -136,10 +139,10 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
     class Relay(tune.Callback):  # type: ignore[misc]
         """Tells the watcher how it goes, and the trials when to stop."""
 
-        def known(self, task: Task) -> dict[str, str]:
-            """What Tune is given for a task; what it says of it is understood from then on."""
-            by_hash[task.hash] = task
-            return {"hash": task.hash, "text": task.text()}
+        def known(self, pack: list[Task]) -> dict[str, list[str]]:
+            """What Tune is given for a pack; what it says of it is understood from then on."""
+            by_hash.update({task.hash: task for task in pack})
+            return {"hashes": [task.hash for task in pack], "texts": [task.text() for task in pack]}
 
         def __reduce__(self) -> tuple[Any, ...]:
             return object, ()  # Tune pickles it into a file that nobody reads
@@ -151,7 +154,9 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            task = task_of(trial)
+            task = by_hash.get(result.get("of", ""))
+            if task is None:
+                return
             if "ending" in result:
                 end(task, Ending(**result["ending"]))
             elif "row" in result:
@@ -159,8 +164,7 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
                 watcher.row(task, result["row"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            task = task_of(trial)
-            if task.hash not in ended:
+            for task in tasks_of(trial):
                 ending = Ending("stopped", steps.get(task.hash, 0))
                 # The last that a scheduler ended goes with its worker, and has no time to say so itself.
                 if read_ending(task.folder).status not in _OVER:
@@ -168,12 +172,14 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
                 end(task, ending)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            watcher.died(task_of(trial))
+            for task in tasks_of(trial):
+                watcher.died(task)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ending = Ending("failed", reason=f"its process died {trial.num_failures} times")
-            write_ending(task_of(trial).folder, ending)
-            end(task_of(trial), ending)
+            for task in tasks_of(trial):
+                write_ending(task.folder, ending)
+                end(task, ending)
 
     return Relay()
 
@@ -184,7 +190,7 @@ def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], No
     def trial(config: dict[str, Any]) -> None:
         from dino_lab.sweeps.worker import run
 
-        run(config["task"]["text"], metric, server)
+        run(config["pack"]["texts"], metric, server)
 
     return trial
 

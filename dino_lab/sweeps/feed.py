@@ -11,7 +11,7 @@ from dino_lab.sweeps.trial import Task
 class Queue(Protocol):
     """The trials that are known, and those that are chosen by how others ended."""
 
-    known: list[Task]
+    known: list[list[Task]]  # packs; most are of one
 
     @property
     def paths(self) -> Sequence[str]:
@@ -27,7 +27,7 @@ class Queue(Protocol):
         ...
 
 
-def feed(queue: Queue, known: Callable[[Task], dict[str, str]], stop: Callable[[], bool]) -> Any:
+def feed(queue: Queue, known: Callable[[list[Task]], dict[str, list[str]]], stop: Callable[[], bool]) -> Any:
     """What Tune asks for the next trial, and `known` then makes of it what Tune is given.
 
     How a trial ended is heard elsewhere.
@@ -43,8 +43,12 @@ def feed(queue: Queue, known: Callable[[Task], dict[str, str]], stop: Callable[[
             return object, ()  # Tune pickles it into a file that nobody reads
 
         def suggest(self, trial_id: str) -> dict[str, Any] | str:
-            task = None if stop() else next(before, None) or queue.chosen()
-            return Searcher.FINISHED if task is None else {"task": known(task)}
+            pack = None if stop() else next(before, None) or self._chosen()
+            return Searcher.FINISHED if pack is None else {"pack": known(pack)}
+
+        def _chosen(self) -> list[Task] | None:
+            task = queue.chosen()
+            return None if task is None else [task]
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             pass

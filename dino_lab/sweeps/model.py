@@ -84,6 +84,9 @@ class Sweep(Section):
     metric: str = Field(min_length=1, description="a number of the rows, such as knn.20nn")
     mode: Literal["max", "min"] = "max"
     resources: Resources = Resources()
+    pack: int = Field(
+        1, ge=1, description="trials that share `resources` and train as one, where their networks are alike"
+    )
     max_failures: int = Field(2, ge=0, description="how often a trial whose process died goes on")
     scheduler: Scheduler | None = None
 
@@ -95,6 +98,10 @@ class Sweep(Section):
             raise ValueError(
                 "space says where values are from, random how many are drawn, or search how many are chosen; "
                 "one needs the other"
+            )
+        if self.pack > 1 and (self.scheduler is not None or self.search is not None):
+            raise ValueError(
+                "pack is for trials that are known and run to their end; leave out scheduler and search"
             )
         if self.search is not None and (self.random or self.variants or self.grid):
             raise ValueError("search chooses points of space alone; leave out random, variants and grid")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dino_lab.registry import registry
-from dino_lab.reports.ending import read_ending
+from dino_lab.reports.ending import Ending, read_ending
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.dispatch import STOP_FILE, Rules, Watcher, dispatch
 from dino_lab.sweeps.plan import Plan, Trial
 from dino_lab.sweeps.search import Search
-from dino_lab.sweeps.trial import Task, run_trial, spec_of
+from dino_lab.sweeps.trial import Task, run_trials, spec_of
 from dino_lab.training.shelf import Shelf
 
 
@@ -25,12 +24,12 @@ def remaining(plan: Plan, runs: Path) -> list[Trial]:
 
 
 class Queue:
-    """What is left to do, as plain data with absolute paths: trials that are known, then what is chosen."""
+    """What is left to do, as plain data with absolute paths: packs that are known, then what is chosen."""
 
     def __init__(
         self,
         plan: Plan,
-        todo: Sequence[Trial],
+        packs: Sequence[Sequence[Trial]],
         search: Search | None,
         runs: Path,
         *,
@@ -40,7 +39,7 @@ class Queue:
     ) -> None:
         self.plan, self.search, self.runs = plan, search, runs
         self._device, self._checkpoint_every, self._plugins = device, checkpoint_every, plugins
-        self.known = [self._task(trial) for trial in todo]
+        self.known = [[self._task(trial) for trial in pack] for pack in packs]
 
     def _task(self, trial: Trial) -> Task:
         return Task(
@@ -74,10 +73,10 @@ class Queue:
         if self.search is not None:
             self.search.over(task.hash)
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[list[Task]]:
         yield from self.known
         while (task := self.chosen()) is not None:
-            yield task
+            yield [task]
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -91,14 +90,17 @@ def _words(value: Any) -> Iterator[str]:
 
 def run_inline(queue: Queue, watcher: Watcher, stop: Callable[[], bool], shelf: Shelf) -> None:
     """One after the other, in this process."""
-    for task in queue:
+
+    def ended(task: Task, ending: Ending) -> None:
+        watcher.ended(task, ending)
+        queue.over(task)
+
+    for pack in queue:
         if stop():
             break
-        report = functools.partial(watcher.row, task)
-        spec = spec_of(task)
-        shared = shelf.data(spec, registry)
-        watcher.ended(task, run_trial(task, spec, report, stop, shared=shared))
-        queue.over(task)
+        specs = [spec_of(task) for task in pack]
+        shared = shelf.data(specs[0], registry)
+        run_trials(pack, specs, watcher.row, ended, asked=stop, shared=shared)
 
 
 def run_on_ray(

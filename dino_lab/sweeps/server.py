@@ -1,11 +1,11 @@
 """A process that has everything imported, and gives each trial a clean copy of itself.
 
-It listens on a Unix socket. One connection is one trial: a line with the task comes in, and what part of the
-machine is the trial's; the server forks, and the copy trains. So imports are paid once, data that several
-trials use lies in memory once, and nothing that a trial does to its process reaches the next. A line `stop`
-asks the trial to save and end. A connection that closes ends it at once; and when whoever started the server
-is gone, however that happened, the server's standard input closes, and it ends with all its trials. What is
-said is one JSON a line: `row`, `ending`, and `exit` once the copy is gone.
+It listens on a Unix socket. One connection is one trial, or a pack: a line with the tasks comes in, and what
+part of the machine is theirs; the server forks, and the copy trains. So imports are paid once, data that
+several trials use lies in memory once, and nothing that a trial does to its process reaches the next. A line
+`stop` asks the trial to save and end. A connection that closes ends it at once; and when whoever started the
+server is gone, however that happened, the server's standard input closes, and it ends with all its trials.
+What is said is one JSON a line: `row` and `ending` `of` a trial, and `exit` once the copy is gone.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from dino_lab.sweeps.trial import Task, prepare, run_trial
+from dino_lab.sweeps.trial import Task, prepare, run_trials
 
 if TYPE_CHECKING:
     from dino_lab.protocols import SharedData
+    from dino_lab.spec.model import Spec
     from dino_lab.training.shelf import Shelf
 
 STOP = "stop"
-LOG = "train.log"  # of a run folder: what its trial printed
+LOG = "train.log"  # of a run folder: what its trial printed; of a pack, in that of the first
 
 
 def main() -> None:
@@ -81,33 +82,34 @@ def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> N
 
     out = lines.file
     message = json.loads(line)
-    task = Task.of(message["task"])
+    tasks = [Task.of(text) for text in message["tasks"]]
     try:
-        os.chdir(task.place)
-        spec = prepare(task)
-        shared = shelf.data(spec, registry)
+        os.chdir(tasks[0].place)
+        specs = [prepare(task) for task in tasks]
+        shared = shelf.data(specs[0], registry)
     except Exception as error:
-        _say(out, "ending", {"status": "failed", "reason": str(error)})
-        return _say(out, "exit", 0)
+        for task in tasks:
+            _say(out, {"of": task.hash, "ending": {"status": "failed", "reason": str(error)}})
+        return _say(out, {"exit": 0})
     if os.fork() == 0:
         try:
             listener.close()
             os.setsid()  # Linux shares the processor among sessions first: one for each trial
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ.update(message["environment"])
-            _keep(task, spec, shared, lines)
+            _keep(tasks, specs, shared, lines)
         finally:
             os._exit(0)
 
 
-def _keep(task: Task, spec: Any, shared: SharedData | None, lines: _Lines) -> None:
+def _keep(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | None, lines: _Lines) -> None:
     """Start the trial, hand on what it is told, and say how its process ended."""
     out = lines.file
     alive, held = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(alive)
-        _train(task, spec, shared, out)
+        _train(tasks, specs, shared, out)
     os.close(held)
     while True:
         if not lines.waiting:
@@ -124,10 +126,10 @@ def _keep(task: Task, spec: Any, shared: SharedData | None, lines: _Lines) -> No
         if line == STOP:
             os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
-    _say(out, "exit", os.waitstatus_to_exitcode(status))
+    _say(out, {"exit": os.waitstatus_to_exitcode(status)})
 
 
-def _train(task: Task, spec: Any, shared: SharedData | None, out: int) -> None:
+def _train(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | None, out: int) -> None:
     """The life of a copy; it never returns."""
     code = 1
     try:
@@ -138,15 +140,19 @@ def _train(task: Task, spec: Any, shared: SharedData | None, out: int) -> None:
 
         signal.signal(signal.SIGTERM, ask)
         gc.enable()
-        task.folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(task.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        tasks[0].folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(tasks[0].folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
-        ending = run_trial(
-            task, spec, lambda row: _say(out, "row", row), weak=lambda: bool(asked), shared=shared
+        run_trials(
+            tasks,
+            specs,
+            lambda task, row: _say(out, {"of": task.hash, "row": row}),
+            lambda task, ending: _say(out, {"of": task.hash, "ending": asdict(ending)}),
+            weak=lambda: bool(asked),
+            shared=shared,
         )
-        _say(out, "ending", asdict(ending))
         code = 0
     finally:
         sys.stdout.flush()
@@ -154,9 +160,9 @@ def _train(task: Task, spec: Any, shared: SharedData | None, out: int) -> None:
         os._exit(code)
 
 
-def _say(out: int, kind: str, content: Mapping[str, Any] | int) -> None:
+def _say(out: int, message: Mapping[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever keeps us ends us
-        os.write(out, json.dumps({kind: content}).encode() + b"\n")
+        os.write(out, json.dumps(message).encode() + b"\n")
 
 
 class _Lines:

@@ -1,23 +1,25 @@
-"""One trial in whatever process it is: a spec as text in, rows out, and how it ended in the run's folder."""
+"""Trials in whatever process it is: specs as text in, rows out, and how each ended in its run's folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_lab.errors import UserError
 from dino_lab.plugin_file import load_plugins
-from dino_lab.reports.ending import Ending, EndingStatus, write_ending
+from dino_lab.reports.ending import Ending, read_ending, write_ending
 
 if TYPE_CHECKING:
     from dino_lab.protocols import SharedData
     from dino_lab.spec.model import Spec
+    from dino_lab.training.execution import Outcome
 
-Report = Callable[[Mapping[str, float]], None]
+Numbers = Mapping[str, float]
 loaded: set[str] = set()  # plugin files of this process
 
 
@@ -70,53 +72,65 @@ def spec_of(task: Task) -> Spec:
     return spec
 
 
-def run_trial(
-    task: Task,
-    spec: Spec,
-    report: Report,
+def run_trials(
+    tasks: Sequence[Task],
+    specs: Sequence[Spec],
+    report: Callable[[Task, Numbers], None],
+    ended: Callable[[Task, Ending], None],
+    *,
     asked: Callable[[], bool] = lambda: False,
     weak: Callable[[], bool] = lambda: False,
     shared: SharedData | None = None,
-) -> Ending:
-    """Train to the end, or until the sweep is `asked` to stop, also by its stop file, or this trial is too
-    `weak` to go on. Whatever goes wrong is an ending, too.
+) -> None:
+    """Train one trial, or a pack, to the end, or until it should stop; whatever goes wrong is an ending, too.
+
+    It should once the sweep is `asked` to stop, also by its stop file, or the trial is too `weak` to go on.
     """
     import torch
 
     from dino_lab.registry import registry
-    from dino_lab.training.experiment import execute
+    from dino_lab.training.experiment import execute_together
 
-    torch.set_num_threads(task.threads)
+    first, task_of, going = tasks[0], {task.hash: task for task in tasks}, []
+    torch.set_num_threads(first.threads)
 
     def stop() -> bool:
-        return asked() or weak() or os.path.exists(task.stop_file)
+        return asked() or weak() or os.path.exists(first.stop_file)
 
-    try:
-        if asked() or os.path.exists(task.stop_file):
-            return Ending("interrupted", reason="not started")
-        outcome = execute(
-            spec,
-            registry,
-            runs=Path(task.runs),
-            device=torch.device(task.device),
-            checkpoint_every=task.checkpoint_every,
-            listeners=[_Reporter(report)],
-            stop=stop,
-            shared=shared,
-        )
-    except Exception as error:
-        ending = Ending("failed", reason=_in_words(error))
-    else:
-        if outcome.status == "already finished":
-            return Ending("finished", outcome.step, outcome.total, outcome.verdict.name, "", outcome.seconds)
-        status: EndingStatus = outcome.status
-        if status == "interrupted" and weak():
-            status = "stopped"
-        ending = Ending(
-            status, outcome.step, outcome.total, outcome.verdict.name, outcome.reason, outcome.seconds
-        )
-    write_ending(task.folder, ending)
-    return ending
+    if asked() or os.path.exists(first.stop_file):
+        for task in tasks:
+            ended(task, Ending("interrupted", reason="not started"))
+        return
+    for task, spec in zip(tasks, specs, strict=True):
+        ending = read_ending(task.folder)
+        if ending.status == "collapsed":  # before the process of its pack died
+            ended(task, ending)
+        else:
+            going.append(spec)
+    for spec, outcome in execute_together(
+        going,
+        registry,
+        runs=Path(first.runs),
+        device=torch.device(first.device),
+        checkpoint_every=first.checkpoint_every,
+        listeners=lambda spec: [_Reporter(partial(report, task_of[spec.hash]))],
+        stop=stop,
+        shared=shared,
+    ):
+        task = task_of[spec.hash]
+        ending = _ending(outcome, weak)
+        if isinstance(outcome, Exception) or outcome.status != "already finished":
+            write_ending(task.folder, ending)
+        ended(task, ending)
+
+
+def _ending(outcome: Outcome | Exception, weak: Callable[[], bool]) -> Ending:
+    if isinstance(outcome, Exception):
+        return Ending("failed", reason=_in_words(outcome))
+    known = (outcome.step, outcome.total, outcome.verdict.name, outcome.reason, outcome.seconds)
+    if outcome.status == "already finished":
+        return Ending("finished", *known)
+    return Ending("stopped" if outcome.status == "interrupted" and weak() else outcome.status, *known)
 
 
 def _in_words(error: Exception) -> str:
@@ -129,7 +143,7 @@ def _in_words(error: Exception) -> str:
 class _Reporter:
     """A listener that hands on every row."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Callable[[Numbers], None]) -> None:
         self._report = report
 
     def started(self, run: Any, folder: Path, step: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -65,7 +66,7 @@ def execute_together(
     stop: Callable[[], bool],
     shared: SharedData | None = None,
 ) -> Iterator[Ended]:
-    """As `execute`, for specs that can be packed (see packing.py): each with how it ended, once it has.
+    """As `execute`, for specs that go into one pack (see packing.py): each with how it ended, once it has.
 
     What goes wrong with one ends that one. Those that have come equally far train together.
     """
@@ -80,6 +81,8 @@ def execute_together(
                     yield spec, Outcome("already finished", folder.path, verdict=verdict, **result)
                     continue
                 run = build(spec, registry, device, shared)
+                if getattr(run.data, "resident", False):
+                    shared = cast(SharedData, run.data)  # which lies on the device now, once for all
                 prepared.append(Execution(run, folder, listeners(spec)))
             except Exception as error:
                 yield spec, error

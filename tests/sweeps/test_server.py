@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dino_lab.reports.ending import Ending
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.client import Server, TrialDied
 from dino_lab.sweeps.start_server import start_server
@@ -75,6 +76,13 @@ def server(folder: Path) -> Iterator[Server]:
     assert not (folder / "socket").exists()
 
 
+def run(server: Server, task: Task, row: Callable[[Any], None] = lambda _: None) -> Ending:
+    """One trial by itself."""
+    endings: dict[str, Ending] = {}
+    server.run([task], lambda _, numbers: row(numbers), endings.__setitem__)
+    return endings[task.hash]
+
+
 def test_one_server_draws_once_for_all_trials_whatever_their_threads(
     server: Server, task: Callable[..., Task], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +98,7 @@ def test_one_server_draws_once_for_all_trials_whatever_their_threads(
     rows: list[Any] = []
     for one in tasks:
         # With a pool of threads from before the fork, the second would wait for ever.
-        assert server.run(one, rows.append).status == "finished"
+        assert run(server, one, rows.append).status == "finished"
         assert RunFolder(one.folder).rows()[-1]["step"] == 4
     assert log.read_text() == "drawn\n"
     assert [row["step"] for row in rows if "total" in row].count(4) == 2
@@ -105,8 +113,8 @@ def test_a_trial_that_is_killed_is_told_and_the_next_one_runs(
                 one.kill()
 
     with pytest.raises(TrialDied, match="signal 9"):
-        server.run(task("train.epochs=1000"), kill)
-    assert server.run(task(), lambda _: None).status == "finished"
+        run(server, task("train.epochs=1000"), kill)
+    assert run(server, task()).status == "finished"
 
 
 def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
@@ -121,7 +129,7 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
 
     long = task("train.epochs=1000")
     with pytest.raises(Enough):
-        server.run(long, enough)
+        run(server, long, enough)
     assert (long.folder / "last.pt").exists()
     assert "stopped" in (long.folder / "ending.json").read_text()
 
@@ -129,7 +137,7 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:
     for address in (None, str(folder / "nobody")):
         alone = Server(address)
-        assert alone.run(task(f"seed={int(address is None)}"), lambda _: None).status == "finished"
+        assert run(alone, task(f"seed={int(address is None)}")).status == "finished"
         (process,) = [one for one in psutil.Process().children() if "dino_lab.sweeps.server" in one.cmdline()]
         alone.close()
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

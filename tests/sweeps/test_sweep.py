@@ -70,10 +70,10 @@ def test_a_sweep_ends_with_a_table_and_is_not_run_twice(
 
     from dino_lab.sweeps import run
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("nothing is left to do")
 
-    monkeypatch.setattr(run, "run_trial", fail)
+    monkeypatch.setattr(run, "run_trials", fail)
     assert sweep("--set", "seeds=2") == 0
     again = capsys.readouterr().out
     assert "4 trials, 4 of them done before" in again
@@ -173,23 +173,23 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
 ) -> None:
     from dino_lab.sweeps import run
 
-    original = run.run_trial
+    original = run.run_trials
 
-    def interrupt(task: Any, spec: Any, report: Any, asked: Any, shared: Any) -> Any:
-        def once(row: Any) -> None:
-            report(row)
+    def interrupt(tasks: Any, specs: Any, report: Any, ended: Any, **options: Any) -> None:
+        def once(task: Any, row: Any) -> None:
+            report(task, row)
             if row["step"] == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        return original(task, spec, once, asked, shared=shared)
+        original(tasks, specs, once, ended, **options)
 
-    monkeypatch.setattr(run, "run_trial", interrupt)
+    monkeypatch.setattr(run, "run_trials", interrupt)
     assert sweep() == 130
     out = capsys.readouterr().out
     assert "momentum=0 seed 0: interrupted" in out
     assert "to continue, run the same command again" in out
     assert [line["n"] for line in sweep.table] == ["0", "0"]
-    monkeypatch.setattr(run, "run_trial", original)
+    monkeypatch.setattr(run, "run_trials", original)
     assert sweep() == 0
     assert "momentum=0 seed 0: started" in (out := capsys.readouterr().out)
     assert "resumed at step 2" in out

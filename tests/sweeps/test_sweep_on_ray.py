@@ -17,8 +17,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 
 from dino_lab.reports.ending import read_ending
@@ -168,6 +170,26 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert not [line for line in words if "ray" in line or "tune" in line]
     until(lambda: not alive(family), "every process to end", 30)
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
+
+
+def test_a_pack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    whole = Sweep(tmp_path / "whole")
+    whole.run("--executor", "inline", "--set", "pack=2")
+    running = sweep.start("--set", "pack=2")
+    until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 20, "both trials")
+    (training,) = set(trials(running, sweep.runs))
+    training.kill()
+    assert running.wait(120) == 0, sweep.log.read_text()
+    out = sweep.log.read_text()
+    assert out.count("its process died; it goes on from its last checkpoint") == 2
+    assert out.count("resumed at step") == 2
+    assert "(2 of 2)" in out
+    # Not bit for bit: killed between two checkpoints, one goes on alone, and adds up in another order.
+    found, wanted = sweep.weights(), whole.weights()
+    assert found.keys() == wanted.keys()
+    assert len(found) > 20
+    for name, tensor in found.items():
+        assert_allclose(np.frombuffer(tensor, "f4"), np.frombuffer(wanted[name], "f4"), rtol=0.02, atol=1e-4)
 
 
 def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:

@@ -117,5 +117,5 @@ def test_together_as_alone(
                 moved += 1
                 way = (tensor - before[name]).float().norm()
                 error = (found[name] - tensor).float().norm()
-                assert error <= 0.02 * way + 2e-5, (name, float(error), float(way))
+                assert error <= 0.02 * way + 5e-5, (name, float(error), float(way))
         assert moved > 10
