@@ -16,6 +16,7 @@ from benchmarks import (
     startup,
     step,
     sweep,
+    together,
 )
 
 HEAD = """# Benchmarks
@@ -31,7 +32,20 @@ Methods, ablations and what attention finds have tables of their own: `docs/meth
 
 def main() -> None:
     """Run all parts one after the other."""
-    modules = (quickstart, numerics, augment, packed, pipeline, step, startup, checkpoint, sweep, knn, page)
+    modules = (
+        quickstart,
+        numerics,
+        augment,
+        packed,
+        pipeline,
+        step,
+        together,
+        startup,
+        checkpoint,
+        sweep,
+        knn,
+        page,
+    )
     parts = [module.main() for module in modules]
     text = "\n".join([HEAD, *parts])
     Path("BENCHMARKS.md").write_text(text)

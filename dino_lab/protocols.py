@@ -117,8 +117,11 @@ class Head(Protocol):
 class Teacher(Protocol):
     """What the student should agree with, [T, B, K], for the views in crops[0].
 
-    A teacher may also have, and the builder then calls it:
+    A teacher may also have, and it is then called:
         check_classes(classes: int) -> None        ValueError where it cannot teach so many classes
+        answer(output: Output) -> Tensor           what `forward` makes of the network's output for crops[0],
+                                                   where it needs nothing else: the networks of several
+                                                   runs are then computed at once
     """
 
     network: Network | None  # to evaluate; None if there is no network but the student

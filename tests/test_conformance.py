@@ -439,9 +439,17 @@ class AllViews(Twin):
         return self.network(views.crops).z
 
 
+class Contradicts(Twin):
+    """With others it is another teacher."""
+
+    def answer(self, output: Any) -> Tensor:
+        return 2 * output.z
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
+        (Contradicts, "answer says something else than forward"),
         (Leaks, "a gradient can reach its network; requires_grad_(False) should keep it away"),
         (Shares, "its network shares weights with the student"),
         (Meddles, "changes the student in update; it should only read it"),

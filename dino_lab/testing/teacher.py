@@ -46,6 +46,7 @@ class TeacherTrial(Stateful):
                 "its output carries a gradient although it has a network of its own; it should be made under "
                 "torch.no_grad()",
             )
+            self._check_answer(part, output, size)
         # A teacher that is the student may be asked to let the gradient through.
         if (stops := getattr(self.subject.params, "stop_gradient", None)) is not None:
             self.expect(
@@ -75,6 +76,18 @@ class TeacherTrial(Stateful):
             "a gradient can reach its network; requires_grad_(False) should keep it away",
         )
 
+    def _check_answer(self, part: Any, output: Tensor, size: Size) -> None:
+        """That it is the same whoever asks the network."""
+        if not hasattr(part, "answer"):
+            return
+        with torch.no_grad():
+            answer = part.answer(part.network(self._crops(size, output.device)[:1]))
+        self.expect(
+            same([answer], [output]),
+            "answer says something else than forward; it should make the same of the network's output, or be "
+            "left out",
+        )
+
     def _moved(self, seed: int) -> Network:
         student = self.subject.student()
         with torch.no_grad():
@@ -85,14 +98,18 @@ class TeacherTrial(Stateful):
     def _call(self, part: Any, student: Network, size: Size) -> Tensor:
         T, S, B = size
         device = student.mean.device
-        groups = self.subject.method.augment.groups
-        counts = ((T, groups[0][1]), (S - T, groups[-1][1]))
-        crops = [
-            numbers(views, B, 3, pixels, pixels).sigmoid().to(device) for views, pixels in counts if views
-        ]
+        crops = self._crops(size, device)
         views = Views(crops, torch.ones(S, T, dtype=torch.int8, device=device))
         labels = torch.arange(B, device=device) % self.subject.method.data.classes
         with self.subject.trying(f"forward of {T} views, {B} images each,", "it should return [T, B, K]"):
             said = student(crops)
             output = part(views, said, labels)
         return self.expect_output(output, (T, B, said.z.shape[-1]), "forward", device)
+
+    def _crops(self, size: Size, device: torch.device) -> list[Tensor]:
+        T, S, B = size
+        groups = self.subject.method.augment.groups
+        counts = ((T, groups[0][1]), (S - T, groups[-1][1]))
+        return [
+            numbers(views, B, 3, pixels, pixels).sigmoid().to(device) for views, pixels in counts if views
+        ]
