@@ -3,18 +3,22 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _class_token, _tokens
+from dino_lab.components.backbones._attention_kernel import MOST_TOKENS, products_pay
 from dino_lab.components.backbones.timm import Timm
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.errors import UserError
+from dino_lab.training.seeding import seed_everything
 
 
 def small_vit(**changes: Any) -> Vit:
@@ -155,7 +159,7 @@ def test_vit_and_timm_give_attention() -> None:
     for backbone in (small_vit().eval(), Timm(3, 32, model="vit_tiny_patch16_224").eval()):
         attention = backbone.attention(images(48))
         assert attention.shape == (2, 3, *backbone.tokens(images(48)).shape[2:])
-        assert not backbone.model.blocks[-1].attn._forward_pre_hooks
+        assert len(backbone.model.blocks[-1].attn._forward_pre_hooks) == 1  # which chooses the kernel
 
 
 @pytest.mark.parametrize(
@@ -309,3 +313,55 @@ def test_registering_imports_no_timm() -> None:
         "sys.exit('timm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Vit(3, 32, width=24, depth=3, heads=2, patch=8),
+        lambda: Timm(3, 32, model="vit_tiny_patch16_224"),
+        lambda: Timm(3, 32, model="test_vit3"),
+    ],
+    ids=["vit", "timm", "averaged"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_the_same_by_either_kernel(
+    make: Callable[[], Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_everything(0)
+    backbone = make()
+    images, weights = torch.randn(4, 3, 32, 32), torch.randn(4, backbone.dim)
+    calls: list[int] = []
+    original = F.scaled_dot_product_attention
+
+    def counted(*args: Any, **options: Any) -> Tensor:
+        calls.append(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+
+    def step(most: int) -> tuple[Tensor, list[Tensor], int]:
+        monkeypatch.setitem(MOST_TOKENS, dtype, most)
+        calls.clear()
+        backbone.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            out = backbone(images)
+        (out.float() * weights).sum().backward()
+        return out.float(), [p.grad.clone() for p in backbone.parameters() if p.grad is not None], len(calls)
+
+    products, of_products, none = step(1000)
+    fused, of_fused, several = step(0)
+    assert (none, several) == (0, sum(hasattr(module, "fused_attn") for module in backbone.modules()))
+    tolerance = 1e-4 if dtype is torch.float32 else 0.05
+    assert (products - fused).norm() < tolerance * fused.norm()
+    for one, other in zip(of_products, of_fused, strict=True):
+        assert (one - other).norm() < tolerance * max(other.norm(), 1e-2)
+
+
+def test_a_gpu_and_long_sequences_keep_the_fused_kernel() -> None:
+    assert products_pay(torch.zeros(2, 96, 8))
+    assert not products_pay(torch.zeros(2, 97, 8))
+    assert not products_pay(torch.zeros(2, 96, 8, device="meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products_pay(torch.zeros(2, 197, 8))
+        assert not products_pay(torch.zeros(2, 785, 8))

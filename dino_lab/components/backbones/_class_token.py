@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dino_lab.components.backbones._attention_kernel import products_pay
+
 
 def features_are_class_token(model: nn.Module) -> bool:
     """Whether `class_token_features` gives what the model gives."""
@@ -48,11 +50,12 @@ def _attend(layer: Any, x: Tensor) -> Tensor:
     query = F.linear(x[:, :1], weight[:width], of_query).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
     rest = F.linear(x, weight[width:], of_rest).unflatten(2, (2, layer.num_heads, -1))  # [N, P, 2, heads, d]
     key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
-    out = F.scaled_dot_product_attention(
-        layer.q_norm(query),
-        layer.k_norm(key),
-        value,
-        dropout_p=layer.attn_drop.p if layer.training else 0.0,
-    )
+    query, key = layer.q_norm(query), layer.k_norm(key)
+    if products_pay(x):
+        weights = (query * layer.scale @ key.mT).softmax(-1)  # [N, heads, 1, P]
+        out = layer.attn_drop(weights) @ value
+    else:
+        dropout = layer.attn_drop.p if layer.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     out = out.transpose(1, 2).flatten(2)  # [N, 1, heads * d]
     return layer.proj_drop(layer.proj(layer.norm(out)))

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _class_token, _tokens
+from dino_lab.components.backbones._attention_kernel import choose_attention
 from dino_lab.errors import UserError, first_line
 from dino_lab.registry import register, suggest
 from dino_lab.types import Look
@@ -37,6 +38,7 @@ class Timm(nn.Module):
         self._name = model
         given = {"in_chans": channels, "num_classes": 0}
         self.model, self._arguments = _create(model, size, given, drop_path, pretrained)
+        choose_attention(self.model)
         self._stem: str | None = None
         if stem == "small":
             self._stem = _shrink_stem(self.model, channels)

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _class_token, _tokens
+from dino_lab.components.backbones._attention_kernel import choose_attention
 from dino_lab.registry import register
 from dino_lab.types import Look
 
@@ -59,6 +60,7 @@ class Vit(nn.Module):
         for module in self.model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std)
+        choose_attention(self.model)
         self.dim = width
 
     def check_size(self, size: int) -> None:
