@@ -19,6 +19,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 BLOCK = 1024  # pixels that a colour operation works on at once
 LINES = 16  # that are blurred at once
+LANES = 64  # rows of all channels that are resized at once: with more they leave the cache
+VECTOR = 16  # numbers that one instruction may work on: in a multiple of them none is left over
+TAPS = 4  # that are added at once
 STEPS = 7  # of the jitter: three blends, the hue, three blends; see `_colour.jitter`
 HUE = 3
 LEAST = 1e-9  # of a blur's kernel, relative to its middle: less does not reach a float32
@@ -61,80 +64,120 @@ def cut(
     """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from images uint8 [B, C, H, W].
 
     `boxes` int32 [N, 4], `flipped` bool [N]; crop n is of image n % B. As Pillow's `crop` and
-    `resize(BICUBIC)`, in whole grey levels.
+    `resize(BICUBIC)`, in whole grey levels. Both of its passes add up whole rows, which lie side by side in
+    memory: before the first, which makes a box narrower, its columns are made rows.
     """
     B, C, H, W = images.shape
     size = crops.shape[3]
-    taps = 2 + math.ceil(4 * max(1.0, max(H, W) / size))
-    places, weights = numpy.empty(size, numpy.int32), numpy.empty((taps, size), float32)
-    line = numpy.zeros(W + taps, float32)
-    rows = numpy.zeros((C, H + taps, size), float32)
+    most = _whole(2 + math.ceil(4 * max(1.0, max(H, W) / size)), TAPS)
+    places, weights = numpy.empty(size, numpy.int32), numpy.empty((most, size), float32)
+    totals = numpy.empty(size, numpy.float64)
+    source, columns = numpy.empty(LANES * W, float32), numpy.zeros((W + most) * LANES, float32)
+    narrow = numpy.empty(size * LANES, float32)
+    rows, low = numpy.zeros((H + most, C, size), float32), numpy.empty((size, C * size), float32)
     for n in range(first, last):
         top, left, h, w = boxes[n]
-        image, crop = images[n % B], crops[n]
-        taps = _weights(w, size, flipped[n], places, weights)
-        for c in range(C):
-            for y in range(h):
-                line[:w] = image[c, top + y, left : left + w]
-                _across(line, places, weights, taps, rows[c, y])
-        taps = _weights(h, size, False, places, weights)
+        taps = _weights(w, size, flipped[n], places, weights, totals)
+        for y in range(0, h, LANES // C):
+            count = min(LANES // C, h - y)
+            lanes = _whole(C * count, VECTOR)
+            strip = columns[: (w + taps) * lanes].reshape(w + taps, lanes)
+            to = narrow[: size * lanes]
+            _into_columns(images[n % B], top + y, left, w, count, source, strip)
+            _resize(strip, places, weights, taps, to.reshape(size, lanes))
+            for i in range(to.shape[0]):
+                to[i] = _level(to[i])
+            _into_rows(to.reshape(size, lanes), rows[y : y + count])
+        taps = _weights(h, size, False, places, weights, totals)
+        _resize(rows.reshape(H + most, C * size), places, weights, taps, low)
         for c in range(C):
             for y in range(size):
-                _down(rows[c], places[y], weights[:, y], taps, crop[c, y])
+                row = low[y, c * size : (c + 1) * size]
+                for x in range(size):
+                    crops[n, c, y, x] = _level(row[x]) * LEVEL
 
 
 @inner
-def _weights(length: int, size: int, flip: bool, places: Array, weights: Array) -> int:
+def _whole(count: int, of: int) -> int:
+    return (count + of - 1) // of * of
+
+
+@inner
+def _level(x: float32) -> float32:
+    return numpy.floor(min(max(x, ZERO), CLOSE_TO_256))
+
+
+@inner
+def _weights(length: int, size: int, flip: bool, places: Array, weights: Array, totals: Array) -> int:
     """Of each target pixel, the first source pixel and weights [taps, size] from there on; how many taps.
 
     Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does.
     """
     step = length / size
     spread = max(step, 1.0)
+    begin, sign = (size - 0.5, -1) if flip else (0.5, 1)
     taps = 0
-    weights[:] = 0
-    for target in range(size):
-        centre = (target + 0.5) * step
-        low = max(0, int(centre - 2 * spread + 0.5))
-        count = min(length, int(centre + 2 * spread + 0.5)) - low
-        taps = max(taps, count)
-        to = size - 1 - target if flip else target
-        places[to] = low
-        total = 0.0
-        for k in range(count):
-            x = abs((low + k + 0.5 - centre) / spread)
-            if x < 1:
-                weight = (1.5 * x - 2.5) * x * x + 1
-            else:
-                weight = ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
-            weights[k, to] = weight
-            total += weight
-        for k in range(count):
-            weights[k, to] /= total
+    for x in range(size):
+        centre = (begin + sign * x) * step
+        places[x], totals[x] = max(0, numpy.int32(centre - 2 * spread + 0.5)), 0
+        taps = max(taps, min(length, numpy.int32(centre + 2 * spread + 0.5)) - places[x])
+    taps = _whole(taps, TAPS)
+    for k in range(taps):
+        for x in range(size):
+            source = places[x] + k
+            away = abs((source + 0.5 - (begin + sign * x) * step) / spread)
+            near = (1.5 * away - 2.5) * away * away + 1
+            far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+            weight = near if away < 1 else far
+            weights[k, x] = weight = weight if away < 2 and source < length else 0.0
+            totals[x] += weight
+    for k in range(taps):
+        for x in range(size):
+            weights[k, x] /= totals[x]
     return taps
 
 
 @inner
-def _across(line: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
-    for x in range(to.shape[0]):
-        to[x] = HALF
-    for k in range(taps):
-        for x in range(to.shape[0]):
-            to[x] += weights[k, x] * line[places[x] + k]
-    for x in range(to.shape[0]):
-        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256))
+def _into_columns(
+    image: Array, top: int, left: int, w: int, count: int, source: Array, columns: Array
+) -> None:
+    """Rows `top` to `top + count` of all channels, from `left` on, as the columns of [w, C * count]."""
+    C, _, W = image.shape
+    for c in range(C):
+        # Whole rows: a short one takes as long as what is left out of a long one.
+        some = image[c].reshape(image[c].size)[top * W : (top + count) * W]
+        to = source[c * count * W : (c + 1) * count * W]
+        for i in range(to.shape[0]):
+            to[i] = some[i]
+    rows = source[: C * count * W].reshape(C * count, W)
+    for x in range(w):
+        for i in range(C * count):
+            columns[x, i] = rows[i, left + x]
 
 
 @inner
-def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None:
+def _into_rows(columns: Array, rows: Array) -> None:
+    """Back: [size, C * count] to [count, C, size]."""
+    for c in range(rows.shape[1]):
+        for y in range(rows.shape[0]):
+            row, i = rows[y, c], c * rows.shape[0] + y
+            for x in range(row.shape[0]):
+                row[x] = columns[x, i]
+
+
+@inner
+def _resize(rows: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
+    """Fill row x of `to` with a half and `taps` rows from `places[x]` on, times their weights."""
     for x in range(to.shape[0]):
-        to[x] = HALF
-    for k in range(taps):
-        weight, row = weights[k], rows[place + k]
-        for x in range(to.shape[0]):
-            to[x] += weight * row[x]
-    for x in range(to.shape[0]):
-        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256)) * LEVEL
+        for k in range(0, taps, TAPS):
+            at = places[x] + k
+            a, b, c, d = weights[k, x], weights[k + 1, x], weights[k + 2, x], weights[k + 3, x]
+            for i in range(to.shape[1]):
+                total = to[x, i] if k else HALF
+                total += a * rows[at, i]
+                total += b * rows[at + 1, i]
+                total += c * rows[at + 2, i]
+                to[x, i] = total + d * rows[at + 3, i]
 
 
 @compiled
