@@ -18,7 +18,8 @@ Array = numpy.ndarray[Any, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 BLOCK = 1024  # pixels that a colour operation works on at once
-LINES = 16  # that are blurred at once
+BLURRED = 4096  # pixels that are blurred at once
+PAIRS = 3  # of pixels at the same distance before and after, that are added at once
 LANES = 64  # rows of all channels that are resized at once: with more they leave the cache
 VECTOR = 16  # numbers that one instruction may work on: in a multiple of them none is left over
 TAPS = 4  # that are added at once
@@ -198,15 +199,16 @@ def change(
     What each array says of a crop stands in `_draw.Drawn`; a blur ends `reach` pixels from its middle.
     """
     _, C, size, _ = crops.shape
-    luma, kernel = numpy.empty(BLOCK, float32), numpy.empty(reach + 1, float32)
-    lines = numpy.empty(LINES * (size + 2 * reach), float32)
-    sums, rows = numpy.empty_like(lines), numpy.empty((size + 2 * reach, size), float32)
+    kernel = numpy.empty(_whole(reach + 1, PAIRS), float32)
+    width = size + 2 * kernel.shape[0]
+    padded, sums = numpy.empty(LANES * width, float32), numpy.empty(LANES * size, float32)
+    luma, rows = numpy.empty(BLOCK, float32), numpy.empty((width, size), float32)
     for n in range(first, last):
         _colour(crops[n].reshape(C, size * size), blends[n], turns[n], grey[n], luma)
         if blurred[n]:
-            radius = _gaussian(sigma[n], kernel)
+            radius = _gaussian(sigma[n], reach, kernel)
             for c in range(C):
-                _blur(crops[n, c], kernel, radius, lines, sums, rows)
+                _blur(crops[n, c], kernel, radius, padded, sums, rows)
         if solarized[n]:
             pixels = crops[n].reshape(C * size * size)
             for i in range(pixels.shape[0]):
@@ -216,7 +218,7 @@ def change(
 @inner
 def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array) -> None:
     """Jitter and take the colour from a crop [C, pixels]; only the contrast has to see all of it before."""
-    pixels = crop.shape[1]
+    C, pixels = crop.shape
     contrast = STEPS
     for step in range(STEPS):
         if step != HUE and blends[step - (step > HUE), 1] != 0:
@@ -228,7 +230,8 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
         for start in range(0, pixels, BLOCK):
             part = slice(start, min(start + BLOCK, pixels))
             for step in range(contrast):
-                _jitter(crop, part, step, blends, turns, mean, luma)
+                if _changes(step, blends, turns, C):
+                    _jitter(crop, part, step, blends, turns, mean, luma)
             _luma(crop, part, luma)
             for i in range(part.stop - start):
                 sums[i] += luma[i]
@@ -236,9 +239,15 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
     for start in range(0, pixels, BLOCK):
         part = slice(start, min(start + BLOCK, pixels))
         for step in range(contrast % STEPS, STEPS):
-            _jitter(crop, part, step, blends, turns, mean, luma)
+            if _changes(step, blends, turns, C):
+                _jitter(crop, part, step, blends, turns, mean, luma)
         if grey:
             _blend(crop, part, ZERO, ONE, ZERO, luma)
+
+
+@inner
+def _changes(step: int, blends: Array, turns: float32, C: int) -> bool:
+    return turns != 0 and C == 3 if step == HUE else blends[step - (step > HUE), 0] != 1
 
 
 @inner
@@ -246,13 +255,11 @@ def _jitter(
     x: Array, part: slice, step: int, blends: Array, turns: float32, mean: float32, luma: Array
 ) -> None:
     if step == HUE:
-        if turns != 0 and x.shape[0] == 3:
-            # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
-            _shift_hue(x[0, part], x[1, part], x[2, part], turns)
+        # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
+        _shift_hue(x[0, part], x[1, part], x[2, part], turns)
     else:
         of_x, of_mean, of_luma = blends[step - (step > HUE)]
-        if of_x != 1:
-            _blend(x, part, of_x, of_luma, of_mean * mean, luma)
+        _blend(x, part, of_x, of_luma, of_mean * mean, luma)
 
 
 @inner
@@ -296,46 +303,64 @@ def _near(turns: float32) -> float32:
 
 
 @inner
-def _gaussian(sigma: float, kernel: Array) -> int:
-    """Half of a kernel from its middle on, and how far it is more than nothing."""
+def _gaussian(sigma: float, reach: int, kernel: Array) -> int:
+    """Half of a kernel from its middle on, which counts twice, and how far it is more than nothing."""
     total, radius = 0.0, 0
-    for k in range(kernel.shape[0]):
+    for k in range(reach + 1):
         weight = math.exp(-0.5 * (k / sigma) ** 2)
         if weight > LEAST:
             kernel[k], radius = weight, k
             total += 2 * weight if k else weight
     for k in range(radius + 1):
         kernel[k] /= total
-    return radius
+    kernel[0] *= HALF
+    whole = _whole(radius + 1, PAIRS)
+    kernel[radius + 1 : whole] = 0
+    return whole - 1
 
 
 @inner
-def _blur(x: Array, kernel: Array, radius: int, lines: Array, sums: Array, rows: Array) -> None:
-    """Blur [size, size]; edges repeat."""
+def _blur(x: Array, kernel: Array, radius: int, padded: Array, sums: Array, rows: Array) -> None:
+    """Blur [size, size]; edges repeat. First along its rows, some at a time, turned into columns."""
     size, width = x.shape[0], x.shape[0] + 2 * radius
-    for first in range(0, size, LINES):
-        count = min(LINES, size - first)
-        for y in range(count):
-            line = lines[y * width : (y + 1) * width]
-            line[:radius], line[radius + size :] = x[first + y, 0], x[first + y, size - 1]
-            line[radius : radius + size] = x[first + y]
-        # What mixes the end of a line with the start of the next falls on no pixel.
-        _convolve(lines, 1, kernel, radius, sums[: count * width - 2 * radius])
-        for y in range(count):
-            rows[radius + first + y] = sums[y * width : y * width + size]
-    rows[:radius], rows[radius + size : width] = rows[radius], rows[radius + size - 1]
-    flat, to = rows.reshape(rows.size), x.reshape(x.size)
-    for start in range(0, size * size, LINES * size):
-        _convolve(flat[start:], size, kernel, radius, to[start : start + LINES * size])
+    for y in range(0, size, LANES):
+        count = min(LANES, size - y)
+        columns, to = padded[: width * count].reshape(width, count), sums[: size * count]
+        _transpose(x[y : y + count], columns[radius : radius + size])
+        _blur_columns(columns, kernel, radius, to)
+        _transpose(to.reshape(size, count), rows[radius + y : radius + y + count])
+    _blur_columns(rows[:width], kernel, radius, x.reshape(x.size))
+
+
+@inner
+def _transpose(x: Array, to: Array) -> None:
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = x[j, i]
+
+
+@inner
+def _blur_columns(x: Array, kernel: Array, radius: int, to: Array) -> None:
+    """Fill `to` [size * count] from [size + 2 * radius, count], whose first and last `radius` rows it fills."""
+    first, last, step = radius, x.shape[0] - radius - 1, x.shape[1]
+    for y in range(radius):
+        for i in range(step):
+            x[y, i], x[last + 1 + y, i] = x[first, i], x[last, i]
+    flat = x.reshape(x.size)
+    for start in range(0, to.shape[0], BLURRED):
+        _convolve(flat[start:], step, kernel, radius, to[start : start + BLURRED])
 
 
 @inner
 def _convolve(source: Array, step: int, kernel: Array, radius: int, to: Array) -> None:
     """Fill `to` with sums of what lies up to `radius` steps before and after the middle of `source`."""
-    weight, middle = kernel[0], source[radius * step :]
-    for i in range(to.shape[0]):
-        to[i] = weight * middle[i]
-    for k in range(1, radius + 1):
-        weight, before, after = kernel[k], source[(radius - k) * step :], source[(radius + k) * step :]
+    for k in range(0, radius + 1, PAIRS):
+        a, b, c = kernel[k], kernel[k + 1], kernel[k + 2]
+        before_a, after_a = source[(radius - k) * step :], source[(radius + k) * step :]
+        before_b, after_b = source[(radius - k - 1) * step :], source[(radius + k + 1) * step :]
+        before_c, after_c = source[(radius - k - 2) * step :], source[(radius + k + 2) * step :]
         for i in range(to.shape[0]):
-            to[i] += weight * (before[i] + after[i])
+            total = to[i] if k else ZERO
+            total += a * (before_a[i] + after_a[i])
+            total += b * (before_b[i] + after_b[i])
+            to[i] = total + c * (before_c[i] + after_c[i])
