@@ -341,7 +341,7 @@ def _transpose(x: Array, to: Array) -> None:
 
 @inner
 def _blur_columns(x: Array, kernel: Array, radius: int, to: Array) -> None:
-    """Fill `to` [size * count] from [size + 2 * radius, count], whose first and last `radius` rows it fills."""
+    """Fill `to` [size * count] from [size + 2 * radius, count], of which it fills the `radius` outer rows."""
     first, last, step = radius, x.shape[0] - radius - 1, x.shape[1]
     for y in range(radius):
         for i in range(step):
