@@ -19,10 +19,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 BLOCK = 1024  # pixels that a colour operation works on at once
 BLURRED = 4096  # pixels that are blurred at once
-PAIRS = 3  # of pixels at the same distance before and after, that are added at once
-LANES = 64  # rows of all channels that are resized at once: with more they leave the cache
-VECTOR = 16  # numbers that one instruction may work on: in a multiple of them none is left over
-TAPS = 4  # that are added at once
+LANES = 64  # rows that are made columns at once: with more they leave the cache
+VECTOR = 16  # numbers that one instruction may work on: of a multiple of them none is left over
+TAPS, PAIRS = 4, 3  # rows, and pairs of rows, that are added in one pass: `_resize` and `_convolve` name each
 STEPS = 7  # of the jitter: three blends, the hue, three blends; see `_colour.jitter`
 HUE = 3
 LEAST = 1e-9  # of a blur's kernel, relative to its middle: less does not reach a float32
@@ -65,15 +64,15 @@ def cut(
     """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from images uint8 [B, C, H, W].
 
     `boxes` int32 [N, 4], `flipped` bool [N]; crop n is of image n % B. As Pillow's `crop` and
-    `resize(BICUBIC)`, in whole grey levels. Both of its passes add up whole rows, which lie side by side in
-    memory: before the first, which makes a box narrower, its columns are made rows.
+    `resize(BICUBIC)`, in whole grey levels. Rows are added up, of all channels at once, because their numbers
+    lie side by side: for the width, which comes first, columns are made rows and then columns again.
     """
     B, C, H, W = images.shape
     size = crops.shape[3]
     most = _whole(2 + math.ceil(4 * max(1.0, max(H, W) / size)), TAPS)
     places, weights = numpy.empty(size, numpy.int32), numpy.empty((most, size), float32)
     totals = numpy.empty(size, numpy.float64)
-    source, columns = numpy.empty(LANES * W, float32), numpy.zeros((W + most) * LANES, float32)
+    source, columns = numpy.zeros(LANES * W, float32), numpy.zeros((W + most) * LANES, float32)
     narrow = numpy.empty(size * LANES, float32)
     rows, low = numpy.zeros((H + most, C, size), float32), numpy.empty((size, C * size), float32)
     for n in range(first, last):
@@ -82,13 +81,15 @@ def cut(
         for y in range(0, h, LANES // C):
             count = min(LANES // C, h - y)
             lanes = _whole(C * count, VECTOR)
-            strip = columns[: (w + taps) * lanes].reshape(w + taps, lanes)
-            to = narrow[: size * lanes]
-            _into_columns(images[n % B], top + y, left, w, count, source, strip)
+            strip, to = columns[: (w + taps) * lanes].reshape(w + taps, lanes), narrow[: size * lanes]
+            _to_floats(images[n % B], top + y, count, source)
+            _transpose(source[: lanes * W].reshape(lanes, W)[:, left : left + w], strip[:w])
             _resize(strip, places, weights, taps, to.reshape(size, lanes))
             for i in range(to.shape[0]):
                 to[i] = _level(to[i])
-            _into_rows(to.reshape(size, lanes), rows[y : y + count])
+            for c in range(C):
+                part = to.reshape(size, lanes)[:, c * count : (c + 1) * count]
+                _transpose(part, rows[y : y + count, c])
         taps = _weights(h, size, False, places, weights, totals)
         _resize(rows.reshape(H + most, C * size), places, weights, taps, low)
         for c in range(C):
@@ -100,11 +101,13 @@ def cut(
 
 @inner
 def _whole(count: int, of: int) -> int:
+    """The least multiple of `of` that is not below `count`."""
     return (count + of - 1) // of * of
 
 
 @inner
 def _level(x: float32) -> float32:
+    """The grey level of a sum to which a half was added."""
     return numpy.floor(min(max(x, ZERO), CLOSE_TO_256))
 
 
@@ -112,7 +115,8 @@ def _level(x: float32) -> float32:
 def _weights(length: int, size: int, flip: bool, places: Array, weights: Array, totals: Array) -> int:
     """Of each target pixel, the first source pixel and weights [taps, size] from there on; how many taps.
 
-    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does.
+    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does. Taps
+    that make their number a multiple of `TAPS` have weight 0.
     """
     step = length / size
     spread = max(step, 1.0)
@@ -139,36 +143,27 @@ def _weights(length: int, size: int, flip: bool, places: Array, weights: Array, 
 
 
 @inner
-def _into_columns(
-    image: Array, top: int, left: int, w: int, count: int, source: Array, columns: Array
-) -> None:
-    """Rows `top` to `top + count` of all channels, from `left` on, as the columns of [w, C * count]."""
+def _to_floats(image: Array, top: int, count: int, to: Array) -> None:
+    """Rows `top` to `top + count` of each channel; whole, because many short loops would take longer."""
     C, _, W = image.shape
     for c in range(C):
-        # Whole rows: a short one takes as long as what is left out of a long one.
         some = image[c].reshape(image[c].size)[top * W : (top + count) * W]
-        to = source[c * count * W : (c + 1) * count * W]
-        for i in range(to.shape[0]):
-            to[i] = some[i]
-    rows = source[: C * count * W].reshape(C * count, W)
-    for x in range(w):
-        for i in range(C * count):
-            columns[x, i] = rows[i, left + x]
+        part = to[c * count * W : (c + 1) * count * W]
+        for i in range(part.shape[0]):
+            part[i] = some[i]
 
 
 @inner
-def _into_rows(columns: Array, rows: Array) -> None:
-    """Back: [size, C * count] to [count, C, size]."""
-    for c in range(rows.shape[1]):
-        for y in range(rows.shape[0]):
-            row, i = rows[y, c], c * rows.shape[0] + y
-            for x in range(row.shape[0]):
-                row[x] = columns[x, i]
+def _transpose(x: Array, to: Array) -> None:
+    # Read with gaps, written without: the other way takes longer.
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = x[j, i]
 
 
 @inner
 def _resize(rows: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
-    """Fill row x of `to` with a half and `taps` rows from `places[x]` on, times their weights."""
+    """Fill row x of `to` with the sum of a half and `taps` rows from `places[x]` on, times their weights."""
     for x in range(to.shape[0]):
         for k in range(0, taps, TAPS):
             at = places[x] + k
@@ -247,6 +242,7 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
 
 @inner
 def _changes(step: int, blends: Array, turns: float32, C: int) -> bool:
+    """Whether a step of the jitter does anything; asked first, because a call takes longer."""
     return turns != 0 and C == 3 if step == HUE else blends[step - (step > HUE), 0] != 1
 
 
@@ -304,7 +300,10 @@ def _near(turns: float32) -> float32:
 
 @inner
 def _gaussian(sigma: float, reach: int, kernel: Array) -> int:
-    """Half of a kernel from its middle on, which counts twice, and how far it is more than nothing."""
+    """Half of a kernel from its middle on, which is halved: it is its own pair; and where the kernel ends.
+
+    Weights that make the number of pairs a multiple of `PAIRS` are 0.
+    """
     total, radius = 0.0, 0
     for k in range(reach + 1):
         weight = math.exp(-0.5 * (k / sigma) ** 2)
@@ -321,7 +320,7 @@ def _gaussian(sigma: float, reach: int, kernel: Array) -> int:
 
 @inner
 def _blur(x: Array, kernel: Array, radius: int, padded: Array, sums: Array, rows: Array) -> None:
-    """Blur [size, size]; edges repeat. First along its rows, some at a time, turned into columns."""
+    """Blur [size, size]; edges repeat. Along its rows first: some at a time are made columns."""
     size, width = x.shape[0], x.shape[0] + 2 * radius
     for y in range(0, size, LANES):
         count = min(LANES, size - y)
@@ -333,15 +332,8 @@ def _blur(x: Array, kernel: Array, radius: int, padded: Array, sums: Array, rows
 
 
 @inner
-def _transpose(x: Array, to: Array) -> None:
-    for i in range(to.shape[0]):
-        for j in range(to.shape[1]):
-            to[i, j] = x[j, i]
-
-
-@inner
 def _blur_columns(x: Array, kernel: Array, radius: int, to: Array) -> None:
-    """Fill `to` [size * count] from [size + 2 * radius, count], of which it fills the `radius` outer rows."""
+    """Fill `to` [size * count] from [size + 2 * radius, count], filling its outer rows with the edges."""
     first, last, step = radius, x.shape[0] - radius - 1, x.shape[1]
     for y in range(radius):
         for i in range(step):
