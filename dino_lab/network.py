@@ -38,7 +38,7 @@ class Network(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images [..., C, H, W] in 0..1 to what the backbone expects."""
-        return torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # one pass over the crops
+        return (images - self.mean).div_(self.std)
 
     def forward(self, crops: list[Tensor]) -> Output:
         """One backbone call per size, one head call for all views."""

@@ -29,7 +29,8 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
     V, B = drawn.flipped.shape
     crops = torch.empty(V, B, images.shape[1], size, size)
     x, each = crops.flatten(0, 1), drawn.flat()
-    cut = [images.contiguous().numpy(), each.boxes.int().numpy(), each.flipped.numpy(), x.numpy()]
+    boxes = each.boxes.int().contiguous()
+    cut = [images.contiguous().numpy(), boxes.numpy(), each.flipped.numpy(), x.numpy()]
     change = [x.numpy(), *_changes(each), reach]
 
     def work(part: range) -> None:
@@ -59,14 +60,14 @@ def _threads(count: int) -> ThreadPoolExecutor:
 def _changes(each: Drawn) -> list[Any]:
     """What the kernel is told of every crop, where nothing is drawn too."""
     N = len(each.flipped)
-    untouched = torch.tensor([1.0, 0.0, 0.0]).expand(N, 6, 3).contiguous()
+    blends = torch.tensor([1.0, 0.0, 0.0]).expand(N, 6, 3) if each.blends is None else each.blends
     zero, no = torch.zeros(N), torch.zeros(N, dtype=torch.bool)
     pairs = [
-        (each.blends, untouched),
         (each.turns, zero),
         (each.grey, no),
         (each.blurred, no),
         (each.sigma, zero),
         (each.solarized, no),
     ]
-    return [(default if given is None else given).numpy() for given, default in pairs]
+    rest = [default if given is None else given for given, default in pairs]
+    return [part.contiguous().numpy() for part in (blends, *rest)]

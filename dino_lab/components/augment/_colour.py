@@ -89,9 +89,10 @@ def in_order(factors: Tensor, keys: Tensor) -> Tensor:
     sorted_keys, order = keys[..., :3].sort(dim=-1)
     factors = factors.gather(-1, order)
     before = sorted_keys < keys[..., 3:]
-    factors = torch.cat([torch.where(before, factors, 1.0), torch.where(before, 1.0, factors)], dim=-1)
-    rest, order = 1 - factors, torch.cat([order, order], dim=-1)
-    return torch.stack([factors, rest * (order == CONTRAST), rest * (order == SATURATION)], dim=-1)
+    factors = torch.where(torch.stack([before, ~before]), factors, 1.0)  # [2, ..., 3]
+    rest = 1 - factors
+    parts = torch.stack([factors, rest * (order == CONTRAST), rest * (order == SATURATION)])
+    return parts.movedim((1, -1, 0), (-3, -2, -1)).flatten(-3, -2)
 
 
 def solarize(x: Tensor, chosen: Tensor) -> Tensor:

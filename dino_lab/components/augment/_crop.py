@@ -26,15 +26,15 @@ def draw_boxes(
     ratio = torch.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * uniform[1])
     h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
     fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
-    top = (uniform[2] * (height - h + 1)).floor().clamp(max=height - 1)
-    left = (uniform[3] * (width - w + 1)).floor().clamp(max=width - 1)
-    boxes = torch.stack([top, left, h, w], dim=-1)  # [tries, *shape, 4]
-    first = fits.to(torch.uint8).argmax(dim=0)[None, ..., None].expand(1, *shape, 4)
-    chosen = boxes.gather(0, first).squeeze(0)
-    some, centred = fits.any(dim=0), _centred(height, width)
-    return torch.stack(
-        [torch.where(some, c, float(d)) for c, d in zip(chosen.unbind(-1), centred, strict=True)], -1
-    )
+    countdown = torch.arange(TRIES, 0, -1, dtype=torch.uint8, device=generator.device)
+    left_over = (fits * countdown.view(-1, *[1] * len(shape))).amax(dim=0)  # tries from the first that fits
+    first = (TRIES - left_over.clamp(min=1).long()).expand(4, 1, *shape)
+    h, w, *share = torch.stack([h, w, uniform[2], uniform[3]]).gather(1, first).squeeze(1)
+    top = (share[0] * (height - h + 1)).floor().clamp(max=height - 1)
+    left = (share[1] * (width - w + 1)).floor().clamp(max=width - 1)
+    none, centred = left_over == 0, _centred(height, width)
+    boxes = [c.masked_fill(none, d) for c, d in zip((top, left, h, w), centred, strict=True)]
+    return torch.stack(boxes).movedim(0, -1)
 
 
 def _centred(height: int, width: int) -> tuple[int, int, int, int]:

@@ -18,7 +18,10 @@ Array = numpy.ndarray[Any, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 BLOCK = 1024  # pixels that a colour operation works on at once
-LINES = 16  # that are blurred at once
+BLURRED = 4096  # pixels that are blurred at once
+LANES = 64  # rows that are made columns at once: with more they leave the cache
+VECTOR = 16  # numbers that one instruction may work on: of a multiple of them none is left over
+TAPS, PAIRS = 4, 3  # rows, and pairs of rows, that are added in one pass: `_resize` and `_convolve` name each
 STEPS = 7  # of the jitter: three blends, the hue, three blends; see `_colour.jitter`
 HUE = 3
 LEAST = 1e-9  # of a blur's kernel, relative to its middle: less does not reach a float32
@@ -61,80 +64,116 @@ def cut(
     """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from images uint8 [B, C, H, W].
 
     `boxes` int32 [N, 4], `flipped` bool [N]; crop n is of image n % B. As Pillow's `crop` and
-    `resize(BICUBIC)`, in whole grey levels.
+    `resize(BICUBIC)`, in whole grey levels. Rows are added up, of all channels at once, because their numbers
+    lie side by side: for the width, which comes first, columns are made rows and then columns again.
     """
     B, C, H, W = images.shape
     size = crops.shape[3]
-    taps = 2 + math.ceil(4 * max(1.0, max(H, W) / size))
-    places, weights = numpy.empty(size, numpy.int32), numpy.empty((taps, size), float32)
-    line = numpy.zeros(W + taps, float32)
-    rows = numpy.zeros((C, H + taps, size), float32)
+    most = _whole(2 + math.ceil(4 * max(1.0, max(H, W) / size)), TAPS)
+    places, weights = numpy.empty(size, numpy.int32), numpy.empty((most, size), float32)
+    totals = numpy.empty(size, numpy.float64)
+    source, columns = numpy.zeros(LANES * W, float32), numpy.zeros((W + most) * LANES, float32)
+    narrow = numpy.empty(size * LANES, float32)
+    rows, low = numpy.zeros((H + most, C, size), float32), numpy.empty((size, C * size), float32)
     for n in range(first, last):
         top, left, h, w = boxes[n]
-        image, crop = images[n % B], crops[n]
-        taps = _weights(w, size, flipped[n], places, weights)
-        for c in range(C):
-            for y in range(h):
-                line[:w] = image[c, top + y, left : left + w]
-                _across(line, places, weights, taps, rows[c, y])
-        taps = _weights(h, size, False, places, weights)
+        taps = _weights(w, size, flipped[n], places, weights, totals)
+        for y in range(0, h, LANES // C):
+            count = min(LANES // C, h - y)
+            lanes = _whole(C * count, VECTOR)
+            strip, to = columns[: (w + taps) * lanes].reshape(w + taps, lanes), narrow[: size * lanes]
+            _to_floats(images[n % B], top + y, count, source)
+            _transpose(source[: lanes * W].reshape(lanes, W)[:, left : left + w], strip[:w])
+            _resize(strip, places, weights, taps, to.reshape(size, lanes))
+            for i in range(to.shape[0]):
+                to[i] = _level(to[i])
+            for c in range(C):
+                part = to.reshape(size, lanes)[:, c * count : (c + 1) * count]
+                _transpose(part, rows[y : y + count, c])
+        taps = _weights(h, size, False, places, weights, totals)
+        _resize(rows.reshape(H + most, C * size), places, weights, taps, low)
         for c in range(C):
             for y in range(size):
-                _down(rows[c], places[y], weights[:, y], taps, crop[c, y])
+                row = low[y, c * size : (c + 1) * size]
+                for x in range(size):
+                    crops[n, c, y, x] = _level(row[x]) * LEVEL
 
 
 @inner
-def _weights(length: int, size: int, flip: bool, places: Array, weights: Array) -> int:
+def _whole(count: int, of: int) -> int:
+    """The least multiple of `of` that is not below `count`."""
+    return (count + of - 1) // of * of
+
+
+@inner
+def _level(x: float32) -> float32:
+    """The grey level of a sum to which a half was added."""
+    return numpy.floor(min(max(x, ZERO), CLOSE_TO_256))
+
+
+@inner
+def _weights(length: int, size: int, flip: bool, places: Array, weights: Array, totals: Array) -> int:
     """Of each target pixel, the first source pixel and weights [taps, size] from there on; how many taps.
 
-    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does.
+    Cubic convolution with a = -1/2 (Keys, 1981), widened by the factor of the reduction as Pillow does. Taps
+    that make their number a multiple of `TAPS` have weight 0.
     """
     step = length / size
     spread = max(step, 1.0)
+    begin, sign = (size - 0.5, -1) if flip else (0.5, 1)
     taps = 0
-    weights[:] = 0
-    for target in range(size):
-        centre = (target + 0.5) * step
-        low = max(0, int(centre - 2 * spread + 0.5))
-        count = min(length, int(centre + 2 * spread + 0.5)) - low
-        taps = max(taps, count)
-        to = size - 1 - target if flip else target
-        places[to] = low
-        total = 0.0
-        for k in range(count):
-            x = abs((low + k + 0.5 - centre) / spread)
-            if x < 1:
-                weight = (1.5 * x - 2.5) * x * x + 1
-            else:
-                weight = ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
-            weights[k, to] = weight
-            total += weight
-        for k in range(count):
-            weights[k, to] /= total
+    for x in range(size):
+        centre = (begin + sign * x) * step
+        places[x], totals[x] = max(0, numpy.int32(centre - 2 * spread + 0.5)), 0
+        taps = max(taps, min(length, numpy.int32(centre + 2 * spread + 0.5)) - places[x])
+    taps = _whole(taps, TAPS)
+    for k in range(taps):
+        for x in range(size):
+            source = places[x] + k
+            away = abs((source + 0.5 - (begin + sign * x) * step) / spread)
+            near = (1.5 * away - 2.5) * away * away + 1
+            far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+            weight = near if away < 1 else far
+            weights[k, x] = weight = weight if away < 2 and source < length else 0.0
+            totals[x] += weight
+    for k in range(taps):
+        for x in range(size):
+            weights[k, x] /= totals[x]
     return taps
 
 
 @inner
-def _across(line: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
-    for x in range(to.shape[0]):
-        to[x] = HALF
-    for k in range(taps):
-        for x in range(to.shape[0]):
-            to[x] += weights[k, x] * line[places[x] + k]
-    for x in range(to.shape[0]):
-        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256))
+def _to_floats(image: Array, top: int, count: int, to: Array) -> None:
+    """Rows `top` to `top + count` of each channel; whole, because many short loops would take longer."""
+    C, _, W = image.shape
+    for c in range(C):
+        some = image[c].reshape(image[c].size)[top * W : (top + count) * W]
+        part = to[c * count * W : (c + 1) * count * W]
+        for i in range(part.shape[0]):
+            part[i] = some[i]
 
 
 @inner
-def _down(rows: Array, place: int, weights: Array, taps: int, to: Array) -> None:
+def _transpose(x: Array, to: Array) -> None:
+    # Read with gaps, written without: the other way takes longer.
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = x[j, i]
+
+
+@inner
+def _resize(rows: Array, places: Array, weights: Array, taps: int, to: Array) -> None:
+    """Fill row x of `to` with the sum of a half and `taps` rows from `places[x]` on, times their weights."""
     for x in range(to.shape[0]):
-        to[x] = HALF
-    for k in range(taps):
-        weight, row = weights[k], rows[place + k]
-        for x in range(to.shape[0]):
-            to[x] += weight * row[x]
-    for x in range(to.shape[0]):
-        to[x] = numpy.floor(min(max(to[x], ZERO), CLOSE_TO_256)) * LEVEL
+        for k in range(0, taps, TAPS):
+            at = places[x] + k
+            a, b, c, d = weights[k, x], weights[k + 1, x], weights[k + 2, x], weights[k + 3, x]
+            for i in range(to.shape[1]):
+                total = to[x, i] if k else HALF
+                total += a * rows[at, i]
+                total += b * rows[at + 1, i]
+                total += c * rows[at + 2, i]
+                to[x, i] = total + d * rows[at + 3, i]
 
 
 @compiled
@@ -155,15 +194,16 @@ def change(
     What each array says of a crop stands in `_draw.Drawn`; a blur ends `reach` pixels from its middle.
     """
     _, C, size, _ = crops.shape
-    luma, kernel = numpy.empty(BLOCK, float32), numpy.empty(reach + 1, float32)
-    lines = numpy.empty(LINES * (size + 2 * reach), float32)
-    sums, rows = numpy.empty_like(lines), numpy.empty((size + 2 * reach, size), float32)
+    kernel = numpy.empty(_whole(reach + 1, PAIRS), float32)
+    width = size + 2 * kernel.shape[0]
+    padded, sums = numpy.empty(LANES * width, float32), numpy.empty(LANES * size, float32)
+    luma, rows = numpy.empty(BLOCK, float32), numpy.empty((width, size), float32)
     for n in range(first, last):
         _colour(crops[n].reshape(C, size * size), blends[n], turns[n], grey[n], luma)
         if blurred[n]:
-            radius = _gaussian(sigma[n], kernel)
+            radius = _gaussian(sigma[n], reach, kernel)
             for c in range(C):
-                _blur(crops[n, c], kernel, radius, lines, sums, rows)
+                _blur(crops[n, c], kernel, radius, padded, sums, rows)
         if solarized[n]:
             pixels = crops[n].reshape(C * size * size)
             for i in range(pixels.shape[0]):
@@ -173,7 +213,7 @@ def change(
 @inner
 def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array) -> None:
     """Jitter and take the colour from a crop [C, pixels]; only the contrast has to see all of it before."""
-    pixels = crop.shape[1]
+    C, pixels = crop.shape
     contrast = STEPS
     for step in range(STEPS):
         if step != HUE and blends[step - (step > HUE), 1] != 0:
@@ -185,7 +225,8 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
         for start in range(0, pixels, BLOCK):
             part = slice(start, min(start + BLOCK, pixels))
             for step in range(contrast):
-                _jitter(crop, part, step, blends, turns, mean, luma)
+                if _changes(step, blends, turns, C):
+                    _jitter(crop, part, step, blends, turns, mean, luma)
             _luma(crop, part, luma)
             for i in range(part.stop - start):
                 sums[i] += luma[i]
@@ -193,9 +234,16 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
     for start in range(0, pixels, BLOCK):
         part = slice(start, min(start + BLOCK, pixels))
         for step in range(contrast % STEPS, STEPS):
-            _jitter(crop, part, step, blends, turns, mean, luma)
+            if _changes(step, blends, turns, C):
+                _jitter(crop, part, step, blends, turns, mean, luma)
         if grey:
             _blend(crop, part, ZERO, ONE, ZERO, luma)
+
+
+@inner
+def _changes(step: int, blends: Array, turns: float32, C: int) -> bool:
+    """Whether a step of the jitter does anything; asked first, because a call takes longer."""
+    return turns != 0 and C == 3 if step == HUE else blends[step - (step > HUE), 0] != 1
 
 
 @inner
@@ -203,13 +251,11 @@ def _jitter(
     x: Array, part: slice, step: int, blends: Array, turns: float32, mean: float32, luma: Array
 ) -> None:
     if step == HUE:
-        if turns != 0 and x.shape[0] == 3:
-            # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
-            _shift_hue(x[0, part], x[1, part], x[2, part], turns)
+        # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
+        _shift_hue(x[0, part], x[1, part], x[2, part], turns)
     else:
         of_x, of_mean, of_luma = blends[step - (step > HUE)]
-        if of_x != 1:
-            _blend(x, part, of_x, of_luma, of_mean * mean, luma)
+        _blend(x, part, of_x, of_luma, of_mean * mean, luma)
 
 
 @inner
@@ -253,46 +299,60 @@ def _near(turns: float32) -> float32:
 
 
 @inner
-def _gaussian(sigma: float, kernel: Array) -> int:
-    """Half of a kernel from its middle on, and how far it is more than nothing."""
+def _gaussian(sigma: float, reach: int, kernel: Array) -> int:
+    """Half of a kernel from its middle on, which is halved: it is its own pair; and where the kernel ends.
+
+    Weights that make the number of pairs a multiple of `PAIRS` are 0.
+    """
     total, radius = 0.0, 0
-    for k in range(kernel.shape[0]):
+    for k in range(reach + 1):
         weight = math.exp(-0.5 * (k / sigma) ** 2)
         if weight > LEAST:
             kernel[k], radius = weight, k
             total += 2 * weight if k else weight
     for k in range(radius + 1):
         kernel[k] /= total
-    return radius
+    kernel[0] *= HALF
+    whole = _whole(radius + 1, PAIRS)
+    kernel[radius + 1 : whole] = 0
+    return whole - 1
 
 
 @inner
-def _blur(x: Array, kernel: Array, radius: int, lines: Array, sums: Array, rows: Array) -> None:
-    """Blur [size, size]; edges repeat."""
+def _blur(x: Array, kernel: Array, radius: int, padded: Array, sums: Array, rows: Array) -> None:
+    """Blur [size, size]; edges repeat. Along its rows first: some at a time are made columns."""
     size, width = x.shape[0], x.shape[0] + 2 * radius
-    for first in range(0, size, LINES):
-        count = min(LINES, size - first)
-        for y in range(count):
-            line = lines[y * width : (y + 1) * width]
-            line[:radius], line[radius + size :] = x[first + y, 0], x[first + y, size - 1]
-            line[radius : radius + size] = x[first + y]
-        # What mixes the end of a line with the start of the next falls on no pixel.
-        _convolve(lines, 1, kernel, radius, sums[: count * width - 2 * radius])
-        for y in range(count):
-            rows[radius + first + y] = sums[y * width : y * width + size]
-    rows[:radius], rows[radius + size : width] = rows[radius], rows[radius + size - 1]
-    flat, to = rows.reshape(rows.size), x.reshape(x.size)
-    for start in range(0, size * size, LINES * size):
-        _convolve(flat[start:], size, kernel, radius, to[start : start + LINES * size])
+    for y in range(0, size, LANES):
+        count = min(LANES, size - y)
+        columns, to = padded[: width * count].reshape(width, count), sums[: size * count]
+        _transpose(x[y : y + count], columns[radius : radius + size])
+        _blur_columns(columns, kernel, radius, to)
+        _transpose(to.reshape(size, count), rows[radius + y : radius + y + count])
+    _blur_columns(rows[:width], kernel, radius, x.reshape(x.size))
+
+
+@inner
+def _blur_columns(x: Array, kernel: Array, radius: int, to: Array) -> None:
+    """Fill `to` [size * count] from [size + 2 * radius, count], filling its outer rows with the edges."""
+    first, last, step = radius, x.shape[0] - radius - 1, x.shape[1]
+    for y in range(radius):
+        for i in range(step):
+            x[y, i], x[last + 1 + y, i] = x[first, i], x[last, i]
+    flat = x.reshape(x.size)
+    for start in range(0, to.shape[0], BLURRED):
+        _convolve(flat[start:], step, kernel, radius, to[start : start + BLURRED])
 
 
 @inner
 def _convolve(source: Array, step: int, kernel: Array, radius: int, to: Array) -> None:
     """Fill `to` with sums of what lies up to `radius` steps before and after the middle of `source`."""
-    weight, middle = kernel[0], source[radius * step :]
-    for i in range(to.shape[0]):
-        to[i] = weight * middle[i]
-    for k in range(1, radius + 1):
-        weight, before, after = kernel[k], source[(radius - k) * step :], source[(radius + k) * step :]
+    for k in range(0, radius + 1, PAIRS):
+        a, b, c = kernel[k], kernel[k + 1], kernel[k + 2]
+        before_a, after_a = source[(radius - k) * step :], source[(radius + k) * step :]
+        before_b, after_b = source[(radius - k - 1) * step :], source[(radius + k + 1) * step :]
+        before_c, after_c = source[(radius - k - 2) * step :], source[(radius + k + 2) * step :]
         for i in range(to.shape[0]):
-            to[i] += weight * (before[i] + after[i])
+            total = to[i] if k else ZERO
+            total += a * (before_a[i] + after_a[i])
+            total += b * (before_b[i] + after_b[i])
+            to[i] = total + c * (before_c[i] + after_c[i])

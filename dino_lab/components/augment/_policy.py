@@ -71,9 +71,9 @@ class Policy:
             *shares, turn = uniform(generator, 4, V, B)
             strengths = (self.brightness, self.contrast, self.saturation)
             factors = [between(max(0.0, 1 - s), 1 + s, u) for s, u in zip(strengths, shares, strict=True)]
-            factor = torch.where(jittered[..., None], torch.stack(factors, dim=-1), 1.0)  # [V, B, 3]
+            factor = torch.where(jittered, torch.stack(factors), 1.0)  # [3, V, B]
             turns = jittered * self.hue * (2 * turn - 1)
-            blends = in_order(factor, uniform(generator, V, B, 4))
+            blends = in_order(factor.movedim(0, -1), uniform(generator, V, B, 4))
         if self.grey_probability:
             grey = uniform(generator, V, B) < self.grey_probability
         return {"blends": blends, "turns": turns, "grey": grey}
