@@ -12,7 +12,7 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [
     "kinds errors types schedule collectives",
-    "names plugin_file extras attention pictures images",
+    "names plugin_file extras attention pictures images linear",
     "network",
     "encoder",
     "protocols",

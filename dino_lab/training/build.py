@@ -12,6 +12,7 @@ from torch import nn
 
 from dino_lab.encoder import Encoder
 from dino_lab.errors import Misfit
+from dino_lab.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
 from dino_lab.registry import Registry
@@ -124,7 +125,7 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         with misfits("head", "dim"):
             method.teacher.check_classes(data.classes)
     for network in filter(None, (method.student, method.teacher.network)):
-        _apply(spec.train, network)
+        _apply(spec.train, network, device)
     return Run(
         spec=spec,
         device=device,
@@ -140,8 +141,10 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
-def _apply(settings: Train, network: Network) -> None:
+def _apply(settings: Train, network: Network, device: torch.device) -> None:
     """How the network is computed, which changes nothing of what it says but rounding."""
+    if device.type == "cpu":
+        use_faster_linear(network)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     if settings.gradient_checkpointing:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dino_lab.components.backbones._attention_kernel import products_pay
+from dino_lab.linear import linear
 
 
 def features_are_class_token(model: nn.Module) -> bool:
@@ -47,8 +48,8 @@ def _attend(layer: Any, x: Tensor) -> Tensor:
     width = layer.qkv.out_features // 3
     weight, bias = layer.qkv.weight, layer.qkv.bias
     of_query, of_rest = (None, None) if bias is None else (bias[:width], bias[width:])
-    query = F.linear(x[:, :1], weight[:width], of_query).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
-    rest = F.linear(x, weight[width:], of_rest).unflatten(2, (2, layer.num_heads, -1))  # [N, P, 2, heads, d]
+    query = linear(x[:, :1], weight[:width], of_query).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
+    rest = linear(x, weight[width:], of_rest).unflatten(2, (2, layer.num_heads, -1))  # [N, P, 2, heads, d]
     key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
     query, key = layer.q_norm(query), layer.k_norm(key)
     if products_pay(x):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dino_lab.linear import linear
+
 BLOCK = 2**16  # images of the bank compared with at once
 BLOCK_BYTES = 2**27  # of cosines that are there at once
 CANDIDATES = 32  # more than k, that a search in bfloat16 leaves to be compared again
@@ -58,7 +60,7 @@ def _largest(query: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = query.new_empty(len(query), 0)
     index = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
     for start in range(0, len(reference), BLOCK):
-        product = query @ reference[start : start + BLOCK].T
+        product = linear(query, reference[start : start + BLOCK])
         value, where = product.topk(min(k, product.shape[1]))
         found, index = torch.cat([found, value], 1), torch.cat([index, where + start], 1)
         found, order = found.topk(min(k, found.shape[1]))

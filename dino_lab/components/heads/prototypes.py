@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab.linear import linear
 from dino_lab.registry import register
 
 PAPER_WIDTH = 2048  # with 0.02 a narrower head would shrink its input until the biases drown it
@@ -27,7 +28,7 @@ class Cosines(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, D] to [N, K]."""
         directions = F.normalize(self.weight, dim=-1)
-        return F.linear(x, directions if self.gain is None else directions * self.gain)
+        return linear(x, directions if self.gain is None else directions * self.gain)
 
 
 @register("head", "prototypes")
