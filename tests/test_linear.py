@@ -89,7 +89,7 @@ def test_layers_of_a_network_change_in_nothing_else(lagging: list[int]) -> None:
 def test_what_is_exported_is_a_linear_layer(lagging: list[int]) -> None:
     network = nn.Sequential(nn.Linear(3, 4))
     use_faster_linear(network)
-    traced = torch.jit.trace(network, torch.randn(5, 3))
+    traced = torch.jit.trace(network, torch.randn(5, 3), check_trace=False)
     assert "aten::linear" in str(traced.inlined_graph)
     program = torch.export.export(network, (torch.randn(5, 3),))
     assert "aten.linear" in str(program.graph)
