@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def sweep(
     """
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
-    from dino_lab.cli.sweep_words import measured, print_plan, print_result
+    from dino_lab.cli.sweep_words import print_plan, print_result
 
     out = console()
     began = time.monotonic()
@@ -63,9 +64,12 @@ def sweep(
     # Ray takes seconds to start: meanwhile torch is imported, the plan checked, and a few steps measured.
     with Interrupt(announce=True) as interrupt, _cluster(address) if on_ray else nullcontext() as there:
         load_plugins(plugin)
+        import torch
+
         from dino_lab.registry import registry
         from dino_lab.reports.page import write_report
         from dino_lab.sweeps.dispatch import STOP_FILE
+        from dino_lab.sweeps.forecast import forecast
         from dino_lab.sweeps.machine import lack, this_machine
         from dino_lab.sweeps.packs import packs
         from dino_lab.sweeps.plan import load_plan
@@ -92,12 +96,14 @@ def sweep(
         shelf = Shelf()
         chosen = search.left if search is not None else 0
         asked = sum(map(len, todo)) + chosen
-        first = todo[0] if todo else [plan.trials[0]]
-        shared = shelf.data(first[0].spec, registry) if asked else None
+        if asked:  # before there are copies of this process, which share what is on the shelf
+            shelf.data((todo[0] if todo else plan.trials)[0].spec, registry)
         if there is not None and asked:
             there.prepare(plugin or (), None if device == "cuda" else shelf)
-        seconds = measured(plan, first, device if machine.gpus else "cpu", shared) if asked else 0.0
-        print_plan(plan, todo, alone, chosen, at_once, seconds, folder)
+        on = torch.device(device if machine.gpus else "cpu")
+        data = partial(shelf.data, registry=registry)
+        expected = forecast(plan, todo, chosen, at_once, registry, on, data) if asked else None
+        print_plan(plan, todo, alone, chosen, at_once, expected, folder)
         if dry_run:
             return
         folder.mkdir(parents=True, exist_ok=True)

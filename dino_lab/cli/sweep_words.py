@@ -5,39 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dino_lab.errors import SpecError, UserError
-
 if TYPE_CHECKING:
-    from dino_lab.protocols import SharedData
     from dino_lab.reports.study import Study
     from dino_lab.reports.tables import Line
+    from dino_lab.sweeps.forecast import Forecast
     from dino_lab.sweeps.plan import Plan, Trial
-
-
-def measured(plan: Plan, first: list[Trial], device: str, shared: SharedData | None) -> float:
-    """Seconds of a trial, or pack, of average length; a UserError if its rows will not have the metric."""
-    import torch
-
-    from dino_lab.errors import Misfit
-    from dino_lab.registry import registry, suggest
-    from dino_lab.sweeps.measure import measure
-
-    try:
-        specs = [trial.spec for trial in first]
-        found = measure(specs, registry, torch.device(device), plan.sweep.resources.cpu, shared)
-    except Misfit as misfit:
-        raise UserError(f"{first[0].label}: {misfit}") from misfit
-    scheduler = plan.sweep.scheduler
-    for loc, metric in (
-        (("metric",), plan.sweep.metric),
-        (("scheduler", "metric"), scheduler.metric if scheduler else None),
-    ):
-        if metric is not None and metric not in found.numbers:
-            there = ", ".join(name for name in found.numbers if ("." in name) == ("." in metric))
-            hint = suggest(metric, list(found.numbers))
-            raise SpecError(plan.line(loc, f"no evaluator reports {metric!r}{hint} (there are: {there})"))
-    epochs = [trial.spec.train.epochs for trial in plan.trials]
-    return found.seconds * sum(epochs) / len(epochs) / specs[0].train.epochs
 
 
 def print_plan(
@@ -46,12 +18,13 @@ def print_plan(
     alone: dict[str, int],
     chosen: int,
     at_once: int,
-    seconds: float,
+    expected: Forecast | None,
     folder: Path,
 ) -> None:
     """Every arm that is known, how many trials there will be, and how long they will take.
 
-    `chosen` trials come later; `alone` says how many are in no pack, and why.
+    `chosen` trials come later; `alone` says how many are in no pack, and why; where nothing is left to do,
+    nothing is `expected`.
     """
     from dino_lab.cli.console import print_table
     from dino_lab.cli.words import duration
@@ -84,13 +57,13 @@ def print_plan(
         print(f"{len(todo)} trials in {len(packs)} pack(s) of at most {plan.sweep.pack}")
         for reason, count in alone.items():
             print(f"  {count} of them alone: {reason}")
-    if packs or chosen:
-        rounds = -(-(len(packs) + chosen) // at_once)
-        first = packs[0] if packs else [plan.trials[0]]
+    if expected is not None:
+        unit, first = "pack" if packed else "trial", packs[0] if packs else [plan.trials[0]]
+        shortest, longest = duration(min(expected.each)), duration(max(expected.each))
+        each = shortest if shortest == longest else f"{shortest} to {longest}"
         beside = f" and {len(first) - 1} more" if len(first) > 1 else ""
-        each, whole = duration(seconds), duration(seconds * rounds)
-        unit = "pack" if packed else "trial"
-        print(f"about {each} a {unit} and {whole} in all, by a few steps of {first[0].label}{beside}")
+        of = f"{first[0].label}{beside}" if expected.kinds == 1 else f"{expected.kinds} kinds of {unit}s"
+        print(f"about {each} a {unit} and {duration(expected.whole)} in all, by a few steps of {of}")
     print(f"metric: {study.metric}; tables and pictures will lie in {folder}", flush=True)
 
 
