@@ -86,7 +86,7 @@ class Train(Section):
     accumulate: int = Field(1, gt=0, description="parts that a batch is split into to save memory")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="of the networks' products; bfloat16 is faster, also on a CPU that has instructions for it",
+        description="of the products; bfloat16 is faster, also on a CPU with instructions for it",
     )
     compile: bool = Field(False, description="torch.compile the networks")
     gradient_checkpointing: bool = Field(
