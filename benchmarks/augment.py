@@ -22,9 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.augment_peers import BATCHED, PEERS, Crops, Setting
+from benchmarks import step
+from benchmarks.augment_peers import BATCHED, PEERS, Crops, Setting, dino_lab, kornia
 from benchmarks.report import section, spread, table
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD
+from dino_lab.training.loop import train
 
 ROUNDS = {"ImageNet": 7, "CIFAR": 15}
 SETTINGS = (
@@ -67,9 +69,38 @@ def main(cores: int = 2) -> str:
         "dino-lab runs as `dino-lab run` starts it, with large pages of memory, the others as their users "
         "start them."
     )
-    return section(
+    text = section(
         "Augmentation: DINO's multi-crop, batch 64 on the CPU", "python -m benchmarks.augment", text
     )
+    return text + (f"\n{on_gpu(step.ON_GPU, SETTINGS[0])}" if torch.cuda.is_available() else "")
+
+
+def on_gpu(trained: step.Setting, setting: Setting) -> str:
+    """Crops of a batch on the device of `trained`, beside the training step that waits for them."""
+    device = torch.device(trained.device)
+    rows = train(step.prepare(trained, "bfloat16")[0])
+    batch = step.prepare(trained, "bfloat16")[0].spec.train.batch_size
+    images = pictures(batch, setting.pixels).to(device)
+    jobs: dict[str, Callable[[], object]] = {
+        OURS: partial(dino_lab(setting, device), images),
+        "Kornia": partial(kornia(setting, device), images),
+        "training step in bfloat16, without them": lambda: next(rows),
+    }
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for round_ in range(trained.rounds + 2):
+        for name, job in jobs.items():
+            seconds = step.timed(job, trained.device)
+            if round_ > 1:
+                times[name].append(1000 * seconds)
+    base, rest = times[OURS], times["training step in bfloat16, without them"]
+    lines = [
+        [name, spread(each, 1), spread([a / b for a, b in zip(each, base, strict=True)], 1)]
+        for name, each in times.items()
+    ]
+    share = spread([100 * a / (a + b) for a, b in zip(base, rest, strict=True)], 1)
+    text = table(["", "ms a batch, median (range)", "times dino-lab's, in pairs"], lines)
+    text += f"\n\nShare of a step that makes its own crops: {share} %. Asked: 20 times Kornia, at most 5 %."
+    return section(f"Augmentation on a GPU: {trained.title}", "python -m benchmarks.augment", text)
 
 
 def _measure(setting: Setting, cores: int) -> str:

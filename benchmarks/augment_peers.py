@@ -20,6 +20,7 @@ from dino_lab.components.data._labelled import IMAGENET_STD as STD
 from dino_lab.network import Network
 
 Crops = list[Tensor]
+CPU = torch.device("cpu")
 BLUR, SOLARIZE = (1.0, 0.1, 0.5), (0.0, 0.2, 0.0)  # of the first global view, the second, the local ones
 SIGMA = (0.1, 2.0)
 
@@ -46,13 +47,13 @@ class Setting:
         return large + [(2, self.local_size, (0.05, 0.4))] * self.local_views
 
 
-def dino_lab(setting: Setting) -> Callable[[Tensor], Crops]:
+def dino_lab(setting: Setting, device: torch.device = CPU) -> Callable[[Tensor], Crops]:
     """The `multicrop` of this project, with the normalisation that its network does."""
     augment = MultiCrop(
         global_size=setting.global_size, local_size=setting.local_size, local_views=setting.local_views
     )
-    network = Network(nn.Identity(), nn.Identity(), mean=MEAN, std=STD)
-    generator = torch.Generator()
+    network = Network(nn.Identity(), nn.Identity(), mean=MEAN, std=STD).to(device)
+    generator = torch.Generator(device)
 
     def crops(images: Tensor) -> Crops:
         views = augment.forward(images, generator).crops
@@ -61,7 +62,7 @@ def dino_lab(setting: Setting) -> Callable[[Tensor], Crops]:
     return crops
 
 
-def kornia(setting: Setting) -> Callable[[Tensor], Crops]:
+def kornia(setting: Setting, device: torch.device = CPU) -> Callable[[Tensor], Crops]:
     """Kornia's transforms in a chain for each view, on the whole batch."""
     import kornia.augmentation as K
 
@@ -75,7 +76,7 @@ def kornia(setting: Setting) -> Callable[[Tensor], Crops]:
             K.RandomGaussianBlur((17, 17), SIGMA, p=BLUR[kind]),
         ]
         chain += [K.RandomSolarize(0.0, 0.0, p=SOLARIZE[kind])] if SOLARIZE[kind] else []
-        chains.append(nn.Sequential(*chain, K.Normalize(torch.tensor(MEAN), torch.tensor(STD))))
+        chains.append(nn.Sequential(*chain, K.Normalize(torch.tensor(MEAN), torch.tensor(STD))).to(device))
 
     def crops(images: Tensor) -> Crops:
         x = images.float() / 255

@@ -180,7 +180,8 @@ def _every_row(run: Run) -> Spec:
     return run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"log_every": 1})})
 
 
-def _timed(step: Callable[[], object], device: str) -> float:
+def timed(step: Callable[[], object], device: str) -> float:
+    """Seconds of a call, until the device has done it."""
     began = time.perf_counter()
     step()
     if device == "cuda":
@@ -226,7 +227,7 @@ def _ceiling(setting: Setting, dtype: torch.dtype) -> float:
     """Operations a second of one product of large matrices."""
     n = setting.large
     a, b = (torch.randn(n, n, device=setting.device, dtype=dtype) for _ in range(2))
-    times = [_timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
+    times = [timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
     return 2 * n**3 / statistics.median(times[2:])
 
 
@@ -244,7 +245,7 @@ def main() -> str:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(setting.rounds + 1):
         for name, step in steps.items():
-            seconds = _timed(step, setting.device)
+            seconds = timed(step, setting.device)
             if round_:  # the first round warms up
                 times[name].append(seconds)
     base, batch = times[REFERENCE], prepare(setting, "float32")[0].spec.train.batch_size
