@@ -27,6 +27,9 @@ interleaved in one process or one call.
 That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`.
 Methods, ablations and what attention finds have tables of their own: `docs/methods.md`,
 `docs/ablations/`, `docs/attention.md`.
+
+Where there is a GPU, `python -m benchmarks.augment`, `.step` and `.together` measure on it; no figure of one is
+here yet.
 """
 
 

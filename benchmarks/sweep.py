@@ -59,9 +59,9 @@ def main() -> str:
     return section("Sweeps", "python -m benchmarks.sweep", table(["figure", "measured", "asked"], rows))
 
 
-def _start(place: Path, runs: str, verb: str = "sweep") -> subprocess.Popen[bytes]:
+def _start(place: Path, runs: str, verb: str = "sweep", *settings: str) -> subprocess.Popen[bytes]:
     file = place / "s.yaml" if verb == "sweep" else BASE
-    command = [verb, str(file), "--runs", str(place / runs), "--checkpoint-every", "2", *SHORT]
+    command = [verb, str(file), "--runs", str(place / runs), "--checkpoint-every", "2", *SHORT, *settings]
     command += [] if verb == "sweep" else ["--device", "cpu", "--threads", "1"]
     return subprocess.Popen(
         [sys.executable, "-m", "dino_lab", *command],
@@ -77,9 +77,9 @@ def _steps(place: Path, runs: str) -> list[int]:
 
 
 def _first_step(place: Path, verb: str) -> float:
-    """Seconds from the start of the process to the first written row of a step."""
+    """Seconds from the start of the process to the row of the first step."""
     began = time.perf_counter()
-    process = _start(place, f"first_{verb}", verb)
+    process = _start(place, f"first_{verb}", verb, "--set", "train.log_every=1")
     while max(_steps(place, f"first_{verb}"), default=0) == 0 and process.poll() is None:
         time.sleep(0.02)
     seconds = time.perf_counter() - began

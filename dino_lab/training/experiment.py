@@ -133,15 +133,17 @@ class _Pack:
         """A step was made. All clocks are read first, so that no evaluation makes another run look slow."""
         self._each(lambda one: _measure(one, rows[one]))
         self._each(lambda one: _judge(one, rows[one]))
-        for row in (rows[one] for one in self._going[:1]):
-            assert isinstance(row, Row)
-            due = time.monotonic() - self._checkpoint_every
-            if row.numbers and any(one.saved_at <= due for one in self._going):
-                self._each(Execution.save)  # all, so that they go on together, too
-            if self._stop() and row.step < row.total:
-                self._each(_interrupt)
-            if row.numbers:
-                self._each(Execution.start_clock)
+        if not self._going:
+            return
+        row = rows[self._going[0]]
+        assert isinstance(row, Row)
+        due = time.monotonic() - self._checkpoint_every
+        if row.numbers and any(one.saved_at <= due for one in self._going):
+            self._each(Execution.save)  # all, so that they go on together, too
+        if self._stop() and row.step < row.total:
+            self._each(_interrupt)
+        if row.numbers:
+            self._each(Execution.start_clock)
 
     def _each(self, action: Callable[[Execution], Outcome | None]) -> None:
         """Do it with each that is going; an outcome, or what goes wrong, ends it."""

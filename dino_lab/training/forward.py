@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,42 +14,20 @@ from dino_lab.training.stack import Stack
 from dino_lab.types import Output, Views
 
 
-class Forward(Protocol):
-    """Students and teachers of some runs; a list has one entry for each run."""
-
-    def students(self, views: Sequence[Views]) -> list[Output]:
-        """What the students say of their crops."""
-        ...
-
-    def teachers(
-        self, views: Sequence[Views], students: Sequence[Output], labels: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """What the teachers say, [T, B, K]."""
-        ...
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        ...
-
-    def hand_out_gradients(self) -> None:
-        """After the last backward pass of a step: every parameter has its own."""
-        ...
-
-
 class OneByOne:
-    """Every network by itself."""
+    """Every network by itself; what is given and returned in a list is of one run each."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
 
     def students(self, views: Sequence[Views]) -> list[Output]:
-        """One after the other."""
+        """What the students say of their crops."""
         return [run.student(its.crops) for run, its in zip(self._runs, views, strict=True)]
 
     def teachers(
         self, views: Sequence[Views], students: Sequence[Output], labels: Sequence[Tensor]
     ) -> list[Tensor]:
-        """One after the other."""
+        """What the teachers say, [T, B, K]."""
         given = zip(self._runs, views, students, labels, strict=True)
         return [run.teacher.forward(its, student, known) for run, its, student, known in given]
 
@@ -59,7 +37,7 @@ class OneByOne:
             run.optimizer.zero_grad()
 
     def hand_out_gradients(self) -> None:
-        """Nothing: every parameter has its own already."""
+        """After the last backward pass of a step: give every parameter its own. Here each has it already."""
 
 
 class AtOnce(OneByOne):

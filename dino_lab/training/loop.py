@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
-from dino_lab.training.forward import Forward, OneByOne
+from dino_lab.training.forward import OneByOne
 from dino_lab.training.optimizer import clip_gradients, set_rates
 from dino_lab.training.seeding import seed_everything
 from dino_lab.types import Output, Views
@@ -46,7 +46,9 @@ def train(run: Run, start: int = 0) -> Iterator[Row]:
         yield row
 
 
-def train_together(runs: Sequence[Run], networks: Forward, start: int = 0) -> Iterator[list[Row | NonFinite]]:
+def train_together(
+    runs: Sequence[Run], networks: OneByOne, start: int = 0
+) -> Iterator[list[Row | NonFinite]]:
     """As `train`, for several runs with equal `data` and `train` sections: a row of each, or why not.
 
     After a NonFinite the others go on in a new call.
@@ -123,7 +125,7 @@ def _views(
 
 def _backward(
     runs: Sequence[Run],
-    networks: Forward,
+    networks: OneByOne,
     views: Sequence[Views],
     labels: Sequence[Tensor],
     step: int,
