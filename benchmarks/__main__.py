@@ -28,8 +28,8 @@ That a run killed with -9 ends with the same weights, bit for bit, is tested: `t
 Methods, ablations and what attention finds have tables of their own: `docs/methods.md`,
 `docs/ablations/`, `docs/attention.md`.
 
-Where there is a GPU, `python -m benchmarks.augment`, `.step` and `.together` measure on it; no figure of one is
-here yet.
+Where there is a GPU, `python -m benchmarks.augment`, `.step` and `.together` measure on it; no figure of
+one is here yet.
 """
 
 
