@@ -173,9 +173,10 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
 
 
 def test_a_pack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    settings = ("--set", "pack=2", "--set", "train.epochs=30")
     whole = Sweep(tmp_path / "whole")
-    whole.run("--executor", "inline", "--set", "pack=2")
-    running = sweep.start("--set", "pack=2")
+    whole.run("--executor", "inline", *settings)
+    running = sweep.start(*settings)
     until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 20, "both trials")
     (training,) = set(trials(running, sweep.runs))
     training.kill()
