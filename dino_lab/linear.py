@@ -34,10 +34,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
-def use_faster_linear(network: nn.Module) -> None:
-    """Let every plain linear layer of a network take the faster way."""
-    if mkl_lags():
-        for module in network.modules():
+def use_faster_linear(part: nn.Module, device: torch.device) -> None:
+    """Let every plain linear layer of what is computed on a device take the faster way, if that is a CPU."""
+    if device.type == "cpu" and mkl_lags():
+        for module in part.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Linear
 

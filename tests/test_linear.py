@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 
 from dino_lab import linear as module
 from dino_lab.linear import Linear, linear, mkl_lags, use_faster_linear
+from dino_lab.registry import registry
+from dino_lab.training.build import build
+from dino_lab.training.loop import train
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +27,9 @@ def lagging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     calls: list[int] = []
     original = F.conv2d
 
-    def counted(*given: Tensor) -> Tensor:
+    def counted(*given: Tensor, **options: Any) -> Tensor:
         calls.append(1)
-        return original(*given)
+        return original(*given, **options)
 
     monkeypatch.setattr(module, "mkl_lags", lambda: True)
     monkeypatch.setattr(module, "LEAST", 1)
@@ -76,19 +82,21 @@ def test_layers_of_a_network_change_in_nothing_else(lagging: list[int]) -> None:
 
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Special(4, 4), nn.Linear(4, 2, bias=False))
     before = copy.deepcopy(network)
-    use_faster_linear(network)
+    use_faster_linear(network, CPU)
     assert [type(part) for part in network] == [Linear, nn.ReLU, Special, Linear]
     assert network.state_dict().keys() == before.state_dict().keys()
     x = torch.randn(5, 3)
     torch.testing.assert_close(network(x), before(x))
     torch.testing.assert_close(copy.deepcopy(network)(x), before(x))
     assert len(lagging) == 4
+    use_faster_linear(before, torch.device("meta"))
+    assert type(before[0]) is nn.Linear
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:FutureWarning")
 def test_what_is_exported_is_a_linear_layer(lagging: list[int]) -> None:
     network = nn.Sequential(nn.Linear(3, 4))
-    use_faster_linear(network)
+    use_faster_linear(network, CPU)
     traced = torch.jit.trace(network, torch.randn(5, 3), check_trace=False)
     assert "aten::linear" in str(traced.inlined_graph)
     program = torch.export.export(network, (torch.randn(5, 3),))
@@ -105,6 +113,21 @@ def test_other_processors_keep_their_layers(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda value=capability: value)
         assert not mkl_lags()
         network = nn.Sequential(nn.Linear(3, 4))
-        use_faster_linear(network)
+        use_faster_linear(network, CPU)
         assert type(network[0]) is nn.Linear
     mkl_lags.cache_clear()
+
+
+def test_networks_of_a_run_take_the_faster_way(tiny_spec: Callable[..., Any], lagging: list[int]) -> None:
+    for teacher in ("{name: ema}", "{name: frozen}"):
+        run = build(tiny_spec(f"teacher={teacher}"), registry, CPU)
+        plain = [
+            name
+            for part in (run.student, run.teacher)
+            for name, m in part.named_modules()
+            if type(m) is nn.Linear
+        ]
+        assert not plain
+        lagging.clear()
+        next(train(run))
+        assert len(lagging) > 20

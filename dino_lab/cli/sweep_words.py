@@ -57,6 +57,8 @@ def print_plan(
         print(f"{len(todo)} trials in {len(packs)} pack(s) of at most {plan.sweep.pack}")
         for reason, count in alone.items():
             print(f"  {count} of them alone: {reason}")
+        if not resources.gpu:
+            print("  on a CPU a pack takes longer than its trials one by one; pack: 1 is faster")
     if expected is not None:
         unit, first = "pack" if packed else "trial", packs[0] if packs else [plan.trials[0]]
         shortest, longest = duration(min(expected.each)), duration(max(expected.each))

@@ -125,7 +125,10 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         with misfits("head", "dim"):
             method.teacher.check_classes(data.classes)
     for network in filter(None, (method.student, method.teacher.network)):
-        _apply(spec.train, network, device)
+        _apply(spec.train, network)
+    parts: tuple[Any, ...] = (method.student, method.teacher)  # which may have another network of its own
+    for part in parts:
+        use_faster_linear(part, device)
     return Run(
         spec=spec,
         device=device,
@@ -141,10 +144,8 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
-def _apply(settings: Train, network: Network, device: torch.device) -> None:
+def _apply(settings: Train, network: Network) -> None:
     """How the network is computed, which changes nothing of what it says but rounding."""
-    if device.type == "cpu":
-        use_faster_linear(network)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     if settings.gradient_checkpointing:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dino_lab.errors import Misfit, UserError, first_line
+from dino_lab.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.protocols import Data
 from dino_lab.registry import Registry
@@ -82,6 +83,7 @@ def _subject(source: _Source, registry: Registry, device: torch.device, evaluati
     torch.manual_seed(0)
     backbone = _backbone(source, registry)
     network = Network(backbone, nn.Identity(), mean=source.mean, std=source.std).to(device)
+    use_faster_linear(network, device)
     check_size(network, source.size)
     evaluators: dict[str, Any] = make_evaluators(evaluation.evaluators, registry)
     for evaluator in evaluators.values():

@@ -51,7 +51,9 @@ def test_a_packed_trial_leaves_what_it_leaves_alone(
     assert "a pack" not in capsys.readouterr().out
     assert sweep("pack=3") == 0
     out = capsys.readouterr().out
-    assert "4 trials; 1 pack(s) at once, 1 core(s) each\n4 trials in 2 pack(s) of at most 3\nabout 0:" in out
+    assert (
+        "4 trials; 1 pack(s) at once, 1 core(s) each\n4 trials in 2 pack(s) of at most 3\n  on a CPU" in out
+    )
     assert "a pack and 0:" in out
     packed, alone = folders(tmp_path / "runs"), folders(tmp_path / "alone")
     assert packed.keys() == alone.keys()
