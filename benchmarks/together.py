@@ -20,7 +20,6 @@ from benchmarks.report import section, spread, table
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import Run, build
-from dino_lab.training.forward import AtOnce
 from dino_lab.training.loop import Row, train, train_together
 
 TRIALS = 4
@@ -66,7 +65,7 @@ def _rows(name: str, settings: Settings, steps: int, device: torch.device) -> li
     _check(settings, device)
     one = train(prepare(settings, 0, device))
     packed = [prepare(settings, trial, device) for trial in range(TRIALS)]
-    together = train_together(packed, AtOnce(packed))
+    together = train_together(packed)
     with _processes(settings, device) as step_all:
         ways: dict[str, tuple[Callable[[int], None], int]] = {
             "one at a time": (lambda count: _make(one, count, device), 1),
@@ -97,7 +96,7 @@ def _check(settings: Settings, device: torch.device) -> None:
     """The same loss after a step, packed or not."""
     every = (*settings, "train.log_every=1")
     runs = [prepare(every, trial, device) for trial in range(TRIALS)]
-    (packed,) = islice(train_together(runs, AtOnce(runs)), 1)
+    (packed,) = islice(train_together(runs), 1)
     for trial, row in enumerate(packed):
         assert isinstance(row, Row)
         alone = next(train(prepare(every, trial, device))).numbers["loss"]

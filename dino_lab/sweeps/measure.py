@@ -14,7 +14,6 @@ from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import build
-from dino_lab.training.forward import AtOnce, OneByOne
 from dino_lab.training.loop import NonFinite, train_together
 
 STEPS = 4  # the first is not counted
@@ -46,8 +45,7 @@ def measure(
         built = time.perf_counter() - began
         steps: list[float] = []
         numbers: dict[str, float] = {}
-        networks = OneByOne(runs) if len(runs) == 1 else AtOnce(runs)
-        steps_of_all = train_together(runs, networks)
+        steps_of_all = train_together(runs)
         for _ in range(STEPS):
             now = time.perf_counter()
             rows = next(steps_of_all, None)

@@ -18,7 +18,6 @@ from dino_lab.spec.model import Spec
 from dino_lab.training.build import build
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.execution import Execution, Listener, Outcome
-from dino_lab.training.forward import AtOnce, OneByOne
 from dino_lab.training.loop import NonFinite, Row, train_together
 from dino_lab.training.run_dir import RunFolder
 
@@ -120,10 +119,9 @@ class _Pack:
     def _steps(self) -> None:
         """Until one has ended, without which the others have to go on."""
         runs = [one.run for one in self._going]
-        networks = OneByOne(runs) if len(runs) == 1 else AtOnce(runs)
         for one in self._going:
             one.start_clock()
-        for rows in train_together(runs, networks, self._going[0].step):
+        for rows in train_together(runs, self._going[0].step):
             self._take(dict(zip(self._going, rows, strict=True)))
             if len(self._going) < len(runs):
                 return

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
-from dino_lab.training.forward import OneByOne
+from dino_lab.training.forward import AtOnce, OneByOne
 from dino_lab.training.optimizer import clip_gradients, set_rates
 from dino_lab.training.seeding import seed_everything
 from dino_lab.types import Output, Views
@@ -40,21 +40,19 @@ class Row:
 
 def train(run: Run, start: int = 0) -> Iterator[Row]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
-    for (row,) in train_together([run], OneByOne([run]), start):
+    for (row,) in train_together([run], start):
         if isinstance(row, NonFinite):
             raise row
         yield row
 
 
-def train_together(
-    runs: Sequence[Run], networks: OneByOne, start: int = 0
-) -> Iterator[list[Row | NonFinite]]:
+def train_together(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | NonFinite]]:
     """As `train`, for several runs with equal `data` and `train` sections: a row of each, or why not.
 
     After a NonFinite the others go on in a new call.
     """
     settings, total = runs[0].spec.train, runs[0].total_steps
-    alike = _alike(runs)
+    networks, alike = OneByOne(runs) if len(runs) == 1 else AtOnce(runs), _alike(runs)
     for step, (waited, batches) in enumerate(_timed(islice(_batches(runs, start), total - start)), start):
         writes = (step + 1) % settings.log_every == 0 or runs[0].ends_epoch(step)
         generators = [run.generator(step) for run in runs]

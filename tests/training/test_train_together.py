@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dino_lab.registry import registry
 from dino_lab.training.build import Run, build
-from dino_lab.training.forward import AtOnce
 from dino_lab.training.loop import NonFinite, train, train_together
 
 CPU = torch.device("cpu")
@@ -93,7 +92,7 @@ def test_together_as_alone(
     runs: Callable[..., list[Run]], common: tuple[str, ...], own: tuple[tuple[str, ...], ...]
 ) -> None:
     alone, packed = runs(common, own), runs(common, own)
-    together = train_together(packed, AtOnce(packed))
+    together = train_together(packed)
     separate = [train(run) for run in alone]
     for step in range(STEPS):
         for row, wanted in zip(next(together), map(next, separate), strict=True):
