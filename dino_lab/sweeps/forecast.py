@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from dino_lab.registry import Registry, suggest
 from dino_lab.spec.model import Spec
 from dino_lab.sweeps.measure import Measured, measure
 from dino_lab.sweeps.plan import Plan, Trial
+from dino_lab.training.packing import form
 
-PATIENCE = 15.0  # seconds after which no further kind of trial is measured
-DECIDING = {"data", "augment", "backbone", "head", "predictor", "train"}  # sections that time depends on
+PATIENCE = 10.0  # seconds after which no further kind of trial is measured
 
 Pack = Sequence[Trial]
 
@@ -43,29 +43,34 @@ def forecast(
 ) -> Forecast:
     """Measure packs, of which `at_once` run side by side, and then `chosen` trials more.
 
-    A UserError if the rows of the first will not have the sweep's metric. A kind that was not measured for
-    want of time takes the mean of the others.
+    A UserError if the rows of the first will not have the sweep's metric. A kind that was not measured, for
+    want of time or because it fails, which is for its trial to say, takes the mean of the others.
     """
     began = time.monotonic()
-    known: dict[str, float] = {}  # seconds of an epoch
-    for pack in packs or [[plan.trials[0]]]:
-        kind = _kind(pack)
-        if kind not in known and (not known or time.monotonic() - began < PATIENCE):
-            found = _measure(plan, pack, registry, device, shared(pack[0].spec))
-            if not known:
-                _check_metrics(plan, found)
-            known[kind] = found.seconds / pack[0].spec.train.epochs
+    first, kinds = packs[0] if packs else [plan.trials[0]], [_kind(pack, registry) for pack in packs]
+    found = _measure(plan, first, registry, device, shared(first[0].spec))
+    _check_metrics(plan, found)
+    tried = {_kind(first, registry)}
+    known = dict.fromkeys(tried, found.seconds / first[0].spec.train.epochs)  # seconds of an epoch
+    for pack, kind in zip(packs, kinds, strict=True):
+        if kind not in tried and time.monotonic() - began < PATIENCE:
+            tried.add(kind)
+            with contextlib.suppress(Exception):
+                found = _measure(plan, pack, registry, device, shared(pack[0].spec))
+                known[kind] = found.seconds / pack[0].spec.train.epochs
     usual = sum(known.values()) / len(known)
-    each = [known.get(_kind(pack), usual) * pack[0].spec.train.epochs for pack in packs]
+    each = [
+        known.get(kind, usual) * pack[0].spec.train.epochs for pack, kind in zip(packs, kinds, strict=True)
+    ]
     each += [usual * plan.trials[0].spec.train.epochs] * chosen
     return Forecast(each, _whole(each, at_once), len(known))
 
 
-def _kind(pack: Pack) -> str:
+def _kind(pack: Pack, registry: Registry) -> tuple[int, str]:
     """What packs of one duration have in common but for their epochs."""
-    sections = pack[0].spec.model_dump(mode="json", serialize_as_any=True, include=DECIDING)
-    del sections["train"]["epochs"]
-    return json.dumps([len(pack), sections], sort_keys=True)
+    spec = pack[0].spec
+    train = spec.train.model_copy(update={"epochs": 1})
+    return len(pack), form(spec.model_copy(update={"train": train}), registry)
 
 
 def _measure(

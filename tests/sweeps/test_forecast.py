@@ -67,6 +67,22 @@ def test_trials_that_run_side_by_side(plan: Callable[[str], Plan], seen: list[in
     assert ask(three, at_once=1, chosen=2).whole == 15  # two more of mean length
 
 
+def test_a_later_kind_that_fails_is_for_its_trial_to_say(
+    plan: Callable[[str], Plan], seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = module.measure
+
+    def fails(specs: Sequence[Spec], *given: Any) -> Measured:
+        if specs[0].backbone.depth == 3:
+            raise MemoryError
+        return measure(specs, *given)
+
+    monkeypatch.setattr(module, "measure", fails)
+    found = ask(plan("grid: {backbone.depth: [2, 3, 4]}\nset: {train.epochs: 1}"))
+    assert found.each == [2, 3, 4]  # the mean of 2 and 4
+    assert found.kinds == 2
+
+
 def test_it_does_not_measure_for_long(
     plan: Callable[[str], Plan], seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
