@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,25 +78,14 @@ def test_a_packed_trial_leaves_what_it_leaves_alone(
 
 
 def test_a_stopped_pack_goes_on_as_if_it_had_not_been(
-    sweep: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Callable[..., int],
+    tmp_path: Path,
+    interrupted_at: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    from dino_lab.sweeps import run
-
-    original = run.run_trials
-
-    def interrupt(tasks: Any, specs: Any, report: Any, ended: Any, **options: Any) -> None:
-        def once(task: Any, row: Any) -> None:
-            report(task, row)
-            if row["step"] == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        original(tasks, specs, once, ended, **options)
-
     assert sweep(runs="whole") == 0
-    monkeypatch.setattr(run, "run_trials", interrupt)
-    assert sweep() == 130
+    with interrupted_at(4):
+        assert sweep() == 130
     assert [f.rows()[-1]["step"] for f in folders(tmp_path / "runs").values()] == [4] * 4
-    monkeypatch.setattr(run, "run_trials", original)
     assert sweep() == 0
     whole = folders(tmp_path / "whole")
     for name, folder in folders(tmp_path / "runs").items():

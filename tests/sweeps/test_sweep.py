@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import re
-import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -169,27 +169,16 @@ def test_a_collapse_is_a_result(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_saves_and_the_same_command_goes_on(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep,
+    interrupted_at: Callable[[int], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from dino_lab.sweeps import run
-
-    original = run.run_trials
-
-    def interrupt(tasks: Any, specs: Any, report: Any, ended: Any, **options: Any) -> None:
-        def once(task: Any, row: Any) -> None:
-            report(task, row)
-            if row["step"] == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        original(tasks, specs, once, ended, **options)
-
-    monkeypatch.setattr(run, "run_trials", interrupt)
-    assert sweep() == 130
+    with interrupted_at(2):
+        assert sweep() == 130
     out = capsys.readouterr().out
     assert "momentum=0 seed 0: interrupted" in out
     assert "to continue, run the same command again" in out
     assert [line["n"] for line in sweep.table] == ["0", "0"]
-    monkeypatch.setattr(run, "run_trials", original)
     assert sweep() == 0
     assert "momentum=0 seed 0: started" in (out := capsys.readouterr().out)
     assert "resumed at step 2" in out
