@@ -1,8 +1,8 @@
 """Linear layers on a CPU, by the faster of torch's two libraries.
 
 torch gives products of float32 matrices to MKL, which on AMD's processors does not use AVX-512, and
-convolutions to oneDNN, which does: there a linear layer is twice as fast as a convolution of one pixel. The
-numbers are the same up to rounding.
+convolutions to oneDNN, which does: there a linear layer takes half the time if it is computed as a
+convolution of one pixel. The numbers are the same up to rounding.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ def packs(trials: Sequence[Trial], most: int, registry: Registry) -> tuple[list[
     found: list[list[Trial]] = []
     alone: dict[str, int] = {}
     for group in alike.values():
-        reason = reason_to_be_alone(group[0].spec, registry) if len(group) > 1 else None
-        if len(group) == 1:
-            reason = "no other has networks and crops of the same shape"
+        lonely = "no other has networks and crops of the same shape"
+        reason = lonely if len(group) == 1 else reason_to_be_alone(group[0].spec, registry)
         size = most if reason is None else 1
         if reason is not None:
             alone[reason] = alone.get(reason, 0) + len(group)
