@@ -18,7 +18,7 @@ from dino_lab.sweeps.measure import Measured, measure
 from dino_lab.sweeps.plan import Plan, Trial
 from dino_lab.training.packing import form
 
-PATIENCE = 10.0  # seconds after which no further kind of trial is measured
+PATIENCE = 15.0  # seconds after which no further kind of trial is measured
 
 Pack = Sequence[Trial]
 
