@@ -22,12 +22,12 @@ from dino_lab.components.data.parquet import Parquet
 from dino_lab.components.evaluators.attention_boxes import AttentionBoxes
 from dino_lab.components.evaluators.attention_masks import AttentionMasks
 from dino_lab.components.evaluators.dense import Dense
+from dino_lab.evaluation.scoring import score
+from dino_lab.evaluation.subjects import open_run
 from dino_lab.protocols import Data
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import Run, build
-from dino_lab.training.evaluate import open_run
-from dino_lab.training.scoring import score
 
 CPU = torch.device("cpu")
 MASKS = {"jaccard_60": "best head, 60 %", "mean_jaccard_60": "mean of heads, 60 %"} | {

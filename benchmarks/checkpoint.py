@@ -11,10 +11,10 @@ import torch
 from benchmarks.report import section, spread, table
 from dino_lab.cli.options import CHECKPOINT_SECONDS
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.spec.file import load
 from dino_lab.training.build import build
 from dino_lab.training.loop import train
-from dino_lab.training.run_dir import RunFolder
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import section, spread, table
-from dino_lab.encoder import Encoder
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.spec.file import load

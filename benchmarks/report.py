@@ -10,7 +10,7 @@ from importlib import metadata
 
 import torch
 
-from dino_lab.training.environment import environment
+from dino_lab.runs.environment import environment
 
 
 def hardware() -> str:

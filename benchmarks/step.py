@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import section, spread, table
-from dino_lab import linear
+from dino_lab.kernels import linear
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.spec.model import Spec

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.report import section, table
-from dino_lab.reports.ending import read_ending
-from dino_lab.sweeps.plan import SWEEPS
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import read_ending
+from dino_lab.sweeps.plan.plan import SWEEPS
 
 BASE = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
 TRIALS = 12

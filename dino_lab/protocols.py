@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from dino_lab.encoder import Encoder
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.types import Output, Views
 

@@ -16,10 +16,10 @@ from dino_lab.cli.live import LiveView
 from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.execution import LEAST_WARM_UP, Outcome
 from dino_lab.training.loop import Row
-from dino_lab.training.run_dir import RunFolder
 
 WIDTH = 108  # characters
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_lab.attention import enlarged, maps_of, mass_masks, similarity
 from dino_lab.errors import UserError
-from dino_lab.pictures import cut_out, frame, heat, overlay, plain, png, sheet
+from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks, similarity
+from dino_lab.imaging.pictures import cut_out, frame, heat, overlay, plain, png, sheet
 from dino_lab.types import Look
 
 

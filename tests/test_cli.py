@@ -22,23 +22,23 @@ from typer.testing import CliRunner
 
 from dino_lab import __version__
 from dino_lab.cli import app as cli
-from dino_lab.cli.curves import History, curve, resample
+from dino_lab.cli.formatting import duration
 from dino_lab.cli.interrupt import Interrupt
 from dino_lab.cli.live import LiveView
 from dino_lab.cli.options import choose_device
 from dino_lab.cli.plain import PlainView
 from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary
-from dino_lab.cli.words import duration
+from dino_lab.cli.terminal_curves import History, curve, resample
 from dino_lab.errors import Misfit, UserError
-from dino_lab.kinds import FOLDERS
-from dino_lab.plugin_file import load_plugins
 from dino_lab.registry import registry
+from dino_lab.registry.kinds import FOLDERS
+from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.runs.rows import main_score
 from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.execution import Outcome
 from dino_lab.training.loop import Row
-from dino_lab.training.rows import main_score
 
 ESCAPE = "\x1b"
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
@@ -243,7 +243,7 @@ def test_a_failed_run_ends_with_1(
 def test_a_misfit_points_at_its_line(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dino_lab.training import check
+    from dino_lab.building import check
 
     def misfit(*_: object) -> None:
         raise Misfit(("train", "batch_size"), "too much")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
-from dino_lab.kinds import FOLDERS
-from dino_lab.names import BUILT_IN, sources
 from dino_lab.registry import registry
+from dino_lab.registry.discovery import BUILT_IN, sources
+from dino_lab.registry.kinds import FOLDERS
 from dino_lab.testing import check_component
 from dino_lab.testing.component import TRIALS
 from dino_lab.types import Views

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data.shapes import Shapes
-from dino_lab.encoder import LACKS, REPRESENTATIONS, Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import LACKS, REPRESENTATIONS, Encoder
 from dino_lab.network import Network
 
 

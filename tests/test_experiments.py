@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dino_lab.building.check import check
 from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.spec.file import load
-from dino_lab.sweeps.plan import load_plan
+from dino_lab.sweeps.plan.plan import load_plan
 from dino_lab.training.build import build
-from dino_lab.training.check import check
 from dino_lab.training.loop import train
 
 ROOT = Path(__file__).parents[1] / "experiments"

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_lab import linear as module
-from dino_lab.linear import Linear, linear, mkl_lags, use_faster_linear
+from dino_lab.kernels import linear as module
+from dino_lab.kernels.linear import Linear, linear, mkl_lags, use_faster_linear
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.loop import train

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dino_lab.cli.app import main
-from dino_lab.kinds import FOLDERS
+from dino_lab.registry.kinds import FOLDERS
 from dino_lab.testing import installed
 
 ROOT = Path(__file__).parents[1]

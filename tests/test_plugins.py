@@ -12,10 +12,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from dino_lab import names
 from dino_lab.cli.app import main
 from dino_lab.errors import SpecError
 from dino_lab.registry import ComponentError, registry
+from dino_lab.registry import discovery as names
 from dino_lab.spec.compose import compose
 from dino_lab.spec.file import load
 from dino_lab.spec.json_schema import json_schema
@@ -327,7 +327,7 @@ def test_the_example_is_small() -> None:
     lines = [line for file in folder.rglob("*.py") for line in file.read_text().splitlines() if line.strip()]
     assert 100 < len(lines) < 150
     with installed(folder):
-        from dino_lab.kinds import FOLDERS
+        from dino_lab.registry.kinds import FOLDERS
 
         for kind in FOLDERS:
             (found,) = [source for source in names.sources(kind) if source.origin == "dino-lab-example 0.1.0"]

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 from torch import nn
 
-from dino_lab.kinds import FOLDERS
 from dino_lab.registry import ComponentError, Registry, registry
+from dino_lab.registry.kinds import FOLDERS
 from dino_lab.schedule import Momentum, constant
 
 if TYPE_CHECKING:

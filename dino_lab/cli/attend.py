@@ -13,11 +13,11 @@ import typer
 
 from dino_lab.cli.options import Device, Of, Plugins, choose_device
 from dino_lab.errors import UserError
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
-    from dino_lab.encoder import Encoder
-    from dino_lab.images import Pixels
+    from dino_lab.evaluation.encoder import Encoder
+    from dino_lab.imaging.decode import Pixels
 
 SHOWN = 256  # pixels of a side at least, of the image that the maps are laid over
 
@@ -49,9 +49,9 @@ def attend(
     if head not in ("all", "mean") and not (head.isdecimal() and int(head) > 0):
         raise UserError(f"--head {head}: should be all, mean or a number from 1 on")
     load_plugins(plugin)
+    from dino_lab.building.components import distinct
     from dino_lab.cli.frames import BadFile, pictures
-    from dino_lab.training.parts import distinct
-    from dino_lab.training.run_dir import replace_file
+    from dino_lab.runs.folder import replace_file
 
     to = folder / "attention" if to is None else to
     written, bad = 0, 0
@@ -75,8 +75,8 @@ def attend(
 
 @contextmanager
 def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
+    from dino_lab.evaluation.subjects import open_run
     from dino_lab.registry import registry
-    from dino_lab.training.evaluate import open_run
 
     run = open_run(folder, registry, choose_device(device))
     gc.enable()  # see __main__.py
@@ -88,8 +88,8 @@ def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
     """A PNG of an image [3, H, W] as the network sees it."""
     import torch
 
-    from dino_lab.attention import maps_of
-    from dino_lab.reports.attended import attended
+    from dino_lab.evaluation.attention_maps import maps_of
+    from dino_lab.reports.attention_picture import attended
 
     pixels = torch.from_numpy(image)
     look = encode.look(pixels[None]).to(torch.device("cpu"))

@@ -9,7 +9,7 @@ import typer
 
 from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 
 def compare(
@@ -29,10 +29,10 @@ def compare(
     load_plugins(plugin)
     from dino_lab.cli.console import print_table
     from dino_lab.registry import registry
-    from dino_lab.reports.grouping import study_of
-    from dino_lab.reports.page import write_report
-    from dino_lab.reports.results import read_results
-    from dino_lab.reports.tables import HEADERS, lines, notes
+    from dino_lab.reports.study.grouping import study_of
+    from dino_lab.reports.study.results import read_results
+    from dino_lab.reports.study.tables import HEADERS, lines, notes
+    from dino_lab.reports.study.write import write_report
 
     study = study_of(folders, registry, metric)
     found = lines(study, read_results(study)) if to is None else write_report(study, to)
@@ -55,12 +55,11 @@ def best(
     """Say which arm of a sweep has the best mean score, and give its spec."""
     load_plugins(plugin)
     from dino_lab.registry import registry
-    from dino_lab.reports import grouping
-    from dino_lab.reports.results import read_results
-    from dino_lab.reports.study import read_study
-    from dino_lab.reports.tables import lines
+    from dino_lab.reports.study import grouping, read_study
+    from dino_lab.reports.study.results import read_results
+    from dino_lab.reports.study.tables import lines
+    from dino_lab.runs.folder import RunFolder
     from dino_lab.spec.file import dump_yaml
-    from dino_lab.training.run_dir import RunFolder
 
     study = read_study(sweep)
     scored = {line.label: line.score for line in lines(study, read_results(study)) if line.score}

@@ -10,9 +10,9 @@ import typer
 
 from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
-from dino_lab.kinds import FOLDERS
-from dino_lab.names import Source, obstacle, sources
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.discovery import Source, obstacle, sources
+from dino_lab.registry.kinds import FOLDERS
+from dino_lab.registry.plugin_files import load_plugins
 
 
 def kinds() -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec

@@ -13,14 +13,14 @@ import typer
 
 from dino_lab.cli.options import Device, Of, Plugins, choose_device
 from dino_lab.errors import Misfit, SpecError, UserError
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     import torch
 
+    from dino_lab.evaluation.scoring import Scored
+    from dino_lab.evaluation.subjects import Subject
     from dino_lab.spec.evaluation import Evaluation, EvaluationDocument
-    from dino_lab.training.evaluate import Subject
-    from dino_lab.training.scoring import Scored
 
 PREFIX = "timm:"
 CHECKPOINT = "last.pt"
@@ -64,8 +64,8 @@ def eval_(
     into_folder = document is None and not untrained
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
-        from dino_lab.training.evaluate import write_files
-        from dino_lab.training.run_dir import RunFolder
+        from dino_lab.evaluation.subjects import write_files
+        from dino_lab.runs.folder import RunFolder
 
         write_files(found, RunFolder(Path(target)), subject.step)
     if to is not None:
@@ -111,9 +111,9 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
 
 
 def _subject(target: str, evaluation: Evaluation | None, device: torch.device, untrained: bool) -> Subject:
+    from dino_lab.evaluation.external_model import file_subject, timm_subject
+    from dino_lab.evaluation.subjects import run_subject
     from dino_lab.registry import registry
-    from dino_lab.training.evaluate import run_subject
-    from dino_lab.training.single import file_subject, timm_subject
 
     if target.startswith(PREFIX):
         assert evaluation is not None
@@ -136,7 +136,7 @@ def _print(found: Sequence[Scored]) -> None:
 
 def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored]) -> None:
     """The JSON file, and in a folder of its name what files the evaluators leave."""
-    from dino_lab.training.run_dir import replace_file
+    from dino_lab.runs.folder import replace_file
 
     for file, content in ((file, content) for one in found for file, content in one.named_files.items()):
         to.with_suffix("").mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from dino_lab.errors import UserError
-from dino_lab.images import BadImage, Pixels, decode
+from dino_lab.imaging.decode import BadImage, Pixels, decode
 
 ANIMATED = {"GIF", "PNG", "WEBP"}  # other files of several pictures are pages, or previews
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}

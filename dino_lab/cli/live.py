@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dino_lab.cli.curves import History, curve
+from dino_lab.cli.formatting import duration, number, verdict_text
 from dino_lab.cli.interrupt import STOPPING
-from dino_lab.cli.words import duration, number, verdict_text
-from dino_lab.training.rows import REGULARIZER, main_score, scores
+from dino_lab.cli.terminal_curves import History, curve
+from dino_lab.runs.rows import REGULARIZER, main_score, scores
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec
@@ -76,7 +76,7 @@ class LiveView:
 
     def started(self, run: Run, folder: Path, step: int) -> None:
         """Leave the preparation, with the curves of an earlier session; the clock for what is left starts."""
-        from dino_lab.training.run_dir import RunFolder
+        from dino_lab.runs.folder import RunFolder
 
         for numbers in RunFolder(folder).rows() if step else []:
             self._take({key: value for key, value in numbers.items() if key not in ("step", "epoch")})

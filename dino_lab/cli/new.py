@@ -13,8 +13,8 @@ import typer
 from dino_lab import __version__
 from dino_lab.cli.components import kinds, must_be_a_kind
 from dino_lab.errors import UserError
-from dino_lab.kinds import FOLDERS
-from dino_lab.names import sources
+from dino_lab.registry.discovery import sources
+from dino_lab.registry.kinds import FOLDERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_NAME = 40

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dino_lab.cli.words import number
-from dino_lab.training.rows import scores
+from dino_lab.cli.formatting import number
+from dino_lab.runs.rows import scores
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec

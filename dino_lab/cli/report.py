@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dino_lab.cli.options import Device, Plugins, choose_device
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 
 def report(
@@ -42,20 +42,20 @@ def report(
     began = time.monotonic()
     load_plugins(plugin)
     from dino_lab.registry import registry
-    from dino_lab.reports.given import one_run, sorted_out
-    from dino_lab.reports.html import check_target
-    from dino_lab.training.run_dir import replace_file
+    from dino_lab.reports.arguments import one_run, sorted_out
+    from dino_lab.reports.page.html import check_target
+    from dino_lab.runs.folder import replace_file
 
     paths = sorted_out(folders)
     target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     check_target(target)
     gc.enable()  # see __main__.py
     if one_run(paths):
-        from dino_lab.reports.run_report import run_report
+        from dino_lab.reports.page.run_report import run_report
 
         text, left_out = run_report(paths[0], registry, choose_device(device))
     else:
-        from dino_lab.reports.comparison_report import comparison_report
+        from dino_lab.reports.page.comparison_report import comparison_report
 
         text, left_out = comparison_report(paths, registry, metric)
     content = text.encode()

@@ -19,7 +19,7 @@ from dino_lab.cli.options import (
     choose_device,
 )
 from dino_lab.loggers.names import LoggerName
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,8 +61,8 @@ def run(
     began = time.monotonic()
     with Interrupt(announce=not out.is_terminal) as interrupt:
         load_plugins(plugin)
-        from dino_lab.cli.specs import located
         from dino_lab.cli.summary import Notes, print_summary
+        from dino_lab.cli.validate import located
         from dino_lab.loggers.forward import Forward
         from dino_lab.registry import registry
         from dino_lab.spec.file import load

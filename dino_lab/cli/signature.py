@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dino_lab.schedule import Schedule
-from dino_lab.spec.inline import inline
+from dino_lab.spec.literal import inline
 
 _BOUNDS = {
     "gt": ">",

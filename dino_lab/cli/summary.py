@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from dino_lab.cli.words import duration, verdict_text
+from dino_lab.cli.formatting import duration, verdict_text
 
 if TYPE_CHECKING:
     from dino_lab.training.build import Run

@@ -15,14 +15,14 @@ import typer
 
 from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings
 from dino_lab.errors import SpecError, UserError
-from dino_lab.plugin_file import load_plugins
+from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.sweep_view import SweepView
-    from dino_lab.sweeps.cluster import Cluster
-    from dino_lab.sweeps.plan import Plan
+    from dino_lab.sweeps.plan.plan import Plan
+    from dino_lab.sweeps.ray.cluster import Cluster
 
 
 class Executor(StrEnum):
@@ -56,7 +56,7 @@ def sweep(
     """
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
-    from dino_lab.cli.sweep_words import print_plan, print_result
+    from dino_lab.cli.sweep_text import print_plan, print_result
 
     out = console()
     began = time.monotonic()
@@ -67,15 +67,15 @@ def sweep(
         import torch
 
         from dino_lab.registry import registry
-        from dino_lab.reports.page import write_report
-        from dino_lab.sweeps.dispatch import STOP_FILE
-        from dino_lab.sweeps.forecast import forecast
-        from dino_lab.sweeps.machine import lack, this_machine
-        from dino_lab.sweeps.packs import packs
-        from dino_lab.sweeps.plan import load_plan
+        from dino_lab.reports.study.write import write_report
+        from dino_lab.sweeps.plan.forecast import forecast
+        from dino_lab.sweeps.plan.plan import load_plan
+        from dino_lab.sweeps.plan.search import Search, check_optuna
+        from dino_lab.sweeps.plan.stacks import packs
+        from dino_lab.sweeps.ray.dispatch import STOP_FILE
+        from dino_lab.sweeps.ray.machine import lack, this_machine
         from dino_lab.sweeps.run import Queue, remaining, run_inline, run_on_ray
-        from dino_lab.sweeps.search import Search, check_optuna
-        from dino_lab.training.shelf import Shelf
+        from dino_lab.training.data_cache import Shelf
 
         plan = load_plan(file, settings or (), registry, runs=runs, many=yes)
         if executor is Executor.inline and plan.sweep.scheduler is not None:
@@ -136,7 +136,7 @@ def sweep(
 
 
 def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
-    from dino_lab.sweeps.cluster import cluster
+    from dino_lab.sweeps.ray.cluster import cluster
 
     return cluster(address)
 

@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dino_lab.cli.words import duration, number
+from dino_lab.cli.formatting import duration, number
 
 if TYPE_CHECKING:
-    from dino_lab.reports.ending import Ending
-    from dino_lab.sweeps.trial import Task
+    from dino_lab.runs.status import Ending
+    from dino_lab.sweeps.processes.trial import Task
 
 STYLES = {"finished": "green", "interrupted": "yellow", "stopped": "yellow"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dino_lab import __version__
 from dino_lab.exports.round_trip import LIMIT
 from dino_lab.exports.subject import Subject
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.rows import scores
 from dino_lab.spec.file import dump_yaml
 from dino_lab.training.build import Run
-from dino_lab.training.rows import scores
-from dino_lab.training.run_dir import RunFolder
 
 PARTS = ("augment", "head", "predictor", "teacher", "targets", "loss")
 

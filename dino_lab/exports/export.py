@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
+from dino_lab.evaluation.subjects import open_run
 from dino_lab.exports import onnx_file, safetensors_file, timm_folder, torchscript_file
 from dino_lab.exports.card import card
 from dino_lab.exports.formats import Format
 from dino_lab.exports.round_trip import check_round_trip
 from dino_lab.exports.subject import Subject, subject_of
 from dino_lab.registry import Registry
-from dino_lab.training.evaluate import open_run
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
 
 
 class Exporter(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_lab.exports.subject import Subject, Whole
-from dino_lab.training.export import save_backbone, timm_inside
+from dino_lab.runs.backbone_file import save_backbone, timm_inside
 
 
 def check() -> None:

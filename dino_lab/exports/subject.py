@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_lab.encoder import in_unit_range
+from dino_lab.evaluation.encoder import in_unit_range
 from dino_lab.network import Network
+from dino_lab.runs.backbone_file import description
 from dino_lab.training.build import Run
-from dino_lab.training.export import description
 
 
 @dataclass(frozen=True)

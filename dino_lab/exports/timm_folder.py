@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.exports.subject import Subject, Whole
-from dino_lab.training.export import timm_inside, write_weights
+from dino_lab.runs.backbone_file import timm_inside, write_weights
 
 
 def check() -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dino_lab.registry import Params
 from dino_lab.schedule import Schedule
-from dino_lab.spec.inline import inline, is_constant
+from dino_lab.spec.literal import inline, is_constant
 from dino_lab.spec.model import Spec
 
 NOTHING = "-"  # where one of two lists has no such item

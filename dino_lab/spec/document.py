@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from dino_lab.errors import Loc
 from dino_lab.registry import Registry
-from dino_lab.spec.narrow import narrowed
+from dino_lab.spec.messages import in_words
 from dino_lab.spec.nodes import data, mark_at
 from dino_lab.spec.problems import Problem
-from dino_lab.spec.words import in_words
+from dino_lab.spec.spec_types import narrowed
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dino_lab.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
+from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.spec.model import Spec
-from dino_lab.spec.narrow import OPTIMIZERS
+from dino_lab.spec.spec_types import OPTIMIZERS
 
 Schema = dict[str, Any]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dino_lab.registry import registry
-from dino_lab.reports.ending import Ending, read_ending
+from dino_lab.runs.status import Ending, read_ending
 from dino_lab.spec.file import dump_yaml
-from dino_lab.sweeps.dispatch import STOP_FILE, Rules, Watcher, dispatch
-from dino_lab.sweeps.plan import Plan, Trial
-from dino_lab.sweeps.search import Search
-from dino_lab.sweeps.trial import Task, run_trials, spec_of
-from dino_lab.training.shelf import Shelf
+from dino_lab.sweeps.plan.plan import Plan, Trial
+from dino_lab.sweeps.plan.search import Search
+from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
+from dino_lab.sweeps.ray.dispatch import STOP_FILE, Rules, Watcher, dispatch
+from dino_lab.training.data_cache import Shelf
 
 
 def remaining(plan: Plan, runs: Path) -> list[Trial]:

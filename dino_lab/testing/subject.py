@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 
 from dino_lab.errors import Misfit, SpecError
-from dino_lab.kinds import KIND_OF_FIELD
 from dino_lab.network import Network
 from dino_lab.registry import Entry, Params, Registry
+from dino_lab.registry.kinds import KIND_OF_FIELD
 from dino_lab.spec.file import load_text
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build

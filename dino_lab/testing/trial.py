@@ -10,10 +10,10 @@ from typing import Any, ClassVar, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from dino_lab.building.seeding import seed_everything
 from dino_lab.protocols import PROTOCOLS
 from dino_lab.registry import Params
 from dino_lab.testing.subject import CPU, Subject
-from dino_lab.training.seeding import seed_everything
 
 Size = tuple[int, ...]
 

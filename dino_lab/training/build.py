@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from dino_lab.encoder import Encoder
+from dino_lab.building.check import check, checkpoint_gradients
+from dino_lab.building.components import make_method, make_part, misfits
+from dino_lab.building.seeding import crop_generator
 from dino_lab.errors import Misfit
-from dino_lab.linear import use_faster_linear
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.scoring import Scored, frozen, network_of, score
+from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec, Train
-from dino_lab.training.check import check, checkpoint_gradients
 from dino_lab.training.optimizer import make_optimizer
-from dino_lab.training.parts import make_method, make_part, misfits
-from dino_lab.training.scoring import Scored, frozen, network_of, score
-from dino_lab.training.seeding import crop_generator
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
 

@@ -7,12 +7,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from dino_lab.building.check import check
+from dino_lab.building.components import make_part, misfits
+from dino_lab.building.seeding import crop_generator, seed_everything
 from dino_lab.protocols import Augment, Data
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
-from dino_lab.training.check import check
-from dino_lab.training.parts import make_part, misfits
-from dino_lab.training.seeding import crop_generator, seed_everything
 from dino_lab.types import Views
 
 

@@ -11,15 +11,15 @@ from typing import Literal, Protocol
 
 import torch
 
+from dino_lab.evaluation.subjects import write_files
+from dino_lab.runs.backbone_file import write_backbone
+from dino_lab.runs.environment import environment
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.rows import scores
 from dino_lab.spec.file import dump_yaml
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.environment import environment
-from dino_lab.training.evaluate import write_files
-from dino_lab.training.export import write_backbone
 from dino_lab.training.loop import Row
-from dino_lab.training.rows import scores
-from dino_lab.training.run_dir import RunFolder
 from dino_lab.training.tensorboard import Events
 
 LEAST_WARM_UP = 0.05  # share of a run in which nothing is called a collapse, whatever the schedules say

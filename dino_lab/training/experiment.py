@@ -14,12 +14,12 @@ import torch
 
 from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import build
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.execution import Execution, Listener, Outcome
 from dino_lab.training.loop import NonFinite, Row, train_together
-from dino_lab.training.run_dir import RunFolder
 
 Ended = tuple[Spec, Outcome | Exception]
 

@@ -11,11 +11,11 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from dino_lab.building.seeding import seed_everything
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
-from dino_lab.training.forward import AtOnce, OneByOne
 from dino_lab.training.optimizer import clip_gradients, set_rates
-from dino_lab.training.seeding import seed_everything
+from dino_lab.training.stacked.forward import AtOnce, OneByOne
 from dino_lab.types import Output, Views
 
 Item = TypeVar("Item")

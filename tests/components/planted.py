@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_lab.encoder import Encoder
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.types import Look
 

@@ -12,10 +12,10 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 from torch import Tensor
 
-from dino_lab.attention import mass_masks
 from dino_lab.components.evaluators._masks import box_mask, centre_box, jaccard
 from dino_lab.components.evaluators.attention_masks import AttentionMasks
 from dino_lab.errors import UserError
+from dino_lab.evaluation.attention_maps import mass_masks
 from dino_lab.registry import registry
 
 

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from dino_lab.components.backbones import _attention_kernel, _class_token, _tokens
-from dino_lab.components.backbones._attention_kernel import products_pay
+from dino_lab.building.seeding import seed_everything
+from dino_lab.components.backbones import _tokens
 from dino_lab.components.backbones.timm import Timm
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.errors import UserError
-from dino_lab.training.seeding import seed_everything
+from dino_lab.kernels import attention as _attention_kernel
+from dino_lab.kernels import class_token as _class_token
+from dino_lab.kernels.attention import products_pay
 
 
 def small_vit(**changes: Any) -> Vit:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.errors import UserError
-from dino_lab.images import BadImage, decode
+from dino_lab.imaging.decode import BadImage, decode
 
 RED, GREEN, BLUE = (200, 10, 20), (20, 200, 10), (10, 20, 200)
 LOSSLESS = {"GIF": {}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}

@@ -25,7 +25,7 @@ from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.parquet import Parquet
 from dino_lab.components.data.torchvision import Torchvision
 from dino_lab.errors import UserError
-from dino_lab.images import BadImage, decode
+from dino_lab.imaging.decode import BadImage, decode
 from dino_lab.registry import registry
 
 CPU = torch.device("cpu")

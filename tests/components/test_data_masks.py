@@ -17,7 +17,7 @@ from PIL import Image
 from dino_lab.components.data.parquet import Parquet
 from dino_lab.components.data.voc import CLASSES, Voc
 from dino_lab.errors import Misfit, UserError
-from dino_lab.images import decode, decode_mask
+from dino_lab.imaging.decode import decode, decode_mask
 
 CPU = torch.device("cpu")
 REAL = Path(os.environ.get("DINO_LAB_DATA", "/nowhere"))

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dino_lab.building.check import check
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.heads.linear import Linear
 from dino_lab.components.teachers._saved_run import SavedRun
 from dino_lab.components.teachers._timm_model import TimmModel
 from dino_lab.components.teachers.frozen import Frozen
 from dino_lab.errors import Misfit, UserError
+from dino_lab.evaluation.subjects import open_run
 from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.training.build import build
-from dino_lab.training.check import check
-from dino_lab.training.evaluate import open_run
 from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")

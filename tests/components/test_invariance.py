@@ -17,10 +17,10 @@ from torchvision.transforms.v2 import functional
 
 from dino_lab.components.evaluators._changes import CHANGES
 from dino_lab.components.evaluators.invariance import Invariance, distance_between
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
-from dino_lab.reports.kept import charts_of
+from dino_lab.reports.page.evaluator_files import charts_of
 
 
 class Pictures:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dino_lab.components.evaluators import _neighbours
 from dino_lab.components.evaluators.knn import Knn
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 
 PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dino_lab.components.evaluators._probing import validation_part
 from dino_lab.components.evaluators.logistic import Logistic
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.evaluators.retrieval import Benchmark, Retrieval
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 
 

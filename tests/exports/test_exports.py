@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from dino_lab.cli import app as cli
 from dino_lab.errors import UserError
+from dino_lab.evaluation.subjects import open_run
 from dino_lab.exports import round_trip
 from dino_lab.exports.export import export
 from dino_lab.exports.formats import Format, choose_format
 from dino_lab.exports.subject import subject_of
 from dino_lab.registry import register, registry
-from dino_lab.training.evaluate import open_run
 
 CPU = torch.device("cpu")
 LACKING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]

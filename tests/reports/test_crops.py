@@ -13,7 +13,7 @@ from PIL import Image
 
 from dino_lab.cli import app as cli
 from dino_lab.registry import registry
-from dino_lab.reports.crops import _partners, draw_crops
+from dino_lab.reports.crop_picture import _partners, draw_crops
 from dino_lab.training.build import build
 from dino_lab.training.crops import first_crops
 from dino_lab.training.loop import train

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from dino_lab.reports.estimate import estimate, paired, student
+from dino_lab.reports.study.estimate import estimate, paired, student
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pyarrow.parquet
 import pytest
 
 from dino_lab.errors import UserError
-from dino_lab.reports.ending import Ending, read_ending, write_ending
-from dino_lab.reports.figures import draw_figures
-from dino_lab.reports.page import write_report
-from dino_lab.reports.results import read_result, read_results
-from dino_lab.reports.study import FILE, Arm, Study, read_study
+from dino_lab.reports.study.figures import draw_figures
+from dino_lab.reports.study.results import read_result, read_results
+from dino_lab.reports.study.write import write_report
+from dino_lab.runs.status import Ending, read_ending, write_ending
+from dino_lab.runs.study import FILE, Arm, Study, read_study
 
 
 def run(folder: Path, scores: list[float], status: str = "finished", reason: str = "") -> Path:

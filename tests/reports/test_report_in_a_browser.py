@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dino_lab.cli import app as cli
-from dino_lab.reports.study import Arm, Study
+from dino_lab.runs.study import Arm, Study
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 EVIL = "</script><script>document.title='broken'</script>"

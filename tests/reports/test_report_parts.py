@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dino_lab.pictures import picture_of
+from dino_lab.imaging.pictures import picture_of
 from dino_lab.registry import registry
-from dino_lab.reports.attention import overlay
-from dino_lab.reports.chart import Line, thinned
-from dino_lab.reports.curves import Rows, comparison_charts, run_charts
-from dino_lab.reports.kept import charts_of, read_evaluations
-from dino_lab.reports.neighbours import nearest_in
-from dino_lab.reports.parent import parent_of
-from dino_lab.reports.scatter import embedded
-from dino_lab.reports.tokens import principal_colours
+from dino_lab.reports.page.attention_gallery import overlay
+from dino_lab.reports.page.base_spec import parent_of
+from dino_lab.reports.page.chart import Line, thinned
+from dino_lab.reports.page.evaluator_files import charts_of, read_evaluations
+from dino_lab.reports.page.neighbours import nearest_in
+from dino_lab.reports.page.run_curves import Rows, comparison_charts, run_charts
+from dino_lab.reports.page.scatter import embedded
+from dino_lab.reports.page.token_gallery import principal_colours
 from dino_lab.spec.file import load
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dino_lab.cli import app as cli
-from dino_lab.reports.study import Arm, Study
+from dino_lab.runs.study import Arm, Study
 
 SECTIONS = (
     "scores",

@@ -111,7 +111,7 @@ def test_the_reference_page_links_to_what_it_has() -> None:
 
 @pytest.fixture
 def without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dino_lab.names._installed", lambda kind: [])
+    monkeypatch.setattr("dino_lab.registry.discovery._installed", lambda kind: [])
 
 
 @pytest.mark.usefixtures("without_plugins")

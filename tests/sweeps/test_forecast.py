@@ -13,10 +13,10 @@ import torch
 from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.model import Spec
-from dino_lab.sweeps import forecast as module
-from dino_lab.sweeps.forecast import forecast
-from dino_lab.sweeps.measure import Measured
-from dino_lab.sweeps.plan import Plan, load_plan
+from dino_lab.sweeps.plan import forecast as module
+from dino_lab.sweeps.plan.forecast import forecast
+from dino_lab.sweeps.plan.measure import Measured
+from dino_lab.sweeps.plan.plan import Plan, load_plan
 
 CPU = torch.device("cpu")
 

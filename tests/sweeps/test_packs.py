@@ -13,9 +13,9 @@ import torch
 
 from dino_lab.cli import app as cli
 from dino_lab.registry import registry
-from dino_lab.reports.ending import read_ending
-from dino_lab.training.packing import form, reason_to_be_alone
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import read_ending
+from dino_lab.training.stacked.planning import form, reason_to_be_alone
 
 TEXT = """\
 base: tiny.yaml

@@ -10,10 +10,10 @@ import pytest
 from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
-from dino_lab.sweeps.expand import label
-from dino_lab.sweeps.machine import Machine, lack
-from dino_lab.sweeps.model import Resources
-from dino_lab.sweeps.plan import Plan, load_plan
+from dino_lab.sweeps.plan.expand import label
+from dino_lab.sweeps.plan.model import Resources
+from dino_lab.sweeps.plan.plan import Plan, load_plan
+from dino_lab.sweeps.ray.machine import Machine, lack
 
 HEAD = "base: tiny.yaml\nmetric: knn.5nn\n"
 Make = Callable[..., Plan]

@@ -13,11 +13,11 @@ import pytest
 from dino_lab.cli import app as cli
 from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
-from dino_lab.reports.ending import Ending, write_ending
-from dino_lab.reports.study import read_study
-from dino_lab.sweeps.plan import Plan, Trial, load_plan
-from dino_lab.sweeps.search import FILE, Search, check_optuna
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import Ending, write_ending
+from dino_lab.runs.study import read_study
+from dino_lab.sweeps.plan.plan import Plan, Trial, load_plan
+from dino_lab.sweeps.plan.search import FILE, Search, check_optuna
 
 SPACE = "space: {optim.lr: {log_uniform: [1.0e-4, 1.0]}}\n"
 MIXED = """\

@@ -10,12 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from dino_lab.reports.ending import Ending
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import Ending
 from dino_lab.spec.file import dump_yaml
-from dino_lab.sweeps.client import Server, TrialDied
-from dino_lab.sweeps.start_server import start_server
-from dino_lab.sweeps.trial import Task
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.sweeps.processes.client import Server, TrialDied
+from dino_lab.sweeps.processes.start import start_server
+from dino_lab.sweeps.processes.trial import Task
 
 PLUGIN = """\
 import os
@@ -86,8 +86,8 @@ def run(server: Server, task: Task, row: Callable[[Any], None] = lambda _: None)
 def test_one_server_draws_once_for_all_trials_whatever_their_threads(
     server: Server, task: Callable[..., Task], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dino_lab.plugin_file import load_plugins
     from dino_lab.registry import registry
+    from dino_lab.registry.plugin_files import load_plugins
 
     plugin, log = folder / "counted.py", folder / "log"
     plugin.write_text(PLUGIN)
@@ -138,6 +138,8 @@ def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Pa
     for address in (None, str(folder / "nobody")):
         alone = Server(address)
         assert run(alone, task(f"seed={int(address is None)}")).status == "finished"
-        (process,) = [one for one in psutil.Process().children() if "dino_lab.sweeps.server" in one.cmdline()]
+        (process,) = [
+            one for one in psutil.Process().children() if "dino_lab.sweeps.processes.server" in one.cmdline()
+        ]
         alone.close()
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

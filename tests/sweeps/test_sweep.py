@@ -13,10 +13,10 @@ import pytest
 
 from dino_lab.cli import app as cli
 from dino_lab.cli import sweep as verb
-from dino_lab.reports.ending import read_ending
-from dino_lab.sweeps.machine import Machine
-from dino_lab.sweeps.plan import SWEEPS
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import read_ending
+from dino_lab.sweeps.plan.plan import SWEEPS
+from dino_lab.sweeps.ray.machine import Machine
 
 TEXT = "base: tiny.yaml\nmetric: knn.5nn\ngrid: {targets.momentum: [0, 0.9]}\nset: {train.epochs: 1}\n"
 
@@ -111,7 +111,7 @@ def test_a_dry_run_leaves_nothing(sweep: Sweep, capsys: pytest.CaptureFixture[st
 def test_what_cannot_be_is_one_line(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dino_lab.sweeps.machine.this_machine", lambda: Machine(2, 0))
+    monkeypatch.setattr("dino_lab.sweeps.ray.machine.this_machine", lambda: Machine(2, 0))
     for arguments, words in (
         (["--set", "metric=knn.top1"], "(there are: knn.5nn, knn.5nn_top5)"),
         (

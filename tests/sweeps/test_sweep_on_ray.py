@@ -23,9 +23,9 @@ import pytest
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 
-from dino_lab.reports.ending import read_ending
-from dino_lab.sweeps.plan import SWEEPS
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import read_ending
+from dino_lab.sweeps.plan.plan import SWEEPS
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ import pytest
 from dino_lab.registry import registry
 from dino_lab.spec.compose import compose
 from dino_lab.spec.nodes import data
-from dino_lab.sweeps import json_schema
+from dino_lab.sweeps.plan import json_schema
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -65,7 +65,7 @@ def complaints(schema: Any, text: str) -> list[tuple[str, str]]:
 
 
 def test_the_schema_is_one_and_the_committed_one_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dino_lab.names._installed", lambda kind: [])
+    monkeypatch.setattr("dino_lab.registry.discovery._installed", lambda kind: [])
     file = ROOT / ".dino-lab.sweep.schema.json"
     jsonschema.Draft202012Validator.check_schema(json_schema.json_schema(registry))
     assert file.read_text(encoding="utf-8") == json_schema.text(registry), (

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dino_lab.building.check import check
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.training.build import build
-from dino_lab.training.check import check
 from dino_lab.training.loop import train
 from dino_lab.types import Output, Views
 

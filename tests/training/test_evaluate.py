@@ -8,13 +8,13 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from dino_lab.encoder import Encoder
+from dino_lab.building.check import check
 from dino_lab.errors import Misfit, UserError
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.subjects import run_subject, write_files
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
-from dino_lab.training.check import check
-from dino_lab.training.evaluate import run_subject, write_files
-from dino_lab.training.run_dir import RunFolder
 
 CPU = torch.device("cpu")
 

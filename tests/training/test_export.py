@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dino_lab.evaluation.subjects import open_run, run_subject
 from dino_lab.registry import registry
-from dino_lab.training.evaluate import open_run, run_subject
-from dino_lab.training.export import write_backbone
+from dino_lab.runs.backbone_file import write_backbone
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
 from dino_lab.training.loop import NonFinite, train
-from dino_lab.training.run_dir import RunFolder
 from dino_lab.types import Output, Views
 
 CPU = torch.device("cpu")

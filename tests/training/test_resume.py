@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dino_lab.evaluation.subjects import open_run
 from dino_lab.registry import registry
 from dino_lab.training.build import build
-from dino_lab.training.evaluate import open_run
 
 # A head without prototypes, for losses on its outputs.
 OUTPUTS = ["head={name: mlp, hidden: 32, dim: 16}", "targets={name: identity}", "optim.freeze_last_layer=0"]
@@ -134,7 +134,7 @@ def test_the_queue_is_resumed(tiny_spec: Callable, execute: Callable) -> None:
 
 
 def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
-    from dino_lab.training.run_dir import RunFolder
+    from dino_lab.runs.folder import RunFolder
 
     folders = [execute(tiny_spec(), runs=tmp_path / name).folder for name in "ab"]
     rows = [RunFolder(folder).rows() for folder in folders]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dino_lab.errors import UserError
-from dino_lab.training.run_dir import RunFolder
+from dino_lab.runs.folder import RunFolder
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dino_lab.building.components import make_part
 from dino_lab.components.data._storage import Resident, Streamed
 from dino_lab.registry import registry
-from dino_lab.training.parts import make_part
-from dino_lab.training.shelf import MOST, Shelf
+from dino_lab.training.data_cache import MOST, Shelf
 
 CPU = torch.device("cpu")
 

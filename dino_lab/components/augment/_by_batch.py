@@ -8,7 +8,7 @@ from dino_lab.components.augment._blur import gaussian_blur
 from dino_lab.components.augment._colour import grayscale, jitter, solarize
 from dino_lab.components.augment._crop import resample
 from dino_lab.components.augment._draw import Drawn
-from dino_lab.components.augment._turn import turn
+from dino_lab.components.augment._rotate import turn
 
 
 def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:

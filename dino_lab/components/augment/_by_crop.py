@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.augment._draw import Drawn
-from dino_lab.components.augment._turn import turn
+from dino_lab.components.augment._rotate import turn
 
 CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
 ALONE = 2_000_000  # numbers up to which one thread makes all crops: OpenMP's still spin on the other cores

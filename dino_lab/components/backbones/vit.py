@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.backbones import _class_token, _tokens
-from dino_lab.components.backbones._attention_kernel import choose_attention
+from dino_lab.components.backbones import _tokens
+from dino_lab.kernels import class_token as _class_token
+from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register
 from dino_lab.types import Look
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_lab.components.data._storage import Source, Storage
 from dino_lab.errors import UserError
-from dino_lab.images import BadImage, Pixels, decode, decode_mask, upright_size
+from dino_lab.imaging.decode import BadImage, Pixels, decode, decode_mask, upright_size
 from dino_lab.types import VOID
 
 Objects = Literal["binary", "numbered"]

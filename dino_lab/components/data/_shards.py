@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError
-from dino_lab.images import Pixels
+from dino_lab.imaging.decode import Pixels
 
 SPLITS: tuple[Split, Split] = ("train", "test")
 FORMAT = 1

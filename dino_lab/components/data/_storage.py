@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dino_lab.errors import UserError
-from dino_lab.images import BadImage, Pixels, decode
+from dino_lab.imaging.decode import BadImage, Pixels, decode
 
 RESIDENT_SHARE = 0.4
 MOST_WORKERS = 16

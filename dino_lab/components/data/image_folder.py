@@ -14,7 +14,7 @@ from pydantic import Field
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError
-from dino_lab.images import SUFFIXES, image_files
+from dino_lab.imaging.decode import SUFFIXES, image_files
 from dino_lab.registry import register
 
 

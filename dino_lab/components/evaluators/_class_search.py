@@ -13,8 +13,8 @@ from dino_lab.components.evaluators._average_precision import (
 )
 from dino_lab.components.evaluators._picture import Found, draw, of_split, spread
 from dino_lab.components.evaluators._search import rankings
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 
 QUERIES = RESULTS = 8  # of a picture
 Database = Literal["train", "test"]

@@ -16,7 +16,7 @@ from dino_lab.components.evaluators._copies import copy
 from dino_lab.components.evaluators._image_sets import Set
 from dino_lab.components.evaluators._picture import Found
 from dino_lab.components.evaluators._search import rankings
-from dino_lab.images import read_rgb
+from dino_lab.imaging.decode import read_rgb
 
 RESULTS = 8  # of a row of the picture
 ROWS = 8

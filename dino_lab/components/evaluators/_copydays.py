@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_lab.errors import UserError
-from dino_lab.images import image_files
+from dino_lab.imaging.decode import image_files
 
 ORIGINALS = "original"
 FLAT = "copies"  # the one block of a folder without folders

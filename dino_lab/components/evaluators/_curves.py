@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dino_lab.pictures import figure_png
+from dino_lab.imaging.pictures import figure_png
 
 
 def draw_curves(

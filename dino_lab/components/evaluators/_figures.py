@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dino_lab.pictures import figure_png
+from dino_lab.imaging.pictures import figure_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from dino_lab.components.evaluators import _picture
-from dino_lab.encoder import REPRESENTATIONS, Encoder
 from dino_lab.errors import UserError
-from dino_lab.images import image_files, pixels, read_rgb
+from dino_lab.evaluation.encoder import REPRESENTATIONS, Encoder
+from dino_lab.imaging.decode import image_files, pixels, read_rgb
 
 BATCH = 32
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_lab.linear import linear
+from dino_lab.kernels.linear import linear
 
 BLOCK = 2**16  # images of the bank compared with at once
 BLOCK_BYTES = 2**27  # of cosines that are there at once

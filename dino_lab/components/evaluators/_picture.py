@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from dino_lab.pictures import picture_of, png
+from dino_lab.imaging.pictures import picture_of, png
 
 TILE = 96  # pixels of a side
 GAP = 8

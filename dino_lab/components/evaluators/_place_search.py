@@ -13,10 +13,10 @@ from torch import Tensor
 from dino_lab.components.evaluators._benchmark import DIFFICULTIES, Layout, score
 from dino_lab.components.evaluators._picture import Found, draw, spread
 from dino_lab.components.evaluators._search import rankings
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
-from dino_lab.images import pixels as pixels_of
-from dino_lab.images import read_rgb
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.imaging.decode import pixels as pixels_of
+from dino_lab.imaging.decode import read_rgb
 
 QUERIES = RESULTS = 8  # of a picture
 LARGEST_PATCH = 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dino_lab.encoder import Split
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Split
 
 CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
 TOP = 5

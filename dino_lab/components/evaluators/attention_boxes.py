@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.attention import maps_of, mass_masks
 from dino_lab.components.evaluators import _boxes
 from dino_lab.components.evaluators._masks import centre_box, images_in_words, pixels_in_words
-from dino_lab.encoder import Annotated as Seen
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
-from dino_lab.pictures import frame, plain, png, sheet
+from dino_lab.evaluation.attention_maps import maps_of, mass_masks
+from dino_lab.evaluation.encoder import Annotated as Seen
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.imaging.pictures import frame, plain, png, sheet
 from dino_lab.registry import register
 from dino_lab.types import VOID
 

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.attention import enlarged, maps_of, mass_masks
 from dino_lab.components.evaluators._masks import (
     box_mask,
     centre_box,
@@ -16,9 +15,10 @@ from dino_lab.components.evaluators._masks import (
     jaccard,
     pixels_in_words,
 )
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
-from dino_lab.pictures import cut_out, overlay, plain, png, sheet
+from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.imaging.pictures import cut_out, overlay, plain, png, sheet
 from dino_lab.registry import register
 from dino_lab.types import VOID
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators._agreement import contingency, matched_order, matching
 from dino_lab.components.evaluators._figures import confusion_plot
-from dino_lab.encoder import Encoder, Split
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder, Split
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

@@ -18,8 +18,8 @@ from dino_lab.components.evaluators._copies import KINDS
 from dino_lab.components.evaluators._copy_parameters import Generate, Whiten, in_words
 from dino_lab.components.evaluators._copydays import read_layout
 from dino_lab.components.evaluators._whitening import Whitening
-from dino_lab.encoder import GEM_POWER, Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import GEM_POWER, Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

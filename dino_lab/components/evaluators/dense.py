@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dino_lab.components.evaluators import _segmentation
 from dino_lab.components.evaluators._masks import images_in_words, pixels_in_words
-from dino_lab.encoder import Annotated as Seen
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Annotated as Seen
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.registry import register
 from dino_lab.types import VOID
 

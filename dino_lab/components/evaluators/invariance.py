@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators._changes import CHANGES, Change
 from dino_lab.components.evaluators._curves import draw_curves
-from dino_lab.encoder import BATCH, Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._neighbours import nearest
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dino_lab.components.evaluators._linear import train_heads
 from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
-from dino_lab.encoder import BLOCKS, Encoder
+from dino_lab.evaluation.encoder import BLOCKS, Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._probing import accuracies, standardisation, validation_part
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

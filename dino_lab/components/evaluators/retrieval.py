@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators import _class_search, _place_search
 from dino_lab.components.evaluators._benchmark import Layout, read_layout
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

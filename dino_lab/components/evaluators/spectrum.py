@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators import _figures, _spectrum
 from dino_lab.components.evaluators._crop import random_crops
-from dino_lab.encoder import BATCH, Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 

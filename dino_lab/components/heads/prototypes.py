@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.linear import linear
+from dino_lab.kernels.linear import linear
 from dino_lab.registry import register
 
 PAPER_WIDTH = 2048  # with 0.02 a narrower head would shrink its input until the biases drown it

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.registry import register
 from dino_lab_glom import _agreement, _picture
 

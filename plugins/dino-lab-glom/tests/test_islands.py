@@ -17,8 +17,8 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from dino_lab.components.data.shapes import Shapes
-from dino_lab.encoder import Encoder
 from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab_glom import _agreement, _picture
 from dino_lab_glom.glom import Glom

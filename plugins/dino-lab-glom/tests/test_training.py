@@ -11,10 +11,10 @@ import torch
 import dino_lab_glom.glom
 import dino_lab_glom.islands  # noqa: F401 - registered by being imported
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
 from dino_lab.spec.file import load
 from dino_lab.training.execution import Outcome
 from dino_lab.training.experiment import execute
-from dino_lab.training.run_dir import RunFolder
 
 SPEC = """\
 data: {name: shapes, train_images: 96, test_images: 48, size: 16}

@@ -1,0 +1,120 @@
+"""Components from a spec, seeded one by one. The only file that knows what each kind is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_lab.building.seeding import seed_everything
+from dino_lab.errors import Misfit, UserError
+from dino_lab.network import Network
+from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
+from dino_lab.registry import Params, Registry
+from dino_lab.registry.kinds import KIND_OF_FIELD
+from dino_lab.runs.rows import REGULARIZER
+from dino_lab.spec.model import Spec
+
+
+@dataclass(frozen=True)
+class Method:
+    """The parts of a spec that are the same whatever the data: what is learned, and how."""
+
+    augment: Augment
+    student: Network
+    teacher: Teacher
+    targets: Targets
+    loss: Loss
+    regularizers: dict[str, Regularizer]
+    evaluators: dict[str, Evaluator]
+
+
+def make_method(
+    spec: Spec,
+    registry: Registry,
+    device: torch.device,
+    augment: Augment,
+    *,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Method:
+    """All parts but the data, for images of so many channels with such statistics."""
+
+    def make(field: str, *context: Any) -> Any:
+        return make_part(spec, registry, device, field, *context)
+
+    backbone = make("backbone", channels, max(pixels for _, pixels in augment.groups))
+    head = make("head", backbone.dim)
+    predictor = make("predictor", head.dim) if spec.predictor is not None else None
+    student = Network(backbone, head, predictor, mean=mean, std=std).to(device)
+    return Method(
+        augment=augment,
+        student=student,
+        teacher=make("teacher", student),
+        targets=make("targets", head.dim),
+        loss=make("loss", head.dim),
+        regularizers=_regularizers(spec, registry, device),
+        evaluators=make_evaluators(spec.evaluators, registry),
+    )
+
+
+def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[str, Evaluator]:
+    """Each under its name; a second one of a name bears a number."""
+    found: dict[str, Evaluator] = {}
+    for i, (name, params) in enumerate(zip(_names(evaluators), evaluators, strict=True)):
+        with misfits("evaluators", i):
+            found[name] = registry.build("evaluator", params)
+    return found
+
+
+def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
+    found: dict[str, Regularizer] = {}
+    for i, (name, params) in enumerate(zip(_names(spec.regularizers), spec.regularizers, strict=True)):
+        seed_everything(spec.seed, "build", "regularizers", i)
+        with misfits("regularizers", i):
+            part = registry.build("regularizer", params)
+        found[REGULARIZER + name] = part.to(device)
+    return found
+
+
+def _names(components: Sequence[Params]) -> list[str]:
+    return distinct([params.name for params in components])
+
+
+def distinct(names: Sequence[str], separator: str = "_") -> list[str]:
+    """The names; a second one of a name bears a number."""
+    earlier = [names[:i].count(name) for i, name in enumerate(names)]
+    return [
+        f"{name}{separator}{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)
+    ]
+
+
+def make_part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
+    """The component that a field of the spec names, seeded by that field alone."""
+    seed_everything(spec.seed, "build", field)
+    with misfits(field):
+        part = registry.build(KIND_OF_FIELD[field], getattr(spec, field), *context)
+    return part.to(device) if isinstance(part, nn.Module) else part
+
+
+@contextmanager
+def misfits(*loc: str | int) -> Iterator[None]:
+    """Say of a constructor's ValueError or UserError which part of the spec it belongs to.
+
+    A message that begins with a key of that part, as "data.path: ..." does, belongs to that key.
+    """
+    try:
+        yield
+    except Misfit:
+        raise
+    except (ValueError, UserError) as error:
+        key, _, message = str(error).partition(": ")
+        prefix = ".".join(map(str, loc)) + "."
+        if key.startswith(prefix) and key.replace(".", "").replace("_", "").isalnum():
+            raise Misfit((*loc, *key.removeprefix(prefix).split(".")), message) from error
+        raise Misfit(loc, str(error)) from error

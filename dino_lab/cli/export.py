@@ -1,0 +1,50 @@
+"""The verb about run folders: export."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dino_lab.cli.options import Of, Plugins
+from dino_lab.errors import UserError
+from dino_lab.exports.formats import Format, choose_format
+from dino_lab.registry.plugin_files import load_plugins
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="As `run` prints it.")]
+
+
+def export(
+    folder: Folder,
+    to: Annotated[Path, typer.Option(metavar="PATH", help="The file to write; of format timm, the folder.")],
+    format_: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="What to write. [default: what the ending of PATH says; timm if it has none]"
+        ),
+    ] = None,
+    of: Annotated[Of, typer.Option(help="Whose backbone.")] = Of.teacher,
+    plugin: Plugins = None,
+) -> None:
+    """Write a run's backbone for timm, ONNX or TorchScript.
+
+    A card lies beside it, with scores and spec. It is kept only if it gives the features of the run.
+    """
+    _must_exist(folder)
+    chosen = choose_format(to, format_)
+    load_plugins(plugin)
+    from dino_lab.exports.export import export as write
+    from dino_lab.registry import registry
+
+    gc.enable()  # see __main__.py
+    done = write(folder, registry, to=to, format=chosen, of=of.value)
+    print(f"wrote {', '.join(map(str, done.files))}")
+    print(f"its features are the run's, to {done.difference:.1e} of the largest; it is loaded by\n")
+    print(done.lines)
+
+
+def _must_exist(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder")

@@ -1,0 +1,72 @@
+"""The verbs about specs: validate and schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dino_lab.cli.options import Plugins, Settings, SpecPath
+from dino_lab.errors import Misfit, SpecError, UserError
+from dino_lab.registry.plugin_files import load_plugins
+
+if TYPE_CHECKING:
+    from dino_lab.spec.file import Document
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Point a Misfit found inside at its line of the file."""
+    try:
+        yield
+    except Misfit as misfit:
+        raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
+
+
+def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) -> None:
+    """Say whether a spec would run, and why not.
+
+    Prints every error at once, or the facts that follow from the spec.
+    """
+    load_plugins(plugin)
+    from dino_lab.building.check import check
+    from dino_lab.registry import registry
+    from dino_lab.spec.file import load
+
+    document = load(spec, settings or ())
+    with located(document):
+        facts = check(document.spec, registry)
+    print(f"{spec}: OK")
+    for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
+        print(f"  {line}")
+
+
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to the terminal.")
+    ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="That of a sweep file instead.")] = False,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="That of a file for `eval --with` instead.")
+    ] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Print the JSON schema of a spec, of a sweep, or of an evaluation.
+
+    Editors complete and check files with it.
+    """
+    if sweep and evaluation:
+        raise UserError("--sweep and --evaluation are two schemas; ask for one at a time")
+    load_plugins(plugin)
+    from dino_lab.registry import registry
+    from dino_lab.spec import evaluation_schema, json_schema
+    from dino_lab.sweeps.plan import json_schema as sweep_schema
+
+    text = (sweep_schema if sweep else evaluation_schema if evaluation else json_schema).text(registry)
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")

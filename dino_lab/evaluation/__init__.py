@@ -1,0 +1,1 @@
+"""Frozen networks, and what evaluators measure of them."""

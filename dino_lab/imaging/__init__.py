@@ -1,0 +1,1 @@
+"""Image files made into pixels, and small pictures made of tensors."""

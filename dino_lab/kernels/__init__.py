@@ -1,0 +1,1 @@
+"""Layers computed in a faster way: the same numbers up to rounding."""

@@ -1,0 +1,38 @@
+"""The folders that a report is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dino_lab.errors import UserError
+from dino_lab.runs.study import FILE
+
+SPEC = "spec.yaml"
+
+
+def sorted_out(paths: Sequence[Path]) -> list[Path]:
+    """The folders, each once; a UserError for one that is neither a run nor a sweep."""
+    once = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    for path in once:
+        _check(path)
+    return once
+
+
+def one_run(paths: Sequence[Path]) -> bool:
+    """Whether it is a single run that is asked about."""
+    return len(paths) == 1 and not (paths[0] / FILE).exists()
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: no such folder")
+    if not path.is_dir():
+        raise UserError(f"{path}: a file; give the folder of a run or of a sweep")
+    if (path / SPEC).exists() or (path / FILE).exists():
+        return
+    if not any(path.iterdir()):
+        raise UserError(f"{path}: the folder is empty; a run has a {SPEC}, a sweep a {FILE}")
+    below = sorted(file.parent for name in (SPEC, FILE) for file in path.glob(f"*/{name}"))
+    hint = f"; there is one below it: {below[0]}" if below else ""
+    raise UserError(f"{path}: neither a run ({SPEC}) nor a sweep ({FILE}){hint}")

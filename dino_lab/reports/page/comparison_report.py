@@ -1,0 +1,175 @@
+"""The report of several runs or of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from dino_lab.errors import UserError
+from dino_lab.registry import Registry
+from dino_lab.reports import theme
+from dino_lab.reports.page.chart import draw
+from dino_lab.reports.page.html import page
+from dino_lab.reports.page.run_curves import Rows, comparison_charts
+from dino_lab.reports.study.figures import draw_figures
+from dino_lab.reports.study.grouping import study_of
+from dino_lab.reports.study.results import ArmResult, read_results
+from dino_lab.reports.study.tables import HEADERS, lines, notes
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.rows import scores
+from dino_lab.runs.status import read_ending
+from dino_lab.runs.study import FILE, Study
+from dino_lab.spec.literal import inline
+
+MOST_RUNS = 60  # whose curves are drawn
+TITLES = {
+    "effects": "What each setting does: arms as points, their mean with its 95 % interval",
+    "heat": "Two settings at once, mean over the others",
+    "parallel": "Each arm as a line through its settings to its score; the best are strongest",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a sweep, and its natural width in pixels."""
+
+    title: str
+    svg: Markup
+    width: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of an arm."""
+
+    arm: str
+    seed: int
+    series: int  # of its arm
+    path: Path
+    rows: list[dict[str, float]]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The last of each."""
+        return {name: value for row in self.rows for name, value in scores(row).items()}
+
+
+def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | None) -> tuple[str, list[str]]:
+    """The page, and what had to be left out of it, one line each."""
+    import matplotlib
+
+    study = _study(paths, registry, metric)
+    members, left_out = _members(study)
+    results = read_results(study)
+    with matplotlib.rc_context(theme.settings()):
+        # What runs beside a sweep change is not on its axes.
+        figures = _figures(study, results) if all(map(_is_sweep, paths)) else []
+        drawn = members[:MOST_RUNS]
+        charts = comparison_charts(
+            [Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn], study.metric
+        )
+        curves = [draw(chart, legend=False) for chart in charts]
+    if len(members) > MOST_RUNS:
+        left_out.append(f"curves of {len(members) - MOST_RUNS} of {len(members)} runs")
+    text = page(
+        "comparison.html.j2",
+        title=study.name
+        if len(paths) == 1
+        else f"{len(paths)} runs and sweeps"
+        if _sweeps(paths)
+        else f"{len(paths)} runs",
+        study=study,
+        arms=_arm_table(study, results),
+        runs=_run_table(members, study.metric),
+        notes=notes(study, lines(study, results)),
+        figures=figures,
+        charts=curves,
+        left_out=left_out,
+    )
+    return text, left_out
+
+
+def _figures(study: Study, results: Sequence[ArmResult]) -> list[Figure]:
+    """Those of a sweep; its curves are drawn with all the others."""
+    drawn = [(name, figure) for name, figure in draw_figures(study, results) if name in TITLES]
+    return [
+        Figure(TITLES[name], theme.inline_svg(figure, TITLES[name]), round(figure.get_figwidth() * 96))
+        for name, figure in drawn
+    ]
+
+
+def _study(paths: Sequence[Path], registry: Registry, metric: str | None) -> Study:
+    if _sweeps(paths):
+        return study_of(paths, registry, metric)
+    scored = any(scores(row) for path in paths for row in RunFolder(path).rows())
+    # Without evaluators there is still the loss.
+    study = (
+        study_of(paths, registry, metric) if metric or scored else study_of(paths, registry, "loss", "min")
+    )
+    names = [arm.label.partition(" ")[0] for arm in study.arms]
+    if len(set(names)) < len(names):
+        return study
+    arms = tuple(replace(arm, label=name) for arm, name in zip(study.arms, names, strict=True))
+    return replace(study, baseline=names[0], arms=arms)
+
+
+def _sweeps(paths: Sequence[Path]) -> bool:
+    return any(map(_is_sweep, paths))
+
+
+def _is_sweep(path: Path) -> bool:
+    return (path / FILE).exists()
+
+
+def _members(study: Study) -> tuple[list[Member], list[str]]:
+    members, left_out = [], []
+    for series, arm in enumerate(study.arms):
+        for seed, path in arm.folders.items():
+            if path.is_dir():
+                members.append(Member(arm.label, seed, series, path, RunFolder(path).rows()))
+            else:
+                left_out.append(f"{arm.label} seed {seed}: {path} is not there; it has not run, or was moved")
+    if not any(member.rows for member in members):
+        raise UserError(f"{study.name}: none of its runs has a row")
+    return members, left_out
+
+
+def _arm_table(study: Study, results: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line for each arm with what it sets."""
+    axes = [axis for axis in study.axes if axis != "variant"]
+    table = []
+    for line in lines(study, results):
+        label, *cells = line.cells()
+        table.append([label, *cells, *(_said(line.settings[axis]) for axis in axes)])
+    return [*HEADERS, *axes], table
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else inline(value)
+
+
+def _run_table(members: Sequence[Member], metric: str) -> tuple[list[str], list[tuple[Member, list[str]]]]:
+    """Headings, and a line for each run; of the scores the metric comes first."""
+    names = sorted({name for member in members for name in member.scores}, key=lambda x: (x != metric, x))
+    table = []
+    for member in members:
+        ending = read_ending(member.path)
+        last = member.rows[-1] if member.rows else {}
+        numbers = [f"{member.scores[name]:.4f}" if name in member.scores else "" for name in names]
+        loss = next((f"{row['loss']:.4f}" for row in reversed(member.rows) if "loss" in row), "")
+        how = ending.verdict if ending.status == "finished" else ending.status
+        cells = [
+            member.arm,
+            str(member.seed),
+            *numbers,
+            loss,
+            f"{last.get('epoch', 0):g}",
+            how,
+            str(member.path),
+        ]
+        table.append((member, cells))
+    return ["arm", "seed", *names, "loss", "epochs", "ended", "folder"], table

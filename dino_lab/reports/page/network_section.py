@@ -1,0 +1,85 @@
+"""Everything in a run's report that needs its data or its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from dino_lab.errors import UserError
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.subjects import open_run
+from dino_lab.registry import Registry
+from dino_lab.reports.page.attention_gallery import attention
+from dino_lab.reports.page.crop_gallery import crops
+from dino_lab.reports.page.gallery import Gallery
+from dino_lab.reports.page.neighbours import Neighbours, neighbours
+from dino_lab.reports.page.samples import Samples, take_samples
+from dino_lab.reports.page.scatter import Scatter, scatter
+from dino_lab.reports.page.token_gallery import tokens
+from dino_lab.runs.folder import RunFolder
+from dino_lab.training.build import Run, build
+
+T = TypeVar("T")
+
+
+@dataclass
+class Pictures:
+    """What could be drawn; `left_out` says why of the rest."""
+
+    crops: Gallery | None = None
+    attention: Gallery | None = None
+    tokens: Gallery | None = None
+    neighbours: Neighbours | None = None
+    scatter: Scatter | None = None
+    samples: Samples | None = None
+    network: str = ""  # whose features
+    left_out: list[str] = field(default_factory=list)
+
+
+def draw_pictures(path: Path, registry: Registry, device: torch.device) -> Pictures:
+    """As many as the checkpoint, the data and the backbone allow; matplotlib's settings are the caller's."""
+    found = Pictures()
+    run = _opened(path, registry, device, found)
+    if run is None:
+        return found
+    found.crops = _tried(found, "crops", lambda: crops(run))
+    if not RunFolder(path).checkpoint.exists():
+        return found
+    found.network = "teacher" if run.teacher.network is not None else "student"
+    with run.encoder("teacher") as encode:
+        found.samples = _tried(found, "neighbours and features", lambda: take_samples(run, encode))
+        if found.samples is not None:
+            _of_network(found, encode, found.samples)
+    return found
+
+
+def _opened(path: Path, registry: Registry, device: torch.device, found: Pictures) -> Run | None:
+    folder = RunFolder(path)
+    if folder.checkpoint.exists():
+        return _tried(
+            found, "everything that needs the data or the network", lambda: open_run(path, registry, device)
+        )
+    found.left_out.append("everything that needs the network: there is no checkpoint (last.pt)")
+    return _tried(found, "crops", lambda: build(folder.spec(registry), registry, device))
+
+
+def _of_network(found: Pictures, encode: Encoder, samples: Samples) -> None:
+    found.attention = _tried(found, "attention", lambda: attention(encode, samples))
+    found.tokens = _tried(found, "tokens", lambda: tokens(encode, samples))
+    if not samples.finite:
+        found.left_out.append("neighbours and scatter: the features are not finite; the network has diverged")
+        return
+    found.neighbours = neighbours(samples)
+    found.scatter = scatter(samples)
+
+
+def _tried(found: Pictures, what: str, make: Callable[[], T]) -> T | None:
+    try:
+        return make()
+    except (UserError, OSError) as error:
+        found.left_out.append(f"{what}: {error}")
+        return None

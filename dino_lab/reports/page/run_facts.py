@@ -1,0 +1,118 @@
+"""What the files of a run say of it, without its network."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dino_lab.errors import UserError
+from dino_lab.registry import Registry
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.rows import scores
+from dino_lab.runs.status import read_ending
+from dino_lab.spec.literal import inline
+from dino_lab.spec.model import Spec
+from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.training.execution import LEAST_WARM_UP
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score, at its first and its last evaluation."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One run folder, read."""
+
+    path: Path
+    spec: Spec
+    rows: list[dict[str, float]]
+    environment: dict[str, Any]  # empty where there is no env.json
+    verdict: Verdict
+    status: str  # how it ended, or how far it came
+    seconds: float | None
+    scores: list[Score]
+
+    @property
+    def title(self) -> str:
+        """Name and hash."""
+        return f"{self.spec.name} {self.spec.hash}"
+
+
+def read_facts(path: Path, registry: Registry) -> Facts:
+    """Everything but pictures; a UserError where a file is not what a run writes."""
+    folder = RunFolder(path)
+    spec = folder.spec(registry)
+    try:
+        rows, result = folder.rows(), folder.result()
+        file = path / "env.json"
+        environment = json.loads(file.read_text()) if file.exists() else {}
+        # Not by result.json alone: a run may be unfinished.
+        verdict = Verdict(**result["verdict"]) if result else _verdict(rows, spec)
+        ending = read_ending(path)
+        reason = f": {ending.reason}" if ending.reason else ""
+        status = f"{ending.status}{reason}" if ending.status != "not run" else "not finished"
+        found = _scores(rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its rows.jsonl, env.json, result.json or ending.json is damaged ({error})"
+        ) from None
+    seconds = ending.seconds if result else None
+    return Facts(
+        path,
+        spec,
+        rows,
+        environment,
+        verdict,
+        f"{status}, {_steps(rows, spec)}",
+        seconds,
+        found,
+    )
+
+
+def protocols(spec: Spec, registry: Registry) -> list[str]:
+    """Under which protocol the evaluators of a spec score."""
+    return [registry.build("evaluator", params).protocol for params in spec.evaluators]
+
+
+def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What env.json holds, one line a key."""
+    for key, value in environment.items():
+        if key == "command":
+            yield key, shlex.join(map(str, value))
+        elif isinstance(value, dict):
+            yield key, ", ".join(f"{name} {inline(item)}" for name, item in value.items()) or "none"
+        else:
+            yield key.replace("_", " "), "none" if value is None else str(value)
+
+
+def _verdict(rows: Sequence[Mapping[str, float]], spec: Spec) -> Verdict:
+    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
+    for row in rows:
+        reader.read(row, row["epoch"] / spec.train.epochs)
+    return reader.verdict
+
+
+def _steps(rows: Sequence[Mapping[str, float]], spec: Spec) -> str:
+    last = max(rows, key=lambda row: row["step"], default=None)
+    if last is None or not last["epoch"]:
+        return "no step yet"
+    total = round(last["step"] / last["epoch"] * spec.train.epochs)
+    return f"{last['step']} of {total} steps"
+
+
+def _scores(rows: Sequence[Mapping[str, float]]) -> list[Score]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in scores(row).items():
+            values.setdefault(name, []).append(value)
+    return [Score(name, found[0], found[-1]) for name, found in values.items()]

@@ -1,0 +1,49 @@
+"""The report of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dino_lab.registry import Registry
+from dino_lab.reports import theme
+from dino_lab.reports.page.base_spec import parent_of
+from dino_lab.reports.page.chart import draw
+from dino_lab.reports.page.evaluator_files import read_evaluations
+from dino_lab.reports.page.html import page
+from dino_lab.reports.page.network_section import draw_pictures
+from dino_lab.reports.page.run_curves import run_charts
+from dino_lab.reports.page.run_facts import environment_rows, protocols, read_facts
+from dino_lab.spec.file import dump_yaml
+
+
+def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[str, list[str]]:
+    """The page, and what had to be left out of it, one line each."""
+    import matplotlib
+
+    facts = read_facts(path, registry)
+    with matplotlib.rc_context(theme.settings()):
+        pictures = draw_pictures(path, registry, device)
+        charts = [draw(chart) for chart in run_charts(facts.rows)]
+        kept = read_evaluations(path)
+        kept_charts = {item.title: [draw(chart) for chart in item.charts] for item in kept.shown}
+    left_out = [*pictures.left_out, *kept.left_out]
+    if not facts.rows:
+        left_out.append("curves and scores: there are no rows yet (rows.jsonl)")
+    if not facts.environment:
+        left_out.append("environment: there is no env.json")
+    text = page(
+        "run.html.j2",
+        facts=facts,
+        parent=parent_of(facts.spec, facts.environment, registry),
+        spec_yaml=dump_yaml(facts.spec),
+        protocols=protocols(facts.spec, registry),
+        environment=list(environment_rows(facts.environment)),
+        charts=charts,
+        pictures=pictures,
+        kept=kept.shown,
+        kept_charts=kept_charts,
+        left_out=left_out,
+    )
+    return text, left_out

@@ -1,0 +1,1 @@
+"""Tables, pictures and estimates of runs that are compared."""

@@ -1,0 +1,54 @@
+"""What the runs of a study say: the last score of each, its curve, its speed and how it ended."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.status import Ending, read_ending
+from dino_lab.runs.study import Arm, Study
+
+SCORED = ("finished", "collapsed", "stopped")  # how a run may end so that its last score counts
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run."""
+
+    ending: Ending
+    score: float | None
+    curve: tuple[tuple[float, float], ...]  # epoch and metric
+    rate: float | None  # images per second, median of its rows
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm: its results by seed."""
+
+    arm: Arm
+    results: dict[int, Result]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """By seed, where there is one."""
+        return {seed: r.score for seed, r in self.results.items() if r.score is not None}
+
+
+def read_results(study: Study) -> list[ArmResult]:
+    """All arms in their order; a run that is not there is one that has not run."""
+    return [
+        ArmResult(arm, {seed: read_result(folder, study.metric) for seed, folder in arm.folders.items()})
+        for arm in study.arms
+    ]
+
+
+def read_result(folder: Path, metric: str) -> Result:
+    """One run folder."""
+    rows = RunFolder(folder).rows()
+    ending = read_ending(folder)
+    curve = tuple((row["epoch"], row[metric]) for row in rows if metric in row)
+    rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
+    score = curve[-1][1] if curve and ending.status in SCORED else None
+    return Result(ending, score, curve, statistics.median(rates) if rates else None)

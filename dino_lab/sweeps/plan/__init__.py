@@ -1,0 +1,1 @@
+"""What a sweep file asks for: its trials, and how long they will take."""

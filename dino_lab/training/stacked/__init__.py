@@ -1,0 +1,1 @@
+"""Several runs with networks of one shape, trained as one stack."""
