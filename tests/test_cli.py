@@ -37,8 +37,8 @@ from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.rows import main_score
 from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
-from dino_lab.training.execution import Outcome
 from dino_lab.training.loop import Row
+from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
@@ -231,10 +231,10 @@ def test_a_traceback_is_shown_to_who_asks(
 def test_a_failed_run_ends_with_1(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dino_lab.training import experiment
+    from dino_lab.training import trainer
 
     outcome = Outcome("failed", tmp_path, 3, 8, LEARNING, reason="the loss is nan")
-    monkeypatch.setattr(experiment, "execute", lambda *_, **__: outcome)
+    monkeypatch.setattr(trainer, "fit", lambda *_, **__: outcome)
     assert cli.main(["run", str(spec_file)]) == 1
     assert "failed: 3 of 8 steps, 0:" in (out := capsys.readouterr().out)
     assert "the loss is nan" in out

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dino_lab.building.components import Method, make_method, make_part, misfits
+from dino_lab.building.components import Method, make_component, make_method, misfits
 from dino_lab.errors import Misfit, first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss
@@ -22,7 +22,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
 
     Gives what is known of them, in lines to print.
     """
-    augment: Augment = make_part(spec, registry, torch.device("cpu"), "augment")
+    augment: Augment = make_component(spec, registry, torch.device("cpu"), "augment")
     with torch.device("meta"):
         method = make_method(
             spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)

@@ -51,7 +51,7 @@ def attend(
     load_plugins(plugin)
     from dino_lab.building.components import distinct
     from dino_lab.cli.frames import BadFile, pictures
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     to = folder / "attention" if to is None else to
     written, bad = 0, 0
@@ -75,13 +75,13 @@ def attend(
 
 @contextmanager
 def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
-    from dino_lab.evaluation.subjects import open_run
     from dino_lab.registry import registry
+    from dino_lab.runs.open import open_run
 
     run = open_run(folder, registry, choose_device(device))
     gc.enable()  # see __main__.py
     with run.encoder(of) as encode:
-        yield encode.at(pixels, run.data.channels)
+        yield encode.at(pixels, run.channels)
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:

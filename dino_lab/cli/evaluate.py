@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,12 +65,15 @@ def eval_(
     into_folder = document is None and not untrained
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
-        from dino_lab.evaluation.subjects import write_files
         from dino_lab.runs.folder import RunFolder
 
-        write_files(found, RunFolder(Path(target)), subject.step)
+        for one in found:
+            for name, content in one.named_files.items():
+                RunFolder(Path(target)).write_evaluation(subject.step, name, content)
     if to is not None:
         _write(to, target, untrained, subject, found)
+    if subject.warning:
+        print(subject.warning, file=sys.stderr)
     _print(found)
 
 
@@ -136,7 +140,7 @@ def _print(found: Sequence[Scored]) -> None:
 
 def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored]) -> None:
     """The JSON file, and in a folder of its name what files the evaluators leave."""
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     for file, content in ((file, content) for one in found for file, content in one.named_files.items()):
         to.with_suffix("").mkdir(exist_ok=True)

@@ -44,7 +44,7 @@ def report(
     from dino_lab.registry import registry
     from dino_lab.reports.arguments import one_run, sorted_out
     from dino_lab.reports.page.html import check_target
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     paths = sorted_out(folders)
     target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))

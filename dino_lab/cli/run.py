@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
     from dino_lab.cli.interrupt import Interrupt
     from dino_lab.spec.model import Spec
-    from dino_lab.training.execution import Listener
+    from dino_lab.training.trainer import Listener
 
-EXIT_CODES = {"finished": 0, "already finished": 0, "interrupted": 130, "collapsed": 1, "failed": 1}
+EXIT_CODES = {
+    "finished": 0,
+    "already finished": 0,
+    "interrupted": 130,
+    "stopped": 0,
+    "collapsed": 1,
+    "failed": 1,
+}
 
 
 def run(
@@ -43,6 +50,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.", show_default=False)
     ] = None,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Go on with other data than the run began with.")
+    ] = False,
     log: Annotated[
         list[LoggerName] | None,
         typer.Option(
@@ -66,7 +76,7 @@ def run(
         from dino_lab.loggers.forward import Forward
         from dino_lab.registry import registry
         from dino_lab.spec.file import load
-        from dino_lab.training.experiment import execute
+        from dino_lab.training.trainer import FitOptions, fit
 
         document = load(spec, settings or ())
         target = choose_device(device)
@@ -77,12 +87,10 @@ def run(
         gc.enable()  # see __main__.py
         notes, forward = Notes(), Forward(log or ())
         with located(document), forward, _view(document.spec, str(target), out, interrupt) as view:
-            outcome = execute(
+            outcome = fit(
                 document.spec,
                 registry,
-                runs=runs,
-                device=target,
-                checkpoint_every=checkpoint_every,
+                FitOptions(runs, target, checkpoint_every, accept_data),
                 listeners=[notes, forward, view],
                 stop=interrupt,
             )

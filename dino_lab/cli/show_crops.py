@@ -37,7 +37,7 @@ def show_crops(
     load_plugins(plugin)
     from dino_lab.registry import registry
     from dino_lab.reports.crop_picture import draw_crops
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
     from dino_lab.spec.file import load
     from dino_lab.training.crops import first_crops
 

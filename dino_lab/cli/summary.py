@@ -16,8 +16,8 @@ from dino_lab.cli.formatting import duration, verdict_text
 if TYPE_CHECKING:
     from dino_lab.training.build import Run
     from dino_lab.training.diagnostics import Verdict
-    from dino_lab.training.execution import Outcome
     from dino_lab.training.loop import Row
+    from dino_lab.training.trainer import Outcome
 
 FILES = {
     "spec.yaml": "the spec as run, every default written out",
@@ -25,6 +25,8 @@ FILES = {
     "rows.jsonl": "the logged numbers",
     "events.out.*": "the same for TensorBoard",
     "last.pt": "the checkpoint",
+    "status.json": "how it ended",
+    "identity.json": "what decides the weights",
     "backbone.safetensors": "the backbone, for plain timm",
     "evaluations": "files of the evaluators, by step",
 }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.network import Network
-from dino_lab.protocols import Data, Evaluator, Teacher
+from dino_lab.network import Network, evaluation_mode
+from dino_lab.protocols import Data, Evaluator
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def score(
         def encoder(of: str) -> Encoder:
             its = network(of)
             if id(its) not in encoders:
-                stack.enter_context(frozen(its))
+                stack.enter_context(evaluation_mode(its))
                 encoders[id(its)] = Encoder(its, size, autocast, wants)
             return encoders[id(its)]
 
@@ -62,11 +62,6 @@ def score(
         order = sorted(evaluators, key=lambda its: "data.annotated" not in getattr(its[1], "needs", ()))
         found = {name: _score(name, one, encoder(one.of), data, files) for name, one in order}
         return [found[name] for name, _ in evaluators]
-
-
-def network_of(of: str, student: Network, teacher: Teacher) -> Network:
-    """The teacher's network if `of` is "teacher" and it has one, else the student."""
-    return teacher.network if of == "teacher" and teacher.network is not None else student
 
 
 def _score(name: str, evaluator: Any, encode: Encoder, data: Data, files: bool) -> Scored:
@@ -77,15 +72,3 @@ def _score(name: str, evaluator: Any, encode: Encoder, data: Data, files: bool) 
         said = str(error)
         raise UserError(said if said.startswith("evaluator ") else f"evaluator {name}: {said}") from error
     return Scored(name, evaluator.protocol, evaluator.of, scores, left)
-
-
-@contextmanager
-def frozen(network: Network) -> Iterator[None]:
-    """Evaluation mode; every module is put back as it was."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -34,6 +34,7 @@ class Params(BaseModel):
     """Validated parameters of one component; `name` says which."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    component: ClassVar[type | None] = None  # the class whose parameters these are
     name: str
 
 
@@ -190,7 +191,9 @@ def params_of(cls: type, kind: str, name: str) -> type[Params]:
         raise TypeError(
             f"{cls.__qualname__}: a component has a docstring; it is what `list` and the schema show"
         )
-    return create_model(f"{cls.__name__}Params", __base__=Params, __doc__=doc, **fields)
+    params = create_model(f"{cls.__name__}Params", __base__=Params, __doc__=doc, **fields)
+    params.component = cls
+    return params
 
 
 def _check_contract(cls: type, kind: str) -> None:

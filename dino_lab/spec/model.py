@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -122,11 +120,12 @@ class Spec(BaseModel):
     evaluators: tuple[Params, ...] = ()
 
     def dump(self) -> dict[str, object]:
-        """Plain data with every default written out; what is written to disk and hashed."""
+        """Plain data with every default written out; what is written to disk."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
     @property
     def hash(self) -> str:
-        """12 hex digits that name this spec and no other."""
-        text = json.dumps(self.dump(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """12 hex digits that name what decides the weights; see `dino_lab.spec.identity`."""
+        from dino_lab.spec.identity import identity_of
+
+        return identity_of(self).hash

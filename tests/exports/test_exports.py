@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from dino_lab.cli import app as cli
 from dino_lab.errors import UserError
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.exports import round_trip
 from dino_lab.exports.export import export
 from dino_lab.exports.formats import Format, choose_format
 from dino_lab.exports.subject import subject_of
 from dino_lab.registry import register, registry
+from dino_lab.runs.open import open_run
 
 CPU = torch.device("cpu")
 LACKING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -48,7 +48,7 @@ BACKBONES = {
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Callable[[str], Path]:
     """A short run of each backbone, made once."""
     from dino_lab.spec.file import load
-    from dino_lab.training.experiment import execute
+    from dino_lab.training.trainer import FitOptions, fit
 
     made: dict[str, Path] = {}
 
@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Callable[[
             root = tmp_path_factory.mktemp("run")
             (root / "tiny.yaml").write_text(tiny_text)
             spec = load(root / "tiny.yaml", ["train.epochs=1", *BACKBONES[name]]).spec
-            made[name] = execute(spec, registry, runs=root, device=CPU, checkpoint_every=3600.0).folder
+            made[name] = fit(spec, registry, FitOptions(root, CPU)).folder
         return made[name]
 
     return run

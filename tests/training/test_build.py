@@ -178,7 +178,7 @@ def test_a_second_evaluator_of_a_name_bears_a_number(tiny_spec: Callable) -> Non
     run = build(
         tiny_spec("evaluators=[{name: knn, k: [5]}, {name: knn, k: [5], of: student}]"), registry, CPU
     )
-    found = [name for scored in run.evaluate_after(0) for name in scored.named_scores]
+    found = [name for scored in run.evaluate(run.due(0)) for name in scored.named_scores]
     assert [name for name in found if name.endswith("5nn")] == ["knn.5nn", "knn_2.5nn"]
 
 
@@ -186,7 +186,7 @@ def test_evaluation_leaves_the_run_as_it_was(tiny_spec: Callable) -> None:
     run = build(tiny_spec(), registry, CPU)
     before = {key: value.clone() for key, value in run.student.state_dict().items()}
     modes = [module.training for module in run.teacher.modules()]
-    (scored,) = run.evaluate_after(0)
+    (scored,) = run.evaluate(run.due(0))
     assert scored.named_scores.keys() >= {"knn.5nn"}
     assert all(torch.equal(value, before[key]) for key, value in run.student.state_dict().items())
     assert modes == [module.training for module in run.teacher.modules()]

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.registry import registry
+from dino_lab.runs.checkpoint import load_checkpoint
+from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
 
 # A head without prototypes, for losses on its outputs.
@@ -128,14 +129,16 @@ def test_the_queue_is_resumed(tiny_spec: Callable, execute: Callable) -> None:
     outcome = execute(tiny_spec(*METHODS["moco v2"]), stop=lambda: next(steps) >= 4)
     saved = torch.load(outcome.folder / "last.pt", weights_only=True)["loss"]["queue"]
     assert saved.shape == (50, 16)
-    run = open_run(outcome.folder, registry, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    run = build(RunFolder(outcome.folder).spec(registry), registry, cpu)
+    assert not torch.equal(run.loss.queue, saved)
+    checkpoint = load_checkpoint(outcome.folder, run.spec.hash, cpu)
+    assert checkpoint is not None
+    run.load_state_dict(checkpoint.state)
     assert torch.equal(run.loss.queue, saved)
-    assert not torch.equal(build(run.spec, registry, run.device).loss.queue, saved)
 
 
 def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
-    from dino_lab.runs.folder import RunFolder
-
     folders = [execute(tiny_spec(), runs=tmp_path / name).folder for name in "ab"]
     rows = [RunFolder(folder).rows() for folder in folders]
     for row in (*rows[0], *rows[1]):

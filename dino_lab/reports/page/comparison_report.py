@@ -21,7 +21,7 @@ from dino_lab.reports.study.results import ArmResult, read_results
 from dino_lab.reports.study.tables import HEADERS, lines, notes
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.runs.study import FILE, Study
 from dino_lab.spec.literal import inline
 
@@ -157,11 +157,11 @@ def _run_table(members: Sequence[Member], metric: str) -> tuple[list[str], list[
     names = sorted({name for member in members for name in member.scores}, key=lambda x: (x != metric, x))
     table = []
     for member in members:
-        ending = read_ending(member.path)
+        status = read_status(member.path)
         last = member.rows[-1] if member.rows else {}
         numbers = [f"{member.scores[name]:.4f}" if name in member.scores else "" for name in names]
         loss = next((f"{row['loss']:.4f}" for row in reversed(member.rows) if "loss" in row), "")
-        how = ending.verdict if ending.status == "finished" else ending.status
+        how = status.verdict if status.state == "finished" else status.state
         cells = [
             member.arm,
             str(member.seed),

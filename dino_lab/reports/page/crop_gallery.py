@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dino_lab.imaging.pictures import bytes_of
 from dino_lab.reports.page.gallery import Gallery, tile
-from dino_lab.training.build import Run
+from dino_lab.runs.open import SavedRun
 from dino_lab.training.crops import crops_of
 
 IMAGES = 6
 
 
-def crops(run: Run) -> Gallery:
+def crops(run: SavedRun) -> Gallery:
     """One row an image: itself, then its views; a name says how large a view is and who sees it."""
     images, views = crops_of(run.spec, run.data, run.augment, run.device, IMAGES)
     teacher = views.pairs.shape[1]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
-from dino_lab.runs.status import read_ending
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.execution import LEAST_WARM_UP
+from dino_lab.training.trainer import LEAST_WARM_UP
 
 
 @dataclass(frozen=True)
@@ -52,29 +50,23 @@ def read_facts(path: Path, registry: Registry) -> Facts:
     """Everything but pictures; a UserError where a file is not what a run writes."""
     folder = RunFolder(path)
     spec = folder.spec(registry)
+    status, rows = folder.status(), folder.rows()
     try:
-        rows, result = folder.rows(), folder.result()
-        file = path / "env.json"
-        environment = json.loads(file.read_text()) if file.exists() else {}
-        # Not by result.json alone: a run may be unfinished.
-        verdict = Verdict(**result["verdict"]) if result else _verdict(rows, spec)
-        ending = read_ending(path)
-        reason = f": {ending.reason}" if ending.reason else ""
-        status = f"{ending.status}{reason}" if ending.status != "not run" else "not finished"
+        finished = status.state == "finished"  # a run that goes on may have an older status
+        verdict = Verdict(cast(Any, status.verdict), status.sentence) if finished else _verdict(rows, spec)
         found = _scores(rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its rows.jsonl, env.json, result.json or ending.json is damaged ({error})"
-        ) from None
-    seconds = ending.seconds if result else None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: its rows.jsonl is damaged ({type(error).__name__}: {error})") from None
+    reason = f": {status.reason}" if status.reason else ""
+    state = f"{status.state}{reason}" if status.state != "not run" else "not finished"
     return Facts(
         path,
         spec,
         rows,
-        environment,
+        folder.environment(),
         verdict,
-        f"{status}, {_steps(rows, spec)}",
-        seconds,
+        f"{state}, {_steps(rows, spec)}",
+        status.seconds or None,
         found,
     )
 

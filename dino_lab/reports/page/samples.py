@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.training.build import Run
+from dino_lab.runs.open import SavedRun
 from dino_lab.types import Look
 
 TEST_IMAGES = 500
@@ -61,7 +61,7 @@ class Samples:
         return bool(self.test.features.isfinite().all() and self.bank.features.isfinite().all())
 
 
-def take_samples(run: Run, encode: Encoder) -> Samples:
+def take_samples(run: SavedRun, encode: Encoder) -> Samples:
     """Test images by chance, and training images in the order of an epoch."""
     data = run.data
     test = _encoded(encode, _test_images(run), data.test_images)
@@ -89,7 +89,7 @@ def class_names(data: Any) -> tuple[str, ...]:
     return tuple(map(str, getattr(data, "class_names", range(data.classes))))
 
 
-def _test_images(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def _test_images(run: SavedRun) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of a random part of the test split; reading stops when the time is over."""
     count = run.data.test_images
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))

@@ -58,7 +58,7 @@ def measure(
             if time.perf_counter() - began - built > _LOOK:
                 break
         now = time.perf_counter()
-        scores = [name for scored in run.evaluate_after(0) for name in scored.named_scores]
+        scores = [name for scored in run.evaluate(run.due(0)) for name in scored.named_scores]
         evaluation = time.perf_counter() - now
     finally:
         torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dino_lab.building.components import make_part
+from dino_lab.building.components import make_component
 from dino_lab.components.data._storage import Resident, Streamed
 from dino_lab.registry import registry
 from dino_lab.training.data_cache import MOST, Shelf
@@ -26,7 +26,7 @@ def test_the_images_are_those_that_a_run_would_make(tiny_spec: Callable[..., Any
     shelf, spec = Shelf(), tiny_spec()
     shared = shelf.data(spec, registry)
     assert shared is not None
-    assert torch.equal(images(shared), images(make_part(spec, registry, CPU, "data", CPU)))
+    assert torch.equal(images(shared), images(make_component(spec, registry, CPU, "data", CPU)))
     # Whatever else differs, and only by the data part.
     assert shelf.data(tiny_spec("seed=3", "train.epochs=1"), registry) is shared
     other = shelf.data(tiny_spec("data.seed=1"), registry)

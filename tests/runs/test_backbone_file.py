@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dino_lab.evaluation.subjects import open_run, run_subject
+from dino_lab.evaluation.subjects import run_subject
 from dino_lab.registry import registry
 from dino_lab.runs.backbone_file import write_backbone
+from dino_lab.runs.open import open_run
 
 CPU = torch.device("cpu")
 
@@ -34,15 +35,15 @@ def test_plain_timm_gives_the_same_features(
     outcome = execute(tiny_spec(*settings, "train.epochs=1", "evaluators=[]"))
     file = tmp_path / "b.safetensors"
     run = open_run(outcome.folder, registry, CPU)
-    lines = write_backbone(run, file, of)
+    lines = write_backbone(run.backbone(of), run.spec, run.augment, file)
     assert len(lines.splitlines()) == 3
     scope: dict[str, torch.nn.Module] = {}
     exec(lines, scope)
-    size = run.augment.groups[0][1]
+    size = run.size
     images = torch.rand(4, 3, size, size)
     with torch.no_grad():
         theirs = scope["model"].eval()(images)
-        ours = run.network(of).backbone.eval()(images)
+        ours = run.backbone(of).backbone.eval()(images)
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     if of == "teacher":
         written, left = (load_file(f) for f in (file, outcome.folder / "backbone.safetensors"))

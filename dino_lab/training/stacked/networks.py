@@ -1,4 +1,4 @@
-"""The networks of the runs that are trained: each by itself, or those of several runs at once."""
+"""The networks of several runs, each kind computed at once where shapes and modes allow."""
 
 from __future__ import annotations
 
@@ -14,52 +14,27 @@ from dino_lab.training.stacked.stack import Stack
 from dino_lab.types import Output, Views
 
 
-class OneByOne:
-    """Every network by itself; what is given and returned in a list is of one run each."""
+class StackedNetworks:
+    """Students and teachers of runs; a list has one item for each run."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
-
-    def students(self, views: Sequence[Views]) -> list[Output]:
-        """What the students say of their crops."""
-        return [run.student(its.crops) for run, its in zip(self._runs, views, strict=True)]
-
-    def teachers(
-        self, views: Sequence[Views], students: Sequence[Output], labels: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """What the teachers say, [T, B, K]."""
-        given = zip(self._runs, views, students, labels, strict=True)
-        return [run.teacher.forward(its, student, known) for run, its, student, known in given]
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for run in self._runs:
-            run.optimizer.zero_grad()
-
-    def hand_out_gradients(self) -> None:
-        """After the last backward pass of a step: give every parameter its own. Here each has it already."""
-
-
-class AtOnce(OneByOne):
-    """All students at once, and all teachers, where each is a network of the same shape in the same mode."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        super().__init__(runs)
         self._students = Stack([run.student for run in runs])
         networks = [_answering(run) for run in runs]
-        same = None not in networks and all(_form(its) == _form(networks[0]) for its in networks)
+        same = None not in networks and all(_shapes(its) == _shapes(networks[0]) for its in networks)
         self._teachers = Stack([its for its in networks if its is not None]) if same else None
 
     def students(self, views: Sequence[Views]) -> list[Output]:
-        """All at once."""
+        """The students' outputs for their crops."""
         return self._students([its.crops for its in views])
 
     def teachers(
         self, views: Sequence[Views], students: Sequence[Output], labels: Sequence[Tensor]
     ) -> list[Tensor]:
-        """All at once where that can be."""
+        """The teachers' outputs [T, B, K]."""
         if self._teachers is None:
-            return super().teachers(views, students, labels)
+            given = zip(self._runs, views, students, labels, strict=True)
+            return [run.teacher.forward(its, student, known) for run, its, student, known in given]
         with torch.no_grad():
             outputs = self._teachers([its.crops[:1] for its in views])
         teachers: list[Any] = [run.teacher for run in self._runs]
@@ -70,7 +45,7 @@ class AtOnce(OneByOne):
         self._students.zero_grad()
 
     def hand_out_gradients(self) -> None:
-        """Cut them from those of all."""
+        """Give every student its own, after the backward pass."""
         self._students.hand_out_gradients()
 
 
@@ -79,7 +54,7 @@ def _answering(run: Run) -> Network | None:
     return run.teacher.network if hasattr(run.teacher, "answer") else None
 
 
-def _form(network: Any) -> list[tuple[Any, ...]]:
+def _shapes(network: Any) -> list[tuple[Any, ...]]:
     """Names, shapes and modes, which networks that are computed at once have in common."""
     shapes = [(name, tensor.shape) for name, tensor in network.state_dict().items()]
     return shapes + [(name, type(part), part.training) for name, part in network.named_modules()]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dino_lab.registry import registry
 from dino_lab.training.build import Run, build
-from dino_lab.training.loop import NonFinite, train, train_together
+from dino_lab.training.loop import NonFinite, train
+from dino_lab.training.stacked.loop import train_stacked
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -92,7 +93,7 @@ def test_together_as_alone(
     runs: Callable[..., list[Run]], common: tuple[str, ...], own: tuple[tuple[str, ...], ...]
 ) -> None:
     alone, packed = runs(common, own), runs(common, own)
-    together = train_together(packed)
+    together = train_stacked(packed)
     separate = [train(run) for run in alone]
     for step in range(STEPS):
         for row, wanted in zip(next(together), map(next, separate), strict=True):
