@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from dino_lab.building.components import Method, make_component, make_method, misfits
 from dino_lab.errors import Misfit, first_line
@@ -38,8 +39,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     check_needs(names, registry, list(zip(its, method.evaluators.values(), strict=True)))
     if spec.train.gradient_checkpointing:
         checkpoint_gradients(method.student)
-    if spec.train.accumulate > spec.train.batch_size:
-        raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
+    _check_parts(spec, method)
     return _facts(method)
 
 
@@ -99,6 +99,25 @@ def _check_teacher(method: Method) -> None:
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
+
+
+def _check_parts(spec: Spec, method: Method) -> None:
+    """Parts of a batch give what the whole batch gives, unless a network looks at more than one image."""
+    loc, parts = ("train", "accumulate"), spec.train.accumulate
+    if parts > spec.train.batch_size:
+        raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
+    if parts == 1:
+        return
+    networks: dict[str, Any] = {"student": method.student, "teacher": method.teacher}
+    for owner, network in networks.items():
+        for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise Misfit(
+                    loc,
+                    f"the {owner} has batch norm ({name}), whose statistics would be those of "
+                    f"{spec.train.batch_size // parts} images and not of the batch of {spec.train.batch_size}; "
+                    "1 is right, or networks without batch norm",
+                )
 
 
 def checkpoint_gradients(network: Network) -> None:

@@ -43,7 +43,7 @@ class Facts:
     @property
     def title(self) -> str:
         """Name and hash."""
-        return f"{self.spec.name} {self.spec.hash}"
+        return f"{self.spec.name} {RunFolder(self.path).hash}"
 
 
 def read_facts(path: Path, registry: Registry) -> Facts:
