@@ -13,9 +13,10 @@ class Events:
     """Writes the numbers of each row under their own names; on a resumed run, from `step` on."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        # Events after `step` of an earlier session, which a checkpoint does not cover, are to be forgotten.
-        earlier = any(folder.glob("events.out.tfevents.*"))
-        self._writer = SummaryWriter(str(folder), purge_step=step + (step > 0) if earlier else None)
+        if step == 0:  # events of a session that no checkpoint covers, which is trained again
+            for file in folder.glob("events.out.tfevents.*"):
+                file.unlink()
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, row: Row) -> None:
         """Add one row."""
