@@ -172,8 +172,8 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
 
 
-def test_a_pack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
-    settings = ("--set", "pack=2", "--set", "train.epochs=30")
+def test_a_stack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    settings = ("--set", "stack=2", "--set", "train.epochs=30")
     whole = Sweep(tmp_path / "whole")
     whole.run("--executor", "inline", *settings)
     running = sweep.start(*settings)
