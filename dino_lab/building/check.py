@@ -115,8 +115,8 @@ def _check_parts(spec: Spec, method: Method) -> None:
                 raise Misfit(
                     loc,
                     f"the {owner} has batch norm ({name}), whose statistics would be those of "
-                    f"{spec.train.batch_size // parts} images and not of the batch of {spec.train.batch_size}; "
-                    "1 is right, or networks without batch norm",
+                    f"{spec.train.batch_size // parts} images and not of the batch of "
+                    f"{spec.train.batch_size}; 1 is right, or networks without batch norm",
                 )
 
 

@@ -67,7 +67,8 @@ def load_checkpoint(
 ) -> Checkpoint | None:
     """The last checkpoint that is whole, or None where there is none.
 
-    `mapped` reads of the file only what is used of its tensors. Nothing in the file is run. A UserError where none is whole, or it belongs to another run than `run`.
+    `mapped` reads of the file only what is used of its tensors. Nothing in the file is run. A UserError where
+    none is whole, or it belongs to another run than `run`.
     """
     problems = []
     for name in (LAST, PREVIOUS):

@@ -32,8 +32,8 @@ def fingerprints(params: Params) -> dict[str, str]:
 def fingerprint(path: Path) -> str:
     """16 hex digits of a file's size and ends, or of a folder's names and of the sizes of some files.
 
-    Nothing is decoded. A copy of a folder has the same fingerprint; an image replaced by another of the same size
-    in bytes goes unnoticed. A path that is not there gives an empty text.
+    Nothing is decoded. A copy of a folder has the same fingerprint; an image replaced by another of the same
+    size in bytes goes unnoticed. A path that is not there gives an empty text.
     """
     digest = hashlib.sha256()
     try:
@@ -79,6 +79,6 @@ def check_data(folder: Path, recorded: Mapping[str, Any] | None, now: Mapping[st
     ]
     if changes:
         raise UserError(
-            f"{folder}: was trained on other data ({'; '.join(changes)}); --accept-data uses this run all the "
-            "same, another spec.name trains anew"
+            f"{folder}: was trained on other data ({'; '.join(changes)}); --accept-data uses this run all "
+            "the same, another name trains anew"
         )

@@ -78,6 +78,14 @@ class RunFolder:
         """Write spec.yaml."""
         self.write_text(SPEC, dump_yaml(spec))
 
+    def unseen_evaluators(self, spec: Spec) -> list[int]:
+        """Positions of a spec's evaluators that spec.yaml does not have, or has with other settings."""
+        if not (self.path / SPEC).exists():
+            return []
+        seen, asked = self.settings().get("evaluators"), spec.dump()["evaluators"]
+        assert isinstance(asked, list)
+        return [i for i, evaluator in enumerate(asked) if evaluator not in (seen or [])]
+
     def recorded_data(self) -> dict[str, Any] | None:
         """What was recorded of the data, or None: of a run of 0.1.0, or one that has not begun."""
         recorded = _identity(self.path)

@@ -15,6 +15,11 @@ FILE = "lock"
 # What a file system answers that has no locks, such as some network file systems.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
+
+class Busy(UserError):
+    """Another run holds the folder."""
+
+
 _held: set[tuple[int, int]] = set()  # device and inode: the kernel's locks do not keep a process from itself
 
 
@@ -25,14 +30,14 @@ class Lock:
         self._folder, self._file, self.warning = folder, file, warning
 
     def check(self) -> None:
-        """A UserError where the folder was removed or replaced meanwhile, so that it may be somebody else's."""
+        """A UserError where the folder was removed or replaced, so that it may be somebody else's."""
         if not _is_at(self._file, self._folder / FILE):
             raise UserError(f"{self._folder}: was removed or replaced while this run was training in it")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Lock]:
-    """Make a folder and hold its lock; a UserError where another run holds it.
+    """Make a folder and hold its lock; a Busy where another run holds it.
 
     The kernel releases the lock with the process, however that ends. It is a lock of POSIX, which the
     processes that this one starts do not inherit: a decoder that outlives a killed run holds nothing.
@@ -42,7 +47,7 @@ def locked(folder: Path) -> Iterator[Lock]:
     key = (status.st_dev, status.st_ino)
     try:
         if key in _held:
-            raise UserError(_busy(folder))
+            raise Busy(_busy(folder))
         _held.add(key)
         try:
             yield Lock(folder, file, warning)
@@ -72,7 +77,7 @@ def _lock(file: int, folder: Path) -> str:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(_busy(folder)) from None
+            raise Busy(_busy(folder)) from None
         if error.errno not in NO_LOCKS:
             raise
         return (

@@ -58,8 +58,8 @@ def read_status(folder: Path) -> Status:
             return read(json.loads(text), folder)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
-                f"{folder / name}: not what a run writes ({type(error).__name__}); remove it, and run the spec "
-                "again"
+                f"{folder / name}: not what a run writes ({type(error).__name__}); remove it, and run the "
+                "spec again"
             ) from None
     return Status()
 

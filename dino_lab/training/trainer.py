@@ -139,7 +139,7 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
     if status.state == "finished":
         if not options.accept_data:
             check_data(folder.path, folder.recorded_data(), {"files": fingerprints(spec.data)})
-        if _unseen(spec, folder):
+        if folder.unseen_evaluators(spec):
             return None
     elif not stopped_by_collapse:
         return None
@@ -158,14 +158,6 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
 
 def _verdict(status: Status) -> Verdict:
     return Verdict(cast(Any, status.verdict), status.sentence)
-
-
-def _unseen(spec: Spec, folder: RunFolder) -> list[int]:
-    """Positions of the spec's evaluators that the folder's spec does not have, or has with other options."""
-    seen = folder.settings().get("evaluators", [])
-    asked = spec.dump()["evaluators"]
-    assert isinstance(asked, list)
-    return [i for i, evaluator in enumerate(asked) if evaluator not in seen]
 
 
 def reason_of(error: Exception) -> str:
@@ -328,7 +320,7 @@ class Trainer:
             if checkpoint.warning:
                 logger.warning(checkpoint.warning)
             named = list(run.evaluators.items())
-            self._new_evaluators = [named[i] for i in _unseen(run.spec, folder)]
+            self._new_evaluators = [named[i] for i in folder.unseen_evaluators(run.spec)]
             if self._new_evaluators:  # of the first weights, which are those that were built
                 folder.add_to_row(0, self._evaluate(self._new_evaluators))
             run.load_state_dict(checkpoint.state)

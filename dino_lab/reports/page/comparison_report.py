@@ -15,10 +15,10 @@ from dino_lab.reports import theme
 from dino_lab.reports.page.chart import draw
 from dino_lab.reports.page.html import page
 from dino_lab.reports.page.run_curves import Rows, comparison_charts
+from dino_lab.reports.study.comparison import study_of
 from dino_lab.reports.study.figures import draw_figures
-from dino_lab.reports.study.grouping import study_of
 from dino_lab.reports.study.results import ArmResult, read_results
-from dino_lab.reports.study.tables import HEADERS, lines, notes
+from dino_lab.reports.study.table import HEADERS, lines, notes
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
 from dino_lab.runs.status import read_status

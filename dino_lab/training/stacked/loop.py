@@ -8,9 +8,21 @@ import torch
 
 from dino_lab.building.seeding import seed_everything
 from dino_lab.training.build import Run
-from dino_lab.training.loop import NonFinite, Row, compare, next_batch, on_host, update, writes_row
+from dino_lab.training.loop import NonFinite, Row, compare, next_batch, on_host, train, update, writes_row
 from dino_lab.training.stacked.networks import StackedNetworks
 from dino_lab.types import Views
+
+
+def train_each(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | NonFinite]]:
+    """A row of each run after each step; one run alone needs no stack."""
+    if len(runs) > 1:
+        yield from train_stacked(runs, start)
+        return
+    try:
+        for row in train(runs[0], start):
+            yield [row]
+    except NonFinite as error:
+        yield [error]
 
 
 def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | NonFinite]]:

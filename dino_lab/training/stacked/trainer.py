@@ -12,7 +12,7 @@ from dino_lab.registry import Registry
 from dino_lab.runs.status import State
 from dino_lab.spec.model import Spec
 from dino_lab.training.loop import NoBatch, NonFinite, Row
-from dino_lab.training.stacked.loop import train_stacked
+from dino_lab.training.stacked.loop import train_each
 from dino_lab.training.trainer import FitOptions, Listener, Outcome, Stop, Trainer, prepared
 
 Ended = tuple[Spec, Outcome | Exception]
@@ -90,7 +90,7 @@ class _Group:
         members = list(self._going)
         for one in members:
             one.trainer.start_clock()
-        for rows in train_stacked([one.trainer.run for one in members], members[0].trainer.step):
+        for rows in train_each([one.trainer.run for one in members], members[0].trainer.step):
             self._take(dict(zip(members, rows, strict=True)))
             if len(self._going) < len(members):
                 return

@@ -22,7 +22,7 @@ VARIANT = "variant"  # the axis that names a variant
 
 
 @dataclass(frozen=True)
-class Change:
+class Override:
     """A value at a dotted key, and where the sweep file says so."""
 
     key: str
@@ -34,7 +34,7 @@ class Change:
 class Point:
     """What one arm changes in the base."""
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Override, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __add__(self, other: Point) -> Point:
@@ -51,7 +51,7 @@ def overrides(node: yaml.Node | None) -> Point:
     """The changes of a mapping of dotted keys."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return Point(
-        tuple(Change(key.value, value, key.start_mark) for key, value in pairs),
+        tuple(Override(key.value, value, key.start_mark) for key, value in pairs),
         {key.value: data(value) for key, value in pairs},
     )
 
@@ -60,7 +60,10 @@ def points(sweep: Sweep, root: yaml.MappingNode, base: yaml.MappingNode) -> Iter
     """Variants x grid x what is drawn from the space, the last varying fastest."""
     named = [Point(overrides(value).changes, {VARIANT: key.value}) for key, value in _pairs(root, "variants")]
     axes = [
-        [Point((Change(key.value, item, item.start_mark),), {key.value: data(item)}) for item in values.value]
+        [
+            Point((Override(key.value, item, item.start_mark),), {key.value: data(item)})
+            for item in values.value
+        ]
         for key, values in _pairs(root, "grid")
     ]
     if sweep.search is not None:
@@ -136,7 +139,7 @@ def point_at(
     for key, node in _pairs(root, "space"):
         if _holds(sweep.space[key.value].when, point.over(base, [])):
             value = _value(sweep, key.value, node, place(key.value))
-            point += Point((Change(key.value, value, key.start_mark),), {key.value: data(value)})
+            point += Point((Override(key.value, value, key.start_mark),), {key.value: data(value)})
     return point
 
 

@@ -1,7 +1,7 @@
-"""Whether a Ray cluster that is there lets us in, and what its machines have.
+"""Checks before an existing Ray cluster is joined: whether it accepts this machine, and what it has.
 
-It is asked in a process of its own: Ray waits for ever for a cluster that is no cluster, and prints what it
-meets on the way.
+A process of its own asks, because Ray waits for ever for an address where no cluster is, and prints its
+attempts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import threading
 import psutil
 
 from dino_lab.errors import UserError
-from dino_lab.sweeps.ray.machine import Machine
+from dino_lab.sweeps.ray.capacity import Machine
 
 _ANSWER = 5.0  # seconds in which a port has to answer
-_PATIENCE = 15.0  # seconds in which a cluster has to let us in
+_PATIENCE = 15.0  # seconds in which a cluster has to accept this machine
 _MACHINES, _REFUSAL = "machines: ", "refused: "
 _WRONG_TOKEN = "InvalidAuthToken"
 
@@ -46,14 +46,14 @@ def main() -> None:
 
 
 def machines_at(address: str) -> list[Machine]:
-    """What the machines of the cluster at HOST:PORT have; a UserError if it does not let us in."""
+    """The machines of the cluster at HOST:PORT; UserError if it does not accept this machine."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dino_lab.sweeps.ray.join", address],
+        [sys.executable, "-m", "dino_lab.sweeps.ray.join_cluster", address],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C does not reach it
     )
     timer = threading.Timer(_PATIENCE, process.kill)
     timer.start()
@@ -75,7 +75,7 @@ def machines_at(address: str) -> list[Machine]:
         process.wait()
         out.close()
         timer.cancel()
-        timer.join()  # whoever forks next has one thread
+        timer.join()  # the process is forked later, and must have one thread then
     raise UserError(f"--address {address}: what answers there is no Ray cluster that this machine belongs to")
 
 
@@ -90,8 +90,8 @@ def is_on_loopback_only(address: str) -> bool:
     return bool(listening) and all(ip.startswith("127.") or ip == "::1" for ip in listening)
 
 
-def refuse_what_does_not_answer(address: str) -> None:
-    """A UserError in one line where nothing listens at HOST:PORT, or it is none."""
+def check_address(address: str) -> None:
+    """UserError unless `address` is HOST:PORT and something listens there."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise UserError(f"--address {address}: should be HOST:PORT")

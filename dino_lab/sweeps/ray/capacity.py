@@ -1,4 +1,4 @@
-"""What a machine has, and how many trials fit on it."""
+"""Cores and GPUs of machines, and how many trials fit on them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dino_lab.sweeps.plan.model import Resources
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores that trials may use, and GPUs that they can use."""
+    """A machine's cores and GPUs that trials can use."""
 
     cpus: int
     gpus: int
     name: str = "this machine"
 
     def lacks(self, resources: Resources) -> tuple[str, str] | None:
-        """The first key of `resources` that asks for more than there is, and in words what there is."""
+        """The first key of `resources` that asks for more than the machine has, and a message."""
         if resources.cpu > self.cpus:
             return "cpu", f"{resources.cpu} cores for one trial, and {self.name} has {self.cpus}"
         if resources.gpu > 0 and not self.gpus:
@@ -36,8 +36,8 @@ class Machine:
         return min(by_core, self.gpus * int(1 / resources.gpu + 1e-9))
 
 
-def lack(machines: Sequence[Machine], resources: Resources) -> tuple[str, str] | None:
-    """What none of the machines has; said of the one that has most."""
+def shortage(machines: Sequence[Machine], resources: Resources) -> tuple[str, str] | None:
+    """The key of `resources` that no machine can give, and a message about the largest machine; or None."""
     lacks = [machine.lacks(resources) for machine in sorted(machines, key=lambda one: (-one.gpus, -one.cpus))]
     return None if None in lacks else lacks[0]
 

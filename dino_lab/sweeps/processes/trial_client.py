@@ -1,4 +1,4 @@
-"""The other end of a server: gives it a task, hears of its rows."""
+"""Client of a trial server: sends tasks, receives rows and endings."""
 
 from __future__ import annotations
 
@@ -6,67 +6,76 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dino_lab.runs.status import Ending
-from dino_lab.sweeps.processes.server import STOP
-from dino_lab.sweeps.processes.start import Process, log_of, start_server
+from dino_lab.runs.status import Status
+from dino_lab.sweeps.processes.launch import ServerProcess, log_of, start_server
 from dino_lab.sweeps.processes.trial import Task
-from dino_lab.sweeps.ray.head import temporary_folder
+from dino_lab.sweeps.processes.trial_server import STOP
+from dino_lab.sweeps.ray.head_node import temporary_folder
 
-_OF_WORKER = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # what Ray says to a worker
+# Variables that Ray sets for a worker, and that its trial needs as well.
+_OF_WORKER = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
 
 class TrialDied(Exception):
-    """The process of a trial ended without a word."""
+    """The process of a trial ended before the trial did."""
 
 
-class Server:
-    """The server at `address`; one of our own where there is none, which ends with this process."""
+@dataclass(frozen=True)
+class _Hooks:
+    """What is called with the hash of a trial."""
+
+    row: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
+    ended: Callable[[str, Status], None] = lambda *_: None
+    waiting: Callable[[str], None] = lambda _: None
+
+
+class TrialClient:
+    """Runs trials on the server at `address`; where there is none, on one that ends with this process."""
 
     def __init__(self, address: str | None) -> None:
         self._address = address
-        self._own: Process | None = None
+        self._own: ServerProcess | None = None
 
     def run(
         self,
         tasks: Sequence[Task],
         row: Callable[[str, Mapping[str, Any]], None],
-        ended: Callable[[str, Ending], None],
+        ended: Callable[[str, Status], None],
+        waiting: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """One trial, or a pack; `row` and `ended` are told of which, by its hash.
+        """Run one trial, or a stack, to its end; the hooks are called with the hash of a trial.
 
-        If one of them raises, the trials save and end first.
+        If a hook raises, the trials save and end first. TrialDied if their process ended unexpectedly.
         """
+        hooks = _Hooks(row, ended, waiting)
         with self._connected() as connection:
             here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
             _send(connection, json.dumps({"tasks": [task.text() for task in tasks], "environment": here}))
             lines = connection.makefile("r")
             try:
-                self._hear(lines, len(tasks), row, ended)
+                self._receive(lines, len(tasks), hooks)
             except BaseException:
                 with contextlib.suppress(TrialDied, OSError):
                     _send(connection, STOP)
-                    self._hear(lines, 0, lambda *_: None, lambda *_: None)
+                    self._receive(lines, 0, _Hooks())
                 raise
 
-    def _hear(
-        self,
-        lines: Any,
-        expected: int,
-        row: Callable[[str, Mapping[str, Any]], None],
-        ended: Callable[[str, Ending], None],
-    ) -> None:
-        """Until the process is gone; it should have said how so many trials ended."""
+    def _receive(self, lines: Iterable[str], expected: int, hooks: _Hooks) -> None:
+        """Call the hooks until the process is gone; so many endings should have come before."""
         for line in lines:
             message = json.loads(line)
             if "row" in message:
-                row(message["of"], message["row"])
+                hooks.row(message["of"], message["row"])
+            elif "waiting" in message:
+                hooks.waiting(message["of"])
             elif "ending" in message:
                 expected -= 1
-                ended(message["of"], Ending(**message["ending"]))
+                hooks.ended(message["of"], Status(**message["ending"]))
             else:
                 if expected > 0:
                     raise TrialDied(_in_words(message["exit"]))
@@ -82,15 +91,15 @@ class Server:
         return _connect(self._address)
 
     def _why(self) -> str:
-        """The last line that the server left."""
+        """Why the connection closed: the last line in the server's log."""
         assert self._address is not None
         with contextlib.suppress(OSError):
             lines = Path(log_of(self._address)).read_text().strip().splitlines()
-            return f"the process that starts trials is gone: {lines[-1] if lines else 'it said nothing'}"
-        return "the process that starts trials is gone"
+            return f"the trial server is gone: {lines[-1] if lines else 'its log is empty'}"
+        return "the trial server is gone"
 
     def close(self) -> None:
-        """End a server of our own, and a trial that is still going on."""
+        """End a server that this client has started, and its trial."""
         if self._own is not None:
             self._own.close()
 
@@ -111,5 +120,5 @@ def _send(connection: socket.socket, text: str) -> None:
 
 def _in_words(code: int) -> str:
     if code == -9:
-        return "killed (signal 9); when nobody did it, the machine ran out of memory"
+        return "killed (signal 9); unless somebody did it, the machine ran out of memory"
     return f"ended by signal {-code}" if code < 0 else f"ended with {code}"

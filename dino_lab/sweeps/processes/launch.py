@@ -1,4 +1,4 @@
-"""Two ways to start a server: as a copy of this process, or as a process that imports everything itself."""
+"""Two ways to start a trial server: as a copy of this process, or as a new process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PATIENCE = 10.0  # seconds that it may take to end
 _WAITING = 64  # connections that may wait for the server
 
 
-class Process:
-    """A server that lives as long as the process that started it, unless it is closed."""
+class ServerProcess:
+    """A trial server; it ends with the process that started it, or when it is closed."""
 
     def __init__(self, lifeline: int, over: Callable[[], bool], kill: Callable[[], None]) -> None:
         self._lifeline, self._over, self._kill = lifeline, over, kill
 
     def close(self) -> None:
-        """End it, and the trials that are still going on."""
+        """End it with its trials."""
         os.close(self._lifeline)
         end = time.monotonic() + _PATIENCE
         while not self._over():
@@ -36,29 +36,29 @@ class Process:
 
 
 def log_of(address: str) -> str:
-    """Where the server at `address` leaves what it prints."""
+    """The file that holds what the server at `address` prints."""
     return f"{address}.log"
 
 
-def fork_server(address: str, plugins: Sequence[Path], shelf: Shelf) -> Process:
-    """A copy of this process, which has imported the plugins, with what is on its shelf.
+def fork_server(address: str, plugins: Sequence[Path], shelf: Shelf) -> ServerProcess:
+    """A copy of this process, with its imported plugins and the data on its shelf.
 
-    There must be one thread only, and CUDA must not have begun: a copy could not use it.
+    This process must have one thread and must not have initialised CUDA: a copy could not use it.
     """
     from dino_lab.sweeps.processes import trial
-    from dino_lab.sweeps.processes.server import serve
+    from dino_lab.sweeps.processes.trial_server import serve
 
     listener = _listener(address)
-    hears, lifeline = os.pipe()
+    stdin, lifeline = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()  # Ctrl-C is for whoever started the sweep, and reaches us as a stop
+            os.setsid()  # Ctrl-C reaches trials as a stop, from the process that started the sweep
             os.close(lifeline)
             log = os.open(log_of(address), os.O_WRONLY | os.O_CREAT, 0o600)
-            for old, new in ((hears, 0), (log, 1), (log, 2)):
+            for old, new in ((stdin, 0), (log, 1), (log, 2)):
                 os.dup2(old, new)
             trial.loaded.update(str(file.resolve()) for file in plugins)
             serve(listener, shelf)
@@ -68,27 +68,28 @@ def fork_server(address: str, plugins: Sequence[Path], shelf: Shelf) -> Process:
         finally:
             os._exit(0)
     listener.close()
-    os.close(hears)
-    return Process(lifeline, lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, lambda: os.kill(pid, 9))
+    os.close(stdin)
+    return ServerProcess(lifeline, lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, lambda: os.kill(pid, 9))
 
 
-def start_server(address: str) -> Process:
-    """One that imports everything itself; it removes the folder of its address when it ends."""
+def start_server(address: str) -> ServerProcess:
+    """A new process, which imports everything itself and removes the folder of its address when it ends."""
     listener = _listener(address)
-    hears, lifeline = os.pipe()
+    stdin, lifeline = os.pipe()
     with open(log_of(address), "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dino_lab.sweeps.processes.server", str(listener.fileno())],
-            stdin=hears,
+            [sys.executable, "-m", "dino_lab.sweeps.processes.trial_server", str(listener.fileno())],
+            stdin=stdin,
             stdout=log,
             stderr=log,
             pass_fds=[listener.fileno()],
-            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # or it could have begun here
+            # Asking whether there is a GPU must not initialise CUDA in a process that is going to fork.
+            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
             start_new_session=True,
         )
     listener.close()
-    os.close(hears)
-    return Process(lifeline, lambda: process.poll() is not None, process.kill)
+    os.close(stdin)
+    return ServerProcess(lifeline, lambda: process.poll() is not None, process.kill)
 
 
 def _listener(address: str) -> socket.socket:

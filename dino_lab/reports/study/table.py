@@ -1,14 +1,10 @@
-"""The table of a study: one line an arm, in the formats that people go on with."""
+"""The table of a study: one line for each arm."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dino_lab.reports.study.estimate import CONFIDENCE, Estimate, estimate, paired
@@ -19,8 +15,8 @@ HEADERS = ("arm", "seeds", "score", "median", "sd", "difference", "reading", "en
 
 
 @dataclass(frozen=True)
-class Line:
-    """What is said of one arm."""
+class ArmLine:
+    """The results of one arm."""
 
     label: str
     settings: dict[str, Any]
@@ -33,7 +29,7 @@ class Line:
     hours: float
 
     def cells(self) -> list[str]:
-        """As a person reads them."""
+        """Texts for people, one for each of HEADERS."""
         s = self.score
         return [
             self.label,
@@ -49,7 +45,7 @@ class Line:
         ]
 
     def record(self) -> dict[str, Any]:
-        """As a program reads them; every number whole, settings as the sweep has them."""
+        """Values for programs: every digit of the numbers, settings as the sweep file has them."""
         s, d = self.score, self.difference
         return {
             "arm": self.label,
@@ -69,18 +65,18 @@ class Line:
         }
 
 
-def lines(study: Study, results: Sequence[ArmResult]) -> list[Line]:
+def lines(study: Study, results: Sequence[ArmResult]) -> list[ArmLine]:
     """One line for each arm, in the order of the study."""
     baseline = next((arm.scores for arm in results if arm.arm.label == study.baseline), {})
     return [_line(study, arm, baseline) for arm in results]
 
 
-def _line(study: Study, result: ArmResult, baseline: dict[int, float]) -> Line:
+def _line(study: Study, result: ArmResult, baseline: dict[int, float]) -> ArmLine:
     is_baseline = result.arm.label == study.baseline
     difference = None if is_baseline or not baseline else paired(result.scores, baseline)
     rates = [r.rate for r in result.results.values() if r.rate is not None]
     rate = estimate(rates)
-    return Line(
+    return ArmLine(
         label=result.arm.label,
         settings={axis: result.arm.settings.get(axis) for axis in study.axes},
         planned=len(result.results),
@@ -104,19 +100,19 @@ def _reading(study: Study, difference: Estimate | None) -> str:
 
 
 def _ended(result: ArmResult) -> str:
-    """What is not simply finished and learning, with how many runs, and the first reason."""
-    said: Counter[str] = Counter()
+    """Endings other than finished and learning, with how many runs and the first reason; else finished."""
+    found: Counter[str] = Counter()
     for one in result.results.values():
         ending = one.ending
         if ending.verdict.startswith("collapsed"):
-            said[ending.verdict] += 1
-        elif ending.status != "finished":
-            said[f"{ending.status}: {ending.reason}" if ending.reason else ending.status] += 1
-    return "; ".join(f"{count} {words}" for words, count in said.items()) or "finished"
+            found[ending.verdict] += 1
+        elif ending.state != "finished":
+            found[f"{ending.state}: {ending.reason}" if ending.reason else ending.state] += 1
+    return "; ".join(f"{count} {words}" for words, count in found.items()) or "finished"
 
 
-def notes(study: Study, found: Sequence[Line]) -> list[str]:
-    """How the numbers are to be read."""
+def notes(study: Study, found: Sequence[ArmLine]) -> list[str]:
+    """Explanations of the numbers, one sentence each."""
     seeds = max((line.planned for line in found), default=0)
     percent = f"{CONFIDENCE:.0%}".replace("%", " %")
     said = [f"score: {study.metric}, mean over seeds ± {percent} interval (Student's t)"]
@@ -137,69 +133,8 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
     return said
 
 
-def markdown(study: Study, found: Sequence[Line]) -> str:
-    """A table in Markdown, and how to read it."""
-    rows = [HEADERS, ["---"] * len(HEADERS), *(line.cells() for line in found)]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
-    return f"# {study.name}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes(study, found)) + "\n"
-
-
-def latex(study: Study, found: Sequence[Line]) -> str:
-    """A tabular with the columns that a paper prints."""
-    columns = [0, 1, 2, 5, 6]
-    rows = [[HEADERS[i] for i in columns], *([line.cells()[i] for i in columns] for line in found)]
-    body = [" & ".join(map(_tex, row)) + r" \\" for row in rows]
-    body.insert(1, r"\hline")
-    notes_ = "\n".join(f"% {note}" for note in notes(study, found))
-    return notes_ + "\n" + "\n".join([r"\begin{tabular}{lrlll}", *body, r"\end{tabular}"]) + "\n"
-
-
-def comma_separated(found: Sequence[Line]) -> str:
-    """CSV, every number whole."""
-    out = io.StringIO()
-    plain = records(found)
-    writer = csv.DictWriter(out, list(plain[0]) if plain else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return out.getvalue()
-
-
-def write_tables(study: Study, found: Sequence[Line], folder: Path) -> None:
-    """table.md, table.csv, table.tex and table.parquet."""
-    import pyarrow
-    import pyarrow.parquet
-
-    (folder / "table.md").write_text(markdown(study, found))
-    (folder / "table.tex").write_text(latex(study, found))
-    (folder / "table.csv").write_text(comma_separated(found))
-    table = pyarrow.Table.from_pylist(records(found))
-    pyarrow.parquet.write_table(table, folder / "table.parquet")
-
-
 def _with_interval(value: Estimate | None, sign: str) -> str:
     if value is None:
         return ""
     half = "" if value.half is None else f" ± {value.half:.4f}"
     return f"{value.mean:{sign}.4f}{half}"
-
-
-def records(found: Sequence[Line]) -> list[dict[str, Any]]:
-    """All lines for a program; a column holds numbers, or else texts."""
-    plain = [line.record() for line in found]
-    for axis in found[0].settings if found else ():
-        values = [record[axis] for record in plain if record[axis] is not None]
-        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        for record in plain:
-            if record[axis] is not None:
-                record[axis] = float(record[axis]) if numbers else _text(record[axis])
-    return plain
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _tex(text: str) -> str:
-    for letter in "\\&%$#_{}":
-        text = text.replace(letter, {"\\": r"\textbackslash "}.get(letter, f"\\{letter}"))
-    return text.replace("±", r"$\pm$")

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import Ending
+from dino_lab.runs.status import Status
 from dino_lab.spec.file import dump_yaml
-from dino_lab.sweeps.processes.client import Server, TrialDied
-from dino_lab.sweeps.processes.start import start_server
+from dino_lab.sweeps.processes.launch import start_server
 from dino_lab.sweeps.processes.trial import Task
+from dino_lab.sweeps.processes.trial_client import TrialClient, TrialDied
 
 PLUGIN = """\
 import os
@@ -55,7 +55,8 @@ def task(tiny_spec: Callable[..., Any], folder: Path) -> Callable[..., Task]:
             hash=spec.hash,
             spec=dump_yaml(spec),
             runs=str(folder / "runs"),
-            place=str(folder),
+            folder=str(folder / "runs" / spec.name / spec.hash),
+            directory=str(folder),
             device="cpu",
             threads=threads,
             checkpoint_every=3600.0,
@@ -67,24 +68,24 @@ def task(tiny_spec: Callable[..., Any], folder: Path) -> Callable[..., Task]:
 
 
 @pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
+def server(folder: Path) -> Iterator[TrialClient]:
     (folder / "socket").mkdir()
     address = str(folder / "socket" / "server")
     process = start_server(address)
-    yield Server(address)
+    yield TrialClient(address)
     process.close()
     assert not (folder / "socket").exists()
 
 
-def run(server: Server, task: Task, row: Callable[[Any], None] = lambda _: None) -> Ending:
+def run(server: TrialClient, task: Task, row: Callable[[Any], None] = lambda _: None) -> Status:
     """One trial by itself."""
-    endings: dict[str, Ending] = {}
+    endings: dict[str, Status] = {}
     server.run([task], lambda _, numbers: row(numbers), endings.__setitem__)
     return endings[task.hash]
 
 
 def test_one_server_draws_once_for_all_trials_whatever_their_threads(
-    server: Server, task: Callable[..., Task], folder: Path, monkeypatch: pytest.MonkeyPatch
+    server: TrialClient, task: Callable[..., Task], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dino_lab.registry import registry
     from dino_lab.registry.plugin_files import load_plugins
@@ -98,14 +99,14 @@ def test_one_server_draws_once_for_all_trials_whatever_their_threads(
     rows: list[Any] = []
     for one in tasks:
         # With a pool of threads from before the fork, the second would wait for ever.
-        assert run(server, one, rows.append).status == "finished"
-        assert RunFolder(one.folder).rows()[-1]["step"] == 4
+        assert run(server, one, rows.append).state == "finished"
+        assert RunFolder(Path(one.folder)).rows()[-1]["step"] == 4
     assert log.read_text() == "drawn\n"
     assert [row["step"] for row in rows if "total" in row].count(4) == 2
 
 
 def test_a_trial_that_is_killed_is_told_and_the_next_one_runs(
-    server: Server, task: Callable[..., Task], folder: Path
+    server: TrialClient, task: Callable[..., Task], folder: Path
 ) -> None:
     def kill(row: Any) -> None:
         for one in psutil.Process().children(recursive=True):
@@ -114,11 +115,11 @@ def test_a_trial_that_is_killed_is_told_and_the_next_one_runs(
 
     with pytest.raises(TrialDied, match="signal 9"):
         run(server, task("train.epochs=1000"), kill)
-    assert run(server, task()).status == "finished"
+    assert run(server, task()).state == "finished"
 
 
 def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
-    server: Server, task: Callable[..., Task]
+    server: TrialClient, task: Callable[..., Task]
 ) -> None:
     class Enough(Exception):
         pass
@@ -130,16 +131,18 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
     long = task("train.epochs=1000")
     with pytest.raises(Enough):
         run(server, long, enough)
-    assert (long.folder / "last.pt").exists()
-    assert "stopped" in (long.folder / "ending.json").read_text()
+    assert (Path(long.folder) / "last.pt").exists()
+    assert "stopped" in (Path(long.folder) / "ending.json").read_text()
 
 
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:
     for address in (None, str(folder / "nobody")):
-        alone = Server(address)
-        assert run(alone, task(f"seed={int(address is None)}")).status == "finished"
+        alone = TrialClient(address)
+        assert run(alone, task(f"seed={int(address is None)}")).state == "finished"
         (process,) = [
-            one for one in psutil.Process().children() if "dino_lab.sweeps.processes.server" in one.cmdline()
+            one
+            for one in psutil.Process().children()
+            if "dino_lab.sweeps.processes.trial_server" in one.cmdline()
         ]
         alone.close()
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

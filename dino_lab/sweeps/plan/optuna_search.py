@@ -15,15 +15,15 @@ from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import Registry
 from dino_lab.reports.study.results import read_result
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.runs.study import Arm, Study
-from dino_lab.sweeps.plan.expand import place_of, point_at
-from dino_lab.sweeps.plan.plan import Plan, Trial, trial_at
+from dino_lab.sweeps.plan.arms import place_of, point_at
+from dino_lab.sweeps.plan.plan import Plan, PlannedTrial, trial_at
 
 FILE = "search.jsonl"
 
 
-class Search:
+class OptunaSearch:
     """What was asked, what is known of it, and what comes next; writes nothing before the first new point."""
 
     def __init__(self, plan: Plan, registry: Registry, runs: Path) -> None:
@@ -52,7 +52,7 @@ class Search:
         """How many points are not over, or have failed."""
         return self._samples - self._asked + len(self._waiting) + self._failed
 
-    def next(self) -> Trial | None:
+    def next(self) -> PlannedTrial | None:
         """The next trial that is to be run; None once there are enough."""
         if self._again:
             return self._again.pop(0)
@@ -67,13 +67,13 @@ class Search:
         asked = self._waiting.get(spec_hash)
         folder = self._arms[spec_hash].folders if asked is not None else {}
         for path in folder.values():
-            status = read_ending(path).status
+            status = read_status(path).state
             self._failed += status == "failed"
             if status not in ("interrupted", "not run"):
                 score = self._scores[spec_hash] = read_result(path, self.plan.study.metric).score
                 _tell(self._study, self._waiting.pop(spec_hash), score)
 
-    def _ask(self) -> Trial | None:
+    def _ask(self) -> PlannedTrial | None:
         """One more point; None where it has no trial of its own to run."""
         import optuna
 
@@ -97,13 +97,13 @@ class Search:
             self.refused.append(" ".join(str(error).split()))
             self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
             return None
-        folder, key = trial.folder(self.runs), trial.spec.hash
+        folder, key = trial.folder(self.runs), trial.key
         if key in self._arms:  # the same spec was asked before
             _tell(self._study, asked, self._scores.get(key))
             return None
         self._arms[key] = Arm(trial.label, point.settings, {trial.spec.seed: folder})
         self._waiting[key] = asked
-        if read_ending(folder).status in ("finished", "collapsed", "stopped"):
+        if read_status(folder).state in ("finished", "collapsed", "stopped"):
             self.over(key)
             return None
         return trial

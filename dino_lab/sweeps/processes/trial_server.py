@@ -1,11 +1,12 @@
-"""A process that has everything imported, and gives each trial a clean copy of itself.
+"""A process that has everything imported and gives each trial a clean copy of itself.
 
-It listens on a Unix socket. One connection is one trial, or a pack: a line with the tasks comes in, and what
-part of the machine is theirs; the server forks, and the copy trains. So imports are paid once, data that
-several trials use lies in memory once, and nothing that a trial does to its process reaches the next. A line
-`stop` asks the trial to save and end. A connection that closes ends it at once; and when whoever started the
-server is gone, however that happened, the server's standard input closes, and it ends with all its trials.
-What is said is one JSON a line: `row` and `ending` `of` a trial, and `exit` once the copy is gone.
+It listens on a Unix socket. One connection is one trial, or a stack: a line with the tasks and with the
+environment of their Ray worker comes in, the server forks, and the copy trains. So imports are paid once,
+data that several trials use lies in memory once, and nothing that a trial does to its process reaches the
+next. A line `stop` asks the trial to save and end. A connection that closes ends the trial at once. When the
+process that started the server ends, for whatever reason, the server's standard input closes, and the server
+ends with all its trials. Messages are one JSON a line: `row`, `waiting` and `ending` with the trial they are
+`of`, and `exit` once the copy is gone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dino_lab.training.data_cache import Shelf
 
 STOP = "stop"
-LOG = "train.log"  # of a run folder: what its trial printed; of a pack, in that of the first
+LOG = "train.log"  # in a run's folder: what its trial printed; of a stack, in the folder of the first
 
 
 def main() -> None:
@@ -60,8 +61,8 @@ def serve(listener: socket.socket, shelf: Shelf) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a keeper ended
-    import dino_lab.training.experiment  # noqa: F401 - what every trial needs
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the exit status of a monitor is not needed
+    import dino_lab.training.stacked.trainer  # noqa: F401 - what every trial needs
 
     gc.freeze()
     while True:
@@ -69,41 +70,45 @@ def serve(listener: socket.socket, shelf: Shelf) -> None:
         if 0 in ready:
             return
         connection, _ = listener.accept()
-        lines = _Lines(connection.fileno())
+        lines = _LineReader(connection.fileno())
         line = lines.next()
         if line is not None:
             _serve(line, lines, listener, shelf)
         connection.close()
 
 
-def _serve(line: str, lines: _Lines, listener: socket.socket, shelf: Shelf) -> None:
-    """Prepare here what later trials will need as well, and leave the rest to a copy."""
+def _serve(line: str, lines: _LineReader, listener: socket.socket, shelf: Shelf) -> None:
+    """Prepare what later trials will need as well, and fork a copy for the rest."""
     from dino_lab.registry import registry
 
     out = lines.file
     message = json.loads(line)
     tasks = [Task.of(text) for text in message["tasks"]]
     try:
-        os.chdir(tasks[0].place)
+        os.chdir(tasks[0].directory)
         specs = [prepare(task) for task in tasks]
         shared = shelf.data(specs[0], registry)
     except Exception as error:
-        for task in tasks:
-            _say(out, {"of": task.hash, "ending": {"status": "failed", "reason": str(error)}})
-        return _say(out, {"exit": 0})
-    if os.fork() == 0:
+        return _refuse(out, tasks, str(error))
+    try:
+        child = os.fork()
+    except OSError as error:
+        return _refuse(out, tasks, f"no process could be started ({error.strerror})")
+    if child == 0:
         try:
             listener.close()
             os.setsid()  # Linux shares the processor among sessions first: one for each trial
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ.update(message["environment"])
-            _keep(tasks, specs, shared, lines)
+            _monitor(tasks, specs, shared, lines)
         finally:
             os._exit(0)
 
 
-def _keep(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | None, lines: _Lines) -> None:
-    """Start the trial, hand on what it is told, and say how its process ended."""
+def _monitor(
+    tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | None, lines: _LineReader
+) -> None:
+    """Start the trial, pass on `stop`, and send the exit code of its process."""
     out = lines.file
     alive, held = os.pipe()
     child = os.fork()
@@ -126,11 +131,11 @@ def _keep(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | Non
         if line == STOP:
             os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
-    _say(out, {"exit": os.waitstatus_to_exitcode(status)})
+    _send(out, {"exit": os.waitstatus_to_exitcode(status)})
 
 
 def _train(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | None, out: int) -> None:
-    """The life of a copy; it never returns."""
+    """Train in this copy, and end it; never returns."""
     code = 1
     try:
         asked: list[int] = []
@@ -140,16 +145,18 @@ def _train(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | No
 
         signal.signal(signal.SIGTERM, ask)
         gc.enable()
-        tasks[0].folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(tasks[0].folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        folder = Path(tasks[0].folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
         run_trials(
             tasks,
             specs,
-            lambda task, row: _say(out, {"of": task.hash, "row": row}),
-            lambda task, ending: _say(out, {"of": task.hash, "ending": asdict(ending)}),
+            lambda task, row: _send(out, {"of": task.hash, "row": row}),
+            lambda task, ending: _send(out, {"of": task.hash, "ending": asdict(ending)}),
+            waiting=lambda task: _send(out, {"of": task.hash, "waiting": True}),
             weak=lambda: bool(asked),
             shared=shared,
         )
@@ -160,12 +167,19 @@ def _train(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | No
         os._exit(code)
 
 
-def _say(out: int, message: Mapping[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever keeps us ends us
+def _send(out: int, message: Mapping[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the monitor ends this process
         os.write(out, json.dumps(message).encode() + b"\n")
 
 
-class _Lines:
+def _refuse(out: int, tasks: Sequence[Task], reason: str) -> None:
+    """Send that the tasks failed before they had a process."""
+    for task in tasks:
+        _send(out, {"of": task.hash, "ending": {"status": "failed", "reason": reason}})
+    _send(out, {"exit": 0})
+
+
+class _LineReader:
     """Lines of a file descriptor; None at its end."""
 
     def __init__(self, file: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from dino_lab.cli import app as cli
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.training.stacked.planning import form, reason_to_be_alone
 
 TEXT = """\
@@ -23,7 +23,7 @@ metric: knn.5nn
 set: {backbone.drop_path: 0, train.epochs: 2, optim.lr: 1e-4}
 grid: {targets.momentum: [0, 0.9]}
 seeds: 2
-pack: 4
+stack: 4
 """
 
 
@@ -43,21 +43,21 @@ def folders(runs: Path) -> dict[str, RunFolder]:
     return {path.name: RunFolder(path) for path in sorted((runs / "tiny").iterdir())}
 
 
-def test_a_packed_trial_leaves_what_it_leaves_alone(
+def test_a_stacked_trial_leaves_what_it_leaves_alone(
     sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep("pack=1", runs="alone") == 0
-    assert "a pack" not in capsys.readouterr().out
-    assert sweep("pack=3") == 0
+    assert sweep("stack=1", runs="alone") == 0
+    assert "a stack" not in capsys.readouterr().out
+    assert sweep("stack=3") == 0
     out = capsys.readouterr().out
     assert (
-        "4 trials; 1 pack(s) at once, 1 core(s) each\n4 trials in 2 pack(s) of at most 3\n  on a CPU" in out
+        "4 trials; 1 stack(s) at once, 1 core(s) each\n4 trials in 2 stack(s) of at most 3\n  on a CPU" in out
     )
-    assert "a pack and 0:" in out
-    packed, alone = folders(tmp_path / "runs"), folders(tmp_path / "alone")
-    assert packed.keys() == alone.keys()
-    assert len(packed) == 4
-    for name, folder in packed.items():
+    assert "a stack and 0:" in out
+    stacked, alone = folders(tmp_path / "runs"), folders(tmp_path / "alone")
+    assert stacked.keys() == alone.keys()
+    assert len(stacked) == 4
+    for name, folder in stacked.items():
         other = alone[name]
         assert {path.name for path in folder.path.iterdir() if not path.name.startswith("events")} == {
             path.name for path in other.path.iterdir() if not path.name.startswith("events")
@@ -69,15 +69,15 @@ def test_a_packed_trial_leaves_what_it_leaves_alone(
                 assert row[key] == pytest.approx(wanted[key], rel=0.01), key
         # The checkpoint holds this run's tensors, and not those of the others.
         assert folder.checkpoint.stat().st_size == pytest.approx(other.checkpoint.stat().st_size, rel=0.01)
-        assert read_ending(folder.path).status == "finished"
+        assert read_status(folder.path).state == "finished"
     trained_with = [
-        json.loads((f.path / "env.json").read_text()).get("trained_with") for f in packed.values()
+        json.loads((f.path / "env.json").read_text()).get("trained_with") for f in stacked.values()
     ]
     assert sorted(len(others or ()) for others in trained_with) == [0, 2, 2, 2]
     assert all("trained_with" not in (f.path / "env.json").read_text() for f in alone.values())
 
 
-def test_a_stopped_pack_goes_on_as_if_it_had_not_been(
+def test_a_stopped_stack_goes_on_as_if_it_had_not_been(
     sweep: Callable[..., int],
     tmp_path: Path,
     interrupted_at: Callable[[int], AbstractContextManager[None]],
@@ -106,11 +106,11 @@ variants:
   hot: {targets.temperature: 50}
   wild: {optim: {name: sgd, lr: 1.0e+30}, augment.local_views: 2}
   other: {seed: 5}
-pack: 4
+stack: 4
 """
     assert sweep(text=text) == 1
     out = capsys.readouterr().out
-    assert "4 trials in 1 pack(s) of at most 4" in out
+    assert "4 trials in 1 stack(s) of at most 4" in out
     assert "good seed 0: finished" in out
     assert "hot seed 0: collapsed" in out
     assert "wild seed 0: failed: the loss is" in out
@@ -121,7 +121,7 @@ pack: 4
 def test_an_error_of_one_is_its_own(
     sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep("train.epochs=1", "seeds=1", "pack=1") == 0
+    assert sweep("train.epochs=1", "seeds=1", "stack=1") == 0
     for folder in folders(tmp_path / "runs").values():
         (folder.path / "result.json").unlink()
         (folder.path / "ending.json").unlink()
@@ -131,8 +131,8 @@ def test_an_error_of_one_is_its_own(
     assert sweep("train.epochs=1", "seeds=1") == 1
     out = capsys.readouterr().out
     assert "not a whole checkpoint" in out
-    assert read_ending(first.path).status == "failed"
-    assert read_ending(second.path).status == "finished"
+    assert read_status(first.path).state == "failed"
+    assert read_status(second.path).state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_stays_alone_says_why(tiny_spec: Callable[..., Any], setting: str, 
         "{name: timm, model: convnext_atto}",
     ],
 )
-def test_common_backbones_can_be_packed(tiny_spec: Callable[..., Any], backbone: str) -> None:
+def test_common_backbones_can_be_stacked(tiny_spec: Callable[..., Any], backbone: str) -> None:
     spec = tiny_spec(f"backbone={backbone}", "augment={name: two_view, size: 32}", "head.batch_norm=true")
     assert reason_to_be_alone(spec, registry) is None
 
@@ -174,15 +174,15 @@ def test_arms_of_other_shapes_are_told(sweep: Callable[..., int], capsys: pytest
     text = text.replace("backbone.drop_path: 0, ", "")
     assert sweep("train.epochs=1", text=text + "#\n") == 0
     out = capsys.readouterr().out
-    assert "8 trials in 6 pack(s) of at most 4" in out
+    assert "8 trials in 6 stack(s) of at most 4" in out
     assert "4 of them alone: its networks draw random numbers (dropout or stochastic depth)" in out
 
 
 @pytest.mark.parametrize("other", ["scheduler: {name: asha}", "search: {name: optuna, samples: 3}"])
-def test_no_pack_with_trials_that_are_not_known(
+def test_no_stack_with_trials_that_are_not_known(
     sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], other: str
 ) -> None:
     space = "space: {optim.lr: {uniform: [0.1, 1]}}"
-    text = f"base: tiny.yaml\nmetric: knn.5nn\npack: 2\n{other}\n{space if 'search' in other else 'grid: {seed: [1, 2]}'}\n"
+    text = f"base: tiny.yaml\nmetric: knn.5nn\nstack: 2\n{other}\n{space if 'search' in other else 'grid: {seed: [1, 2]}'}\n"
     assert sweep(text=text) == 2
-    assert "pack is for trials that are known and run to their end" in capsys.readouterr().err
+    assert "stack is for trials that are known and run to their end" in capsys.readouterr().err
