@@ -21,11 +21,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dino_lab import __version__
+from dino_lab.building.execution import choose_device
 from dino_lab.cli import app as cli
 from dino_lab.cli.formatting import duration
 from dino_lab.cli.interrupt import Interrupt
 from dino_lab.cli.live import LiveView
-from dino_lab.cli.options import choose_device
 from dino_lab.cli.plain import PlainView
 from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dino_lab.building.check import checkpoint_gradients
+from dino_lab.errors import UserError
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.spec.model import Train
@@ -32,3 +33,17 @@ def arrange_training(network: Network, settings: Train) -> None:
     if settings.compile:
         compiled: Any = network
         compiled.compile()
+
+
+def choose_device(text: str | None) -> torch.device:
+    """The device that is asked for, or cuda where there is one; a UserError if torch cannot use it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text is None:
+        return torch.device("cuda" if count else "cpu")
+    kind, _, index = text.partition(":")
+    if text != "cpu" and (kind != "cuda" or (":" in text and not index.isdecimal())):
+        raise UserError(f"--device {text}: should be cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= count:
+        there = f"{count} CUDA device(s), counted from 0" if count else "no CUDA device that torch can use"
+        raise UserError(f"--device {text}: this machine has {there}")
+    return torch.device(text)

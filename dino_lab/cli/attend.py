@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Of, Plugins, choose_device
+from dino_lab.cli.options import Device, Of, Plugins
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
 
@@ -75,6 +75,7 @@ def attend(
 
 @contextmanager
 def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
+    from dino_lab.building.execution import choose_device
     from dino_lab.registry import registry
     from dino_lab.runs.open import open_run
 

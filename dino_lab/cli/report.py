@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Plugins, choose_device
+from dino_lab.cli.options import Device, Plugins
 from dino_lab.registry.plugin_files import load_plugins
 
 
@@ -51,6 +51,7 @@ def report(
     check_target(target)
     gc.enable()  # see __main__.py
     if one_run(paths):
+        from dino_lab.building.execution import choose_device
         from dino_lab.reports.page.run_report import run_report
 
         text, left_out = run_report(paths[0], registry, choose_device(device))

@@ -16,7 +16,6 @@ from dino_lab.cli.options import (
     Plugins,
     Settings,
     SpecPath,
-    choose_device,
 )
 from dino_lab.loggers.names import LoggerName
 from dino_lab.registry.plugin_files import load_plugins
@@ -71,6 +70,7 @@ def run(
     began = time.monotonic()
     with Interrupt(announce=not out.is_terminal) as interrupt:
         load_plugins(plugin)
+        from dino_lab.building.execution import choose_device
         from dino_lab.cli.summary import Notes, print_summary
         from dino_lab.cli.validate import located
         from dino_lab.loggers.forward import Forward

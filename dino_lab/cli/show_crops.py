@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Plugins, Settings, SpecPath, choose_device
+from dino_lab.cli.options import Device, Plugins, Settings, SpecPath
 from dino_lab.cli.validate import located
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
@@ -35,6 +35,7 @@ def show_crops(
     if to is not None and not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     load_plugins(plugin)
+    from dino_lab.building.execution import choose_device
     from dino_lab.registry import registry
     from dino_lab.reports.crop_picture import draw_crops
     from dino_lab.runs.files import replace_file

@@ -175,7 +175,7 @@ def _send(out: int, message: Mapping[str, Any]) -> None:
 def _refuse(out: int, tasks: Sequence[Task], reason: str) -> None:
     """Send that the tasks failed before they had a process."""
     for task in tasks:
-        _send(out, {"of": task.hash, "ending": {"status": "failed", "reason": reason}})
+        _send(out, {"of": task.hash, "ending": {"state": "failed", "reason": reason}})
     _send(out, {"exit": 0})
 
 
