@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Maps:
         return self.values.mean(1)
 
 
-def maps_of(look: Look) -> Maps:
+def maps_of(output: BackboneOutput) -> Maps:
     """The attention of CLS in the last block, or where there is none the similarity of the tokens.
 
     A UserError where the network gives neither, or they are not finite.
     """
-    if look.attention is not None:
-        maps = Maps("attention", look.attention)
-    elif look.tokens is not None:
-        maps = Maps("similarity", similarity(look.tokens))
+    if output.attention is not None:
+        maps = Maps("attention", output.attention)
+    elif output.tokens is not None:
+        maps = Maps("similarity", similarity(output.tokens))
     else:
         raise UserError("the backbone gives neither attention nor tokens, so there is no map of it")
     if not maps.values.isfinite().all():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dino_lab.protocols import SharedData, ability
 from dino_lab.testing.subject import pictures
 from dino_lab.testing.trial import Size, Stateless
 from dino_lab.types import Views
@@ -33,9 +34,13 @@ class DataTrial(Stateless):
             "has fewer than 3 images; give it more to be tried with",
         )
         said = []
-        for name, arguments in (("train", (B, 0, 0)), ("test", (B,)), ("bank", (B,))):
+        for name, batches, arguments in (
+            ("train", part.train, (B, 0, 0)),
+            ("test", part.test, (B,)),
+            ("bank", part.bank, (B,)),
+        ):
             with self.subject.trying(f"{name}{arguments}", "it should give batches"):
-                for images, labels in islice(getattr(part, name)(*arguments), 2 if name == "train" else 1):
+                for images, labels in islice(batches(*arguments), 2 if name == "train" else 1):
                     self._check_batch(part, name, images, labels, B, device)
                     said += [images, labels]
         return said
@@ -61,7 +66,7 @@ class DataTrial(Stateless):
             [len(images) for images, _ in across] == [2, 2],
             "train ends or gives an incomplete batch at the end of an epoch; it should go on without end",
         )
-        if getattr(part, "resident", False):
+        if (shared := ability(part, SharedData)) is not None and shared.resident:
             other = self.make(self.sizes[0], seed=1)
             self.expect(
                 all(torch.equal(next(part.test(7))[i], next(other.test(7))[i]) for i in (0, 1)),
@@ -72,8 +77,11 @@ class DataTrial(Stateless):
             self._check_splits(part)
 
     def _check_splits(self, part: Any) -> None:
-        for name, images in (("test", part.test_images), ("bank", part.train_images)):
-            count = sum(len(labels) for _, labels in getattr(part, name)(7))
+        for name, batches, images in (
+            ("test", part.test, part.test_images),
+            ("bank", part.bank, part.train_images),
+        ):
+            count = sum(len(labels) for _, labels in batches(7))
             self.expect(
                 count == images, f"{name} gives {count} images; it should give each of the {images} once"
             )
