@@ -260,9 +260,21 @@ class Needs(GoodLoss):
         super().__init__(dim)
 
 
+class Learns(GoodLoss):
+    """It has a parameter of its own."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student + self.bias, target, pairs)
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
+        (Learns, "its parameter 'bias' would never be trained: the optimizer gets those of backbone, head"),
         (WithoutPromise, "has no attribute 'negatives'; a loss says negatives"),
         (WrongPromise, "its negatives is 'yes'; it should be of the type bool"),
         (PerSample, "forward has the shape [2]; it should be a float32 tensor []"),

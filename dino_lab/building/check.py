@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from dino_lab.building.components import Method, make_method, make_part, misfits
 from dino_lab.errors import Misfit, first_line
@@ -40,6 +41,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
         method = make_method(
             spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)
         )
+    _check_parameters(method)
     _check_pairs(spec, augment, method.loss)
     for _, pixels in augment.groups:
         _check_size(method.student.backbone, pixels)
@@ -54,6 +56,33 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
     return _facts(method)
+
+
+def _check_parameters(method: Method) -> None:
+    parts: dict[tuple[str | int, ...], object] = {
+        ("augment",): method.augment,
+        ("teacher",): method.teacher,
+        ("targets",): method.targets,
+        ("loss",): method.loss,
+    }
+    parts |= {("regularizers", i): part for i, part in enumerate(method.regularizers.values())}
+    for loc, part in parts.items():
+        if (fault := untrained(part, method.student)) is not None:
+            raise Misfit(loc, fault)
+
+
+def untrained(part: object, student: nn.Module | None) -> str | None:
+    """Why a part would not learn what it has to: the optimizer gets the student's parameters alone."""
+    learned = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    named = part.named_parameters() if isinstance(part, nn.Module) else ()
+    lost = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in learned]
+    if not lost:
+        return None
+    return (
+        f"its parameter {lost[0]!r} would never be trained: the optimizer gets those of backbone, head and "
+        "predictor; what is learned belongs there, what is constant is a buffer (register_buffer) or frozen "
+        "(requires_grad_(False))"
+    )
 
 
 def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
