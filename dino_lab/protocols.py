@@ -4,7 +4,7 @@
 what YAML may set. The registry refuses a class whose `__init__` or methods take other arguments.
 
 An ability is a contract that extends the one of its kind. A component has it if it has all of its methods and
-attributes, None not counted; nothing else needs to be said. The registry refuses a class whose method of such
+attributes, None not counted; it is declared nowhere else. The registry refuses a class whose method of such
 a name takes other arguments, and records the abilities of a class in `Entry.abilities`. An attribute that
 only `__init__` sets is recorded if the class declares it (`last_layer: nn.Module`), and so is a method that
 `__getattr__` forwards (`tokens: Callable[[Tensor], Tensor]`).
@@ -389,7 +389,7 @@ class NeedsRepresentations(Evaluator, Protocol):
 
     @property
     def wants(self) -> tuple[Representation, ...]:
-        """The representations that it reads."""
+        """Those that it reads: `blocks`, `mean_tokens`, `gem_tokens`; `features` are always there."""
         ...
 
 
