@@ -15,7 +15,7 @@ from dino_lab.types import BackboneOutput
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps of some images, none below 0, and what they are."""
+    """Maps of some images, without negative entries, and their kind."""
 
     kind: Literal["attention", "similarity"]
     values: Tensor  # [N, heads, h, w]; a similarity has one head
@@ -50,8 +50,8 @@ def maps_of(output: BackboneOutput) -> Maps:
 def similarity(tokens: Tensor) -> Tensor:
     """Cosine of each token [N, D, h, w] and the mean token of its image, less the least one: [N, 1, h, w].
 
-    A network that pools its tokens says by their mean what is in the image; the tokens that are like it have
-    most part in that. It is no attention, and nothing here calls it so.
+    The features of a network that pools its tokens are their mean, to which the tokens most like it contribute
+    most. This is not attention, and is named otherwise wherever it is shown.
     """
     cosine = F.cosine_similarity(tokens, tokens.mean((2, 3), keepdim=True), dim=1)  # [N, h, w]
     return (cosine - cosine.amin((1, 2), keepdim=True))[:, None]

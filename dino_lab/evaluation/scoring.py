@@ -24,13 +24,13 @@ from dino_lab.protocols import (
 
 @dataclass(frozen=True)
 class Scored:
-    """What one evaluator found."""
+    """The results of one evaluator."""
 
     name: str
     protocol: str
     of: str  # whose features: teacher or student
     scores: dict[str, float]
-    files: dict[str, bytes]  # names and contents of what it leaves
+    files: dict[str, bytes]  # names and contents
 
     @property
     def named_scores(self) -> dict[str, float]:

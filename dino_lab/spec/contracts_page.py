@@ -29,7 +29,7 @@ class GivesLevels(Backbone, Protocol):
     def levels(self, images: Tensor) -> Tensor: ...
 ```
 
-`ability(backbone, GivesLevels)`, from `dino_lab.protocols`, is the backbone, typed as one with levels, or None.
+`dino_lab.protocols.ability(backbone, GivesLevels)` is the backbone, typed as one with levels, or None.
 """
 _VALUES = (types.Views, types.Output, types.BackboneOutput, Split, MaskedImages)
 
