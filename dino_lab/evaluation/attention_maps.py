@@ -50,8 +50,8 @@ def maps_of(output: BackboneOutput) -> Maps:
 def similarity(tokens: Tensor) -> Tensor:
     """Cosine of each token [N, D, h, w] and the mean token of its image, less the least one: [N, 1, h, w].
 
-    The features of a network that pools its tokens are their mean, to which the tokens most like it contribute
-    most. This is not attention, and is named otherwise wherever it is shown.
+    The features of a network that pools its tokens are their mean, to which the tokens most like it
+    contribute most. This is not attention, and has another name wherever it is shown.
     """
     cosine = F.cosine_similarity(tokens, tokens.mean((2, 3), keepdim=True), dim=1)  # [N, h, w]
     return (cosine - cosine.amin((1, 2), keepdim=True))[:, None]

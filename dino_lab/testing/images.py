@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dino_lab.protocols import SharedData, ability
+from dino_lab.errors import UserError
+from dino_lab.protocols import GivesAnnotations, GivesSegments, HasClassNames, SharedData, ability
 from dino_lab.testing.subject import pictures
 from dino_lab.testing.trial import Size, Stateless
-from dino_lab.types import Views
+from dino_lab.types import VOID, Views
 
 MOST_IMAGES = 1000  # a larger training split is not read as a whole
 
@@ -75,6 +76,52 @@ class DataTrial(Stateless):
             )
         if part.train_images <= MOST_IMAGES:
             self._check_splits(part)
+        if (named := ability(part, HasClassNames)) is not None:
+            count = len(named.class_names)
+            self.expect(
+                count == part.classes,
+                f"has {count} class_names; it should have one for each of its {part.classes} classes",
+            )
+        if (annotated := ability(part, GivesAnnotations)) is not None:
+            self._check_annotations(annotated)
+
+    def _check_annotations(self, part: GivesAnnotations) -> None:
+        """Shapes, and the images of the test split by their indices."""
+        rows, square = torch.tensor([2, 0]), [2, part.size, part.size]
+        with self.subject.trying("annotated('test', [2, 0])", "it should give images, masks and boxes"):
+            try:
+                images, labels, masks, parts, boxes = part.annotated("test", rows)
+            except UserError:  # data that have masks with other parameters only
+                return
+        self._check_tensor("annotated", "images", images, torch.uint8, [2, part.channels, *square[1:]])
+        self._check_tensor("annotated", "labels", labels, torch.int64, [2])
+        self._check_tensor("annotated", "masks", masks, torch.bool, square)
+        self._check_tensor("annotated", "parts", parts, torch.uint8, square)
+        self._check_tensor("annotated", "boxes", boxes, torch.int64, [2, 4])
+        test, truth = next(part.test(3))
+        self.expect(
+            torch.equal(images, test[rows]) and torch.equal(labels, truth[rows]),
+            "annotated('test', [2, 0]) has other images or labels than test has at these places",
+        )
+        if (segmented := ability(part, GivesSegments)) is None:
+            return
+        with self.subject.trying("segmented('test', [2, 0])", "it should give objects and their classes"):
+            objects, classes = segmented.segmented("test", rows)
+        self._check_tensor("segmented", "objects", objects, torch.uint8, square)
+        self._check_tensor("segmented", "classes", classes, torch.uint8, square)
+        self.expect(
+            bool(((classes <= part.classes) | (classes == VOID)).all()),
+            f"segmented gives a class above {part.classes}; they should be labels + 1, 0 or {VOID}",
+        )
+
+    def _check_tensor(self, method: str, name: str, found: Any, dtype: torch.dtype, shape: list[int]) -> None:
+        right = f"they should be {dtype} {shape} on the CPU"
+        if not isinstance(found, Tensor):
+            self.subject.fail(f"{method} gives {name} of the type {type(found).__name__}; {right}")
+        self.expect(
+            found.dtype == dtype and list(found.shape) == shape and found.device.type == "cpu",
+            f"{method} gives {name} {found.dtype} {list(found.shape)} on {found.device}; {right}",
+        )
 
     def _check_splits(self, part: Any) -> None:
         for name, batches, images in (

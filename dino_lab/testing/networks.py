@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from dino_lab.errors import UserError
 from dino_lab.protocols import (
     Backbone,
+    ChecksSize,
     GivesAttention,
     GivesOutputs,
+    GivesTimmConfig,
     GivesTimmModel,
     GivesTokens,
     HasLastLayer,
@@ -59,6 +62,11 @@ class BackboneTrial(Stateful):
             self._check_outputs(whole, images)
         if (timm := ability(part, GivesTimmModel)) is not None:
             self._check_timm(timm)
+        if (sizes := ability(part, ChecksSize)) is not None:
+            for _, pixels in self.subject.method.augment.groups:
+                right = "it should refuse no size that forward takes"
+                with self.subject.trying(f"check_size({pixels})", right):
+                    sizes.check_size(pixels)
 
     def _images(self, size: Size) -> Tensor:
         batch, group = size
@@ -106,6 +114,15 @@ class BackboneTrial(Stateful):
         right = "it should build a model of timm that takes the weights of the one inside"
         with self.subject.trying(f"as_timm's line {line}", right):
             eval(line, {"timm": timm}).load_state_dict(model.state_dict())
+        if (configured := ability(part, GivesTimmConfig)) is None:
+            return
+        with self.subject.trying("timm_config", right):
+            try:
+                architecture, arguments = configured.timm_config()
+            except UserError:
+                return
+            arguments = json.loads(json.dumps(arguments))
+            timm.create_model(architecture, **arguments).load_state_dict(model.state_dict())
 
 
 class HeadTrial(Stateful):
