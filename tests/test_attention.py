@@ -12,7 +12,7 @@ from torch import Tensor
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks, similarity
 from dino_lab.imaging.pictures import cut_out, frame, heat, overlay, plain, png, sheet
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 def naive_mass(values: list[float], mass: float) -> list[bool]:
@@ -56,15 +56,15 @@ def test_similarity_is_the_cosine_with_the_mean_token_less_the_least() -> None:
 
 def test_attention_is_taken_where_there_is_one_and_never_called_so_where_there_is_none() -> None:
     features, tokens, attention = torch.zeros(2, 5), torch.randn(2, 5, 3, 3), torch.rand(2, 4, 3, 3)
-    both = maps_of(Look(features, None, tokens, attention))
+    both = maps_of(BackboneOutput(features, None, tokens, attention))
     assert (both.kind, both.names()) == ("attention", ["head 1", "head 2", "head 3", "head 4"])
     assert torch.equal(both.values, attention)
-    one = maps_of(Look(features, None, tokens))
+    one = maps_of(BackboneOutput(features, None, tokens))
     assert (one.kind, one.names()) == ("similarity", ["similarity"])
     with pytest.raises(UserError, match="neither attention nor tokens"):
-        maps_of(Look(features))
+        maps_of(BackboneOutput(features))
     with pytest.raises(UserError, match="attention is not finite"):
-        maps_of(Look(features, None, tokens, attention * float("nan")))
+        maps_of(BackboneOutput(features, None, tokens, attention * float("nan")))
 
 
 def test_cells_are_enlarged_to_pixels() -> None:

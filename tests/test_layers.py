@@ -14,9 +14,9 @@ LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "registry.kinds errors types schedule collectives",
     "registry.discovery registry.plugin_files extras imaging kernels",
     "network",
-    "evaluation.encoder evaluation.attention_maps",
+    "evaluation.outputs evaluation.attention_maps",
     "protocols",
-    "registry",
+    "registry evaluation.encoder",
     "spec",
     "building",
     "runs",
@@ -119,7 +119,8 @@ def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() ->
         ("extra.py", "from dino_lab.types import Views", "no layer"),
         ("components/losses/a.py", "from dino_lab.components.losses._norm import f", None),
         ("training/loop.py", "from dino_lab.spec.model import Spec\nfrom dino_lab import __version__", None),
-        ("protocols.py", "from dino_lab.evaluation.encoder import Encoder", None),
+        ("protocols.py", "from dino_lab.evaluation.encoder import Encoder", "not below"),
+        ("protocols.py", "from dino_lab.evaluation.outputs import Split", None),
     ],
 )
 def test_the_test_sees_it(file: str, source: str, why: str | None) -> None:

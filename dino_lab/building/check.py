@@ -10,8 +10,21 @@ from torch import nn
 
 from dino_lab.building.components import Method, make_component, make_method, misfits
 from dino_lab.errors import Misfit, first_line
+from dino_lab.evaluation.outputs import REPRESENTATIONS
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Evaluator, Loss
+from dino_lab.protocols import (
+    Augment,
+    CheckpointsGradients,
+    ChecksPairs,
+    ChecksSize,
+    Evaluator,
+    HasLastLayer,
+    Loss,
+    ability,
+    members,
+    needs_of,
+    representations_of,
+)
 from dino_lab.registry import Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.spec.model import Spec
@@ -28,6 +41,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
         method = make_method(
             spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)
         )
+    _check_parameters(method)
     _check_pairs(spec, augment, method.loss)
     for _, pixels in augment.groups:
         _check_size(method.student.backbone, pixels)
@@ -43,6 +57,33 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     return _facts(method)
 
 
+def _check_parameters(method: Method) -> None:
+    parts: dict[tuple[str | int, ...], object] = {
+        ("augment",): method.augment,
+        ("teacher",): method.teacher,
+        ("targets",): method.targets,
+        ("loss",): method.loss,
+    }
+    parts |= {("regularizers", i): part for i, part in enumerate(method.regularizers.values())}
+    for loc, part in parts.items():
+        if (fault := untrained(part, method.student)) is not None:
+            raise Misfit(loc, fault)
+
+
+def untrained(part: object, student: nn.Module | None) -> str | None:
+    """Why a part would not learn what it has to: the optimizer gets the student's parameters alone."""
+    learned = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    named = part.named_parameters() if isinstance(part, nn.Module) else ()
+    lost = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in learned]
+    if not lost:
+        return None
+    return (
+        f"its parameter {lost[0]!r} would never be trained: the optimizer gets those of backbone, head and "
+        "predictor; what is learned belongs there, what is constant is a buffer (register_buffer) or frozen "
+        "(requires_grad_(False))"
+    )
+
+
 def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
     pairs, groups = augment.pairs, augment.groups
     shape = (sum(views for views, _ in groups), groups[0][0])
@@ -56,15 +97,15 @@ def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
             f"augment {spec.augment.name!r} gives pairs to push apart, and loss {spec.loss.name!r} knows no "
             "negatives",
         )
-    if hasattr(loss, "check_pairs"):
+    if (checks := ability(loss, ChecksPairs)) is not None:
         with misfits("loss"):
-            loss.check_pairs(pairs)
+            checks.check_pairs(pairs)
 
 
 def _check_size(backbone: Any, pixels: int) -> None:
     try:
-        if hasattr(backbone, "check_size"):
-            backbone.check_size(pixels)
+        if (checks := ability(backbone, ChecksSize)) is not None:
+            checks.check_size(pixels)
         backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
     except Exception as error:
         message = f"refuses the crops of {pixels} x {pixels} px: {first_line(error)}"
@@ -77,7 +118,7 @@ def _check_heads(spec: Spec, student: Network) -> None:
             ("predictor", "dim"),
             f"a predictor gives back what it gets: {student.head.dim} outputs, not {student.predictor.dim}",
         )
-    if spec.optim.freeze_last_layer and not hasattr(student.head, "last_layer"):
+    if spec.optim.freeze_last_layer and ability(student.head, HasLastLayer) is None:
         raise Misfit(
             ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
         )
@@ -122,25 +163,32 @@ def _check_parts(spec: Spec, method: Method) -> None:
 
 def checkpoint_gradients(network: Network) -> None:
     """Turn gradient checkpointing on in the backbone; a Misfit where it has none."""
-    backbone: Any = network.backbone
+    backbone = ability(network.backbone, CheckpointsGradients)
     with misfits("train", "gradient_checkpointing"):
-        if not hasattr(backbone, "checkpoint_gradients"):
-            raise ValueError(f"the backbone, {type(backbone).__name__}, cannot do that")
+        if backbone is None:
+            raise ValueError(f"the backbone, {type(network.backbone).__name__}, cannot do that")
         backbone.checkpoint_gradients()
 
 
 def check_needs(
     names: dict[str, str], registry: Registry, evaluators: Sequence[tuple[str, Evaluator]]
 ) -> None:
-    """A Misfit where an evaluator, with its name, needs what the component that a field names lacks."""
+    """A Misfit where an evaluator, with its name, needs an ability that the component of a field lacks."""
     for i, (its, evaluator) in enumerate(evaluators):
-        for need in getattr(evaluator, "needs", ()):
-            field, _, capability = need.partition(".")
-            asks, loc = f"{its!r} asks for {capability}", ("evaluators", i, "name")
+        loc = ("evaluators", i, "name")
+        try:
+            needs = needs_of(evaluator)
+        except TypeError as error:
+            raise Misfit(loc, f"{its!r} needs something unknown: {error}") from error
+        for field, needed in needs:
+            asks = f"{its!r} asks for {' and '.join(members(needed))}"
             if field not in names:
                 raise Misfit(loc, f"{asks}, but there is no {field}")
-            if not hasattr(registry.find(KIND_OF_FIELD[field], names[field]).cls, capability):
+            if not registry.find(KIND_OF_FIELD[field], names[field]).has(needed):
                 raise Misfit(loc, f"{asks}, which {field} {names[field]!r} does not give")
+        for name in representations_of(evaluator) - REPRESENTATIONS.keys():
+            known = ", ".join(REPRESENTATIONS)
+            raise Misfit(loc, f"{its!r} asks for the representation {name!r} (there are: {known})")
 
 
 def _facts(method: Method) -> list[str]:

@@ -93,5 +93,5 @@ def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
     from dino_lab.reports.attention_picture import attended
 
     pixels = torch.from_numpy(image)
-    look = encode.look(pixels[None]).to(torch.device("cpu"))
-    return attended(pixels, maps_of(look), head, mass)
+    output = encode.outputs(pixels[None]).to(torch.device("cpu"))
+    return attended(pixels, maps_of(output), head, mass)

@@ -19,7 +19,7 @@ from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
-from dino_lab.protocols import Data, Evaluator
+from dino_lab.protocols import ChecksSize, Data, Evaluator, ability
 from dino_lab.registry import Params, Registry
 from dino_lab.runs.backbone_file import described
 from dino_lab.runs.folder import RunFolder
@@ -121,10 +121,9 @@ def check_evaluators(evaluators: Sequence[Params], names: dict[str, str], regist
 
 def check_size(network: Network, size: int) -> None:
     """A Misfit where the backbone cannot be shown images of so many pixels."""
-    backbone: Any = network.backbone
-    if hasattr(backbone, "check_size"):
+    if (checking := ability(network.backbone, ChecksSize)) is not None:
         with misfits("size"):
-            backbone.check_size(size)
+            checking.check_size(size)
 
 
 @dataclass(frozen=True)

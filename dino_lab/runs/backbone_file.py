@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
-from dino_lab.protocols import Augment
+from dino_lab.protocols import Augment, GivesTimmModel, ability
 from dino_lab.spec.model import Spec
 
 
@@ -75,12 +75,13 @@ def described(file: Path) -> dict[str, Any]:
 
 def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:
     """The timm model of a backbone and the line that builds its like; a UserError where it has none."""
-    if not hasattr(backbone, "as_timm"):
+    model = ability(backbone, GivesTimmModel)
+    if model is None:
         raise UserError(
             f"backbone {name!r} has no timm model inside to export; --format onnx and torchscript take any "
             "backbone"
         )
-    return backbone.as_timm()
+    return model.as_timm()
 
 
 def write_weights(model: nn.Module, into: Path, metadata: dict[str, str]) -> None:

@@ -17,7 +17,18 @@ from dino_lab.building.seeding import crop_generator
 from dino_lab.errors import Misfit
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
+from dino_lab.protocols import (
+    Augment,
+    ChecksClasses,
+    Data,
+    Evaluator,
+    Loss,
+    Regularizer,
+    SharedData,
+    Targets,
+    Teacher,
+    ability,
+)
 from dino_lab.registry import Registry
 from dino_lab.runs.rows import REGULARIZER
 from dino_lab.spec.model import Spec
@@ -105,9 +116,9 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     method = make_method(
         spec, registry, device, make("augment"), channels=data.channels, mean=data.mean, std=data.std
     )
-    if hasattr(method.teacher, "check_classes"):
+    if (checking := ability(method.teacher, ChecksClasses)) is not None:
         with misfits("head", "dim"):
-            method.teacher.check_classes(data.classes)
+            checking.check_classes(data.classes)
     parts: tuple[Any, ...] = (method.student, method.teacher)  # which may have a network of its own
     for part in parts:
         arrange(part, spec.train, device)

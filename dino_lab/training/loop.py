@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.building.seeding import seed_everything
+from dino_lab.protocols import GivesMeasures, ability
 from dino_lab.training.accumulate import forward
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
@@ -128,4 +129,5 @@ def on_host(numbers: Numbers) -> dict[str, float]:
 @torch.no_grad()
 def _measure(run: Run, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
     """What the loss measures beside its value, if anything."""
-    return run.loss.measure(student, target, pairs) if hasattr(run.loss, "measure") else {}
+    measures = ability(run.loss, GivesMeasures)
+    return {} if measures is None else measures.measure(student, target, pairs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.network import Network
+from dino_lab.protocols import HasLastLayer, ability
 from dino_lab.spec.model import AdamW, Clip, Lars, Optim, Sgd
 from dino_lab.training.lars import LarsOptimizer
 
@@ -28,8 +29,8 @@ def make_optimizer(optim: AdamW | Sgd | Lars, student: Network) -> torch.optim.O
 
 def _groups(student: Network) -> list[dict[str, Any]]:
     """Weights, biases and 1-D tensors (never decayed), and the head's last layer (may be held still)."""
-    last_layer = getattr(student.head, "last_layer", None)
-    last = {id(p) for p in last_layer.parameters()} if isinstance(last_layer, nn.Module) else set()
+    head = ability(student.head, HasLastLayer)
+    last = set() if head is None else {id(p) for p in head.last_layer.parameters()}
     parameters = [p for p in student.parameters() if p.requires_grad]
     rest = [p for p in parameters if id(p) not in last]
     groups = [

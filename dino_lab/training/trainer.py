@@ -14,7 +14,7 @@ import torch
 
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.scoring import Scored
-from dino_lab.protocols import Evaluator, SharedData
+from dino_lab.protocols import Evaluator, GivesTimmModel, SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.runs.backbone_file import write_backbone
 from dino_lab.runs.checkpoint import forget_previous, load_checkpoint, save_checkpoint
@@ -282,7 +282,7 @@ class Trainer:
         if state == "finished":
             forget_previous(self.folder.path)
             network = self.run.network("teacher")
-            if hasattr(network.backbone, "as_timm"):
+            if ability(network.backbone, GivesTimmModel) is not None:
                 write_backbone(network, self.run.spec, self.run.augment, self.folder.backbone)
         outcome = self._outcome(state, reason)
         write_status(self.folder.path, _status(state, outcome))

@@ -17,7 +17,8 @@ from dino_lab.components.evaluators._linear import train_heads
 from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
 from dino_lab.components.evaluators.linear_probe import RATES, LinearProbe
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Encoder, Split
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import Split
 from dino_lab.network import Network
 
 

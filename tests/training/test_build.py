@@ -89,6 +89,62 @@ def test_a_teacher_must_answer_as_the_student_does(tiny_spec: Callable) -> None:
     assert caught.value.loc == ("teacher",)
 
 
+class Learned(nn.Module):
+    """A loss with a temperature to learn."""
+
+    negatives = cross_entropy = False
+
+    def __init__(self, dim: int, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.ParameterDict({"log": nn.Parameter(torch.zeros(()), requires_grad=not frozen)})
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return (student[0] - target[0]).square().mean() * self.scale["log"].exp()
+
+
+class LearnedWeight(nn.Module):
+    """A regularizer with a weight to learn."""
+
+    weight = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, views: Views, student: Output) -> Tensor:
+        return self.factor * student.z.square().mean()
+
+
+class Reader(nn.Module):
+    """A teacher that keeps the student, whose parameters are trained, and is it."""
+
+    network = None
+
+    def __init__(self, student: Network) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
+        return student.z[:2].detach()
+
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None: ...
+
+
+def test_a_parameter_that_no_optimizer_gets_is_refused(tiny_spec: Callable) -> None:
+    with registry.scratch():
+        registry.register("loss", "learned")(Learned)
+        registry.register("regularizer", "learned")(LearnedWeight)
+        registry.register("teacher", "reader")(Reader)
+        with pytest.raises(Misfit, match=r"its parameter 'scale\.log' would never be trained: ") as caught:
+            check(tiny_spec("loss={name: learned}"), registry)
+        assert caught.value.loc == ("loss",)
+        given = "regularizers=[{name: koleo}, {name: learned}]"
+        with pytest.raises(Misfit, match=r"its parameter 'factor' would never") as caught:
+            check(tiny_spec(given), registry)
+        assert caught.value.loc == ("regularizers", 1)
+        check(tiny_spec("loss={name: learned, frozen: true}", "teacher={name: reader}"), registry)
+
+
 def test_changing_the_head_leaves_the_backbone_as_it_was(tiny_spec: Callable) -> None:
     one = build(tiny_spec(), registry, CPU)
     other = build(tiny_spec("head.dim=48", "head.hidden=40"), registry, CPU)

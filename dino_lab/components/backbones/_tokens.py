@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
-def look(model: Any, images: Tensor, blocks: int) -> Look:
+def outputs(model: Any, images: Tensor, blocks: int) -> BackboneOutput:
     """Features, and of what else the model has: CLS of the last `blocks`, tokens, attention; one forward."""
     layer = None if isinstance(found := _last_attention(model), str) else found
     out, seen, heard = _forward(model, images, layer, () if layer is None else model.blocks[-blocks:])
-    return Look(
+    return BackboneOutput(
         model.forward_head(out),
         torch.stack([model.norm(x)[:, 0] for x in reversed(seen)], 1) if layer else None,
         _patch_tokens(model, out, images),

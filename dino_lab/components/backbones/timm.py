@@ -13,7 +13,7 @@ from dino_lab.errors import UserError, first_line
 from dino_lab.kernels import class_token as _class_token
 from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register, suggest
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 @register("backbone", "timm")
@@ -66,9 +66,9 @@ class Timm(nn.Module):
         """Last block, CLS to patches, [N, heads, h, w]; a UserError where there is no CLS token."""
         return _tokens.attention(self.model, images)
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
-        return _tokens.look(self.model, images, blocks)
+        return _tokens.outputs(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
         """Keep the activations between blocks only; a ValueError where the model cannot."""

@@ -34,6 +34,7 @@ class Labelled:
     """A training and a test split of square RGB images; the methods of the protocol `Data`."""
 
     channels = 3
+    class_names: tuple[str, ...]
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Split
+from dino_lab.evaluation.outputs import Split
 
 CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
 TOP = 5

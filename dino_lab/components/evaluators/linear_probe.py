@@ -10,6 +10,7 @@ from pydantic import Field
 from dino_lab.components.evaluators._linear import train_heads
 from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
 from dino_lab.evaluation.encoder import BLOCKS, Encoder
+from dino_lab.evaluation.outputs import Representation
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
@@ -46,9 +47,10 @@ class LinearProbe:
         self.of: Literal["teacher", "student"] = of
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def wants(self) -> tuple[Representation, ...]:
         """Blocks and mean tokens, where they are used."""
-        return ("blocks",) * (self.blocks > 1) + ("mean_tokens",) * self.mean_tokens
+        blocks: tuple[Representation, ...] = ("blocks",) if self.blocks > 1 else ()
+        return (*blocks, "mean_tokens") if self.mean_tokens else blocks
 
     @property
     def protocol(self) -> str:

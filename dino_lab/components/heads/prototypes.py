@@ -39,6 +39,8 @@ class Prototypes(nn.Module):
     learned. `batch_norm` stands before each GELU. Appendix C of the paper ablates all of these.
     """
 
+    last_layer: nn.Module
+
     def __init__(
         self,
         in_dim: int,

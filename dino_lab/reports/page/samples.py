@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dino_lab.evaluation.encoder import Encoder
+from dino_lab.protocols import class_names
 from dino_lab.runs.open import SavedRun
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 TEST_IMAGES = 500
 BANK_IMAGES = 1500
@@ -79,14 +80,9 @@ def ask_shown(encode: Encoder, samples: Samples, capability: Literal["tokens", "
     One forward for all who ask.
     """
     images = samples.test.images[samples.shown]
-    look: Look = encode.once("shown", lambda: encode.look(images))
-    given: Tensor | None = getattr(look, capability)
+    output: BackboneOutput = encode.once("shown", lambda: encode.outputs(images))
+    given = output.tokens if capability == "tokens" else output.attention
     return (encode.ask(capability, images) if given is None else given).cpu()  # `ask` says why there is none
-
-
-def class_names(data: Any) -> tuple[str, ...]:
-    """As the data calls its classes, else numbers."""
-    return tuple(map(str, getattr(data, "class_names", range(data.classes))))
 
 
 def _test_images(run: SavedRun) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_lab.network import Network
+from dino_lab.protocols import GivesAnswer, ability
 from dino_lab.training.build import Run
 from dino_lab.training.stacked.stack import Stack
 from dino_lab.types import Output, Views
@@ -20,7 +20,9 @@ class StackedNetworks:
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
         self._students = Stack([run.student for run in runs])
-        networks = [_answering(run) for run in runs]
+        teachers = [ability(run.teacher, GivesAnswer) for run in runs]
+        self._answering = [teacher for teacher in teachers if teacher is not None]
+        networks = [teacher.network if teacher is not None else None for teacher in teachers]
         same = None not in networks and all(_shapes(its) == _shapes(networks[0]) for its in networks)
         self._teachers = Stack([its for its in networks if its is not None]) if same else None
 
@@ -37,8 +39,7 @@ class StackedNetworks:
             return [run.teacher.forward(its, student, known) for run, its, student, known in given]
         with torch.no_grad():
             outputs = self._teachers([its.crops[:1] for its in views])
-        teachers: list[Any] = [run.teacher for run in self._runs]
-        return [teacher.answer(output) for teacher, output in zip(teachers, outputs, strict=True)]
+        return [teacher.answer(output) for teacher, output in zip(self._answering, outputs, strict=True)]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -47,11 +48,6 @@ class StackedNetworks:
     def hand_out_gradients(self) -> None:
         """Give every student its own, after the backward pass."""
         self._students.hand_out_gradients()
-
-
-def _answering(run: Run) -> Network | None:
-    """The teacher's network, where its output is all that the teacher needs."""
-    return run.teacher.network if hasattr(run.teacher, "answer") else None
 
 
 def _shapes(network: Any) -> list[tuple[Any, ...]]:

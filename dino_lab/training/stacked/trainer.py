@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
-from typing import cast
 
-from dino_lab.protocols import SharedData
+from dino_lab.protocols import SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.runs.status import State
 from dino_lab.spec.model import Spec
@@ -43,8 +42,9 @@ def fit_stacked(
             if isinstance(trainer, Outcome):
                 yield spec, trainer
                 continue
-            if getattr(trainer.run.data, "resident", False):
-                shared = cast(SharedData, trainer.run.data)  # which lies on the device now, once for all
+            data = ability(trainer.run.data, SharedData)
+            if data is not None and data.resident:
+                shared = data  # which lies on the device now, once for all
             ready.append(_Member(trainer, held))
         ready.sort(key=lambda one: one.trainer.step)
         for _, group in groupby(ready, key=lambda one: one.trainer.step):
