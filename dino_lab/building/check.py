@@ -81,6 +81,8 @@ def _check_heads(spec: Spec, student: Network) -> None:
         raise Misfit(
             ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
         )
+    if spec.optim.constant_predictor_lr and student.predictor is None:
+        raise Misfit(("optim", "constant_predictor_lr"), "there is no predictor, so nothing keeps its rate")
 
 
 def _check_teacher(method: Method) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from dino_lab.network import Network
 from dino_lab.spec.model import AdamW, Clip, Lars, Optim, Sgd
-from dino_lab.training.lars import LarsOptimizer
 
 
 def make_optimizer(optim: AdamW | Sgd | Lars, student: Network) -> torch.optim.Optimizer:
@@ -27,31 +27,42 @@ def make_optimizer(optim: AdamW | Sgd | Lars, student: Network) -> torch.optim.O
 
 
 def _groups(student: Network) -> list[dict[str, Any]]:
-    """Weights, biases and 1-D tensors (never decayed), and the head's last layer (may be held still)."""
-    last_layer = getattr(student.head, "last_layer", None)
-    last = {id(p) for p in last_layer.parameters()} if isinstance(last_layer, nn.Module) else set()
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    rest = [p for p in parameters if id(p) not in last]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "decays": True, "last_layer": False},
-        {"params": [p for p in rest if p.ndim <= 1], "decays": False, "last_layer": False},
-        {"params": [p for p in parameters if id(p) in last], "decays": True, "last_layer": True},
+    """Parameters by what `set_rates` asks of them; biases and 1-D tensors never decay."""
+    last_layer, predictor = _ids(getattr(student.head, "last_layer", None)), _ids(student.predictor)
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for p in student.parameters():
+        if p.requires_grad:
+            groups.setdefault((p.ndim > 1, id(p) in last_layer, id(p) in predictor), []).append(p)
+    return [
+        {"params": parameters, "decays": decays, "last_layer": last, "predictor": predicts}
+        for (decays, last, predicts), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _ids(module: object) -> set[int]:
+    return {id(p) for p in module.parameters()} if isinstance(module, nn.Module) else set()
 
 
 def set_rates(
     optimizer: torch.optim.Optimizer, optim: Optim, batch_size: int, progress: float
 ) -> tuple[float, float]:
-    """Set learning rate and weight decay of every group for this step; return the two."""
+    """Set learning rate and weight decay of every group for this step; return the two.
+
+    To be called between `clip_gradients` and the optimizer's step: while the last layer is frozen it takes
+    its gradients away, so that neither its weights nor their moments and step counts move (as DINO's code
+    does, between the same two).
+    """
     schedule = optim.lr.model_copy(update={"start": optim.lr.start * optim.lr_scaling.factor(batch_size)})
     if optim.lr.start == optim.lr.end:  # a constant has no floor that could stay behind
         schedule = schedule.model_copy(update={"end": schedule.start})
     lr, weight_decay = schedule(progress), optim.weight_decay(progress)
     frozen = progress < optim.freeze_last_layer
     for group in optimizer.param_groups:
-        group["lr"] = 0.0 if frozen and group["last_layer"] else lr
+        group["lr"] = schedule.start if group["predictor"] and optim.constant_predictor_lr else lr
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
+        if frozen and group["last_layer"]:
+            for p in group["params"]:
+                p.grad = None
     return lr, weight_decay
 
 
@@ -66,3 +77,49 @@ def clip_gradients(parameters: list[nn.Parameter], clip: Clip | None) -> Tensor:
         scales = (clip.norm / (per + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, list(scales.unbind()))
     return total
+
+
+class LarsOptimizer(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888, Alg. 1), learning rate inside momentum.
+
+    v = momentum * v + lr * local * (g + decay * w) and w = w - v, where the local rate of a matrix is
+    trust * |w| / (|g| + decay * |w|), and 1 for vectors (biases, norms) and for weights that are all 0.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float, trust_coefficient: float
+    ) -> None:
+        super().__init__(
+            groups,
+            {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "trust_coefficient": trust_coefficient},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            moved = [w for w in group["params"] if w.grad is not None]
+            self._move([w for w in moved if w.ndim > 1], group, adapts=True)
+            self._move([w for w in moved if w.ndim <= 1], group, adapts=False)
+
+    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any], *, adapts: bool) -> None:
+        weights: list[Tensor] = [*parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not weights:
+            return
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        velocities: list[Tensor] = [self.state[weight]["momentum"] for weight in weights]
+        decay = group["weight_decay"]
+        steps = torch._foreach_add(gradients, weights, alpha=decay)
+        if adapts:
+            sizes = torch.stack(torch._foreach_norm(weights))
+            lengths = torch.stack(torch._foreach_norm(gradients)) + decay * sizes
+            local = group["trust_coefficient"] * sizes / lengths
+            local = torch.where((sizes > 0) & (lengths > 0), local, torch.ones_like(local))
+            torch._foreach_mul_(steps, list(local.unbind()))
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, steps, alpha=group["lr"])
+        torch._foreach_sub_(weights, velocities)
