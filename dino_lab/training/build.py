@@ -59,7 +59,7 @@ class Run:
 
     def generator(self, step: int) -> torch.Generator:
         """The source of every random number of the crops of this step."""
-        return crop_generator(self.spec.seed, step, self.device)
+        return crop_generator(self.spec.seed, step)
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""

@@ -35,7 +35,7 @@ def crops_of(
     with misfits("train", "batch_size"):
         batch, _ = next(iter(data.train(spec.train.batch_size, spec.seed, 0)))
     seed_everything(spec.seed, "step", 0)
-    generator = crop_generator(spec.seed, 0, device)
+    generator = crop_generator(spec.seed, 0)
     wanted = min(images, len(batch))
     parts = batch.chunk(spec.train.accumulate)
     seen = [augment.forward(part, generator) for part in islice(parts, -(-wanted // len(parts[0])))]
