@@ -18,7 +18,7 @@ class Mlp(nn.Module):
     """Linear layers with ReLU between them: projector or predictor (BYOL, arXiv 2006.07733, Sec. 3.3).
 
     `batch_norm` stands before each ReLU, `output_batch_norm` after the last layer: `plain` without learned
-    scale and shift (SimSiam, arXiv 2011.10566, Sec. 3; MoCo v3, arXiv 2104.02057, Sec. 4), `scale` with a
+    scale and shift (SimSiam, arXiv 2011.10566, Sec. 3; MoCo v3, arXiv 2104.02057, Sec. 5), `scale` with a
     scale only (SimCLR's code), `affine` with both. A layer before a batch norm has no bias.
     """
 
