@@ -13,7 +13,7 @@ from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss
 from dino_lab.registry import Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import Spec, Train
 from dino_lab.types import Views
 
 
@@ -40,6 +40,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
         checkpoint_gradients(method.student)
     if spec.train.accumulate > spec.train.batch_size:
         raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
+    _check_batch_norm(spec.train, method)
     return _facts(method)
 
 
@@ -87,11 +88,7 @@ def _check_heads(spec: Spec, student: Network) -> None:
 
 def _check_teacher(method: Method) -> None:
     """Two images without memory, through student and teacher: both must give as many outputs."""
-    views = Views(
-        [torch.zeros(v, 2, 3, pixels, pixels, device="meta") for v, pixels in method.augment.groups],
-        method.augment.pairs,
-    )
-    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    views, labels = _images(method.augment, 2)
     with torch.no_grad():
         student = method.student(views.crops)
         try:
@@ -101,6 +98,31 @@ def _check_teacher(method: Method) -> None:
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
+
+
+def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:
+    """Crops and labels of so many images, without memory."""
+    crops = [torch.zeros(v, count, 3, pixels, pixels, device="meta") for v, pixels in augment.groups]
+    return Views(crops, augment.pairs), torch.zeros(count, dtype=torch.int64, device="meta")
+
+
+def _check_batch_norm(train: Train, method: Method) -> None:
+    """Networks that get one image at a time must do with it; batch norm has no variance of one value."""
+    part = -(-train.batch_size // train.accumulate)
+    if (train.batch_size % part or part) > 1:
+        return
+    views, labels = _images(method.augment, 1)
+    try:
+        with torch.no_grad():
+            method.teacher.forward(views, method.student(views.crops), labels)
+    except ValueError as error:
+        parts = train.accumulate > 1
+        message = "batch norm needs at least 2 images at once, and gets 1"
+        if parts:
+            message += (
+                f" in a part of a batch of {train.batch_size}; at most {train.batch_size // 2} parts fit"
+            )
+        raise Misfit(("train", "accumulate" if parts else "batch_size"), message) from error
 
 
 def checkpoint_gradients(network: Network) -> None:
