@@ -110,8 +110,8 @@ class GivesSegments(Data, Protocol):
 class Augment(Protocol):
     """Images uint8 [B, C, H, W] to crops of them, on the images' device.
 
-    Every random number comes from `generator`, which lives on the images' device, so that the crops of a
-    step can be made again.
+    Every random number comes from `generator`, which lives on the CPU, so that the crops of a step can be
+    made again, and are the same on every device but for rounding.
     """
 
     pairs: Tensor  # [S, T] int8, on the CPU until the module is moved (a buffer)

@@ -27,7 +27,7 @@ from dino_lab.protocols import (
 )
 from dino_lab.registry import Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import Spec, Train
 from dino_lab.types import Views
 
 
@@ -54,6 +54,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     if spec.train.gradient_checkpointing:
         checkpoint_gradients(method.student)
     _check_parts(spec, method)
+    _check_one_image(spec.train, method)
     return _facts(method)
 
 
@@ -122,15 +123,13 @@ def _check_heads(spec: Spec, student: Network) -> None:
         raise Misfit(
             ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
         )
+    if spec.optim.constant_predictor_lr and student.predictor is None:
+        raise Misfit(("optim", "constant_predictor_lr"), "there is no predictor, so nothing keeps its rate")
 
 
 def _check_teacher(method: Method) -> None:
     """Two images without memory, through student and teacher: both must give as many outputs."""
-    views = Views(
-        [torch.zeros(v, 2, 3, pixels, pixels, device="meta") for v, pixels in method.augment.groups],
-        method.augment.pairs,
-    )
-    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    views, labels = _images(method.augment, 2)
     with torch.no_grad():
         student = method.student(views.crops)
         try:
@@ -159,6 +158,25 @@ def _check_parts(spec: Spec, method: Method) -> None:
                     f"{spec.train.batch_size // parts} images and not of the batch of "
                     f"{spec.train.batch_size}; 1 is right, or networks without batch norm",
                 )
+
+
+def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:
+    """Crops and labels of so many images, without memory."""
+    crops = [torch.zeros(v, count, 3, pixels, pixels, device="meta") for v, pixels in augment.groups]
+    return Views(crops, augment.pairs), torch.zeros(count, dtype=torch.int64, device="meta")
+
+
+def _check_one_image(train: Train, method: Method) -> None:
+    """Networks that get one image at a time must do with it; batch norm has no variance of one value."""
+    if train.batch_size > 1:
+        return
+    views, labels = _images(method.augment, 1)
+    try:
+        with torch.no_grad():
+            method.teacher.forward(views, method.student(views.crops), labels)
+    except ValueError as error:
+        message = "batch norm needs at least 2 images at once, and gets 1"
+        raise Misfit(("train", "batch_size"), message) from error
 
 
 def checkpoint_gradients(network: Network) -> None:

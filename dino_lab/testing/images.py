@@ -172,7 +172,7 @@ class AugmentTrial(Stateless):
     def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
         """The crops."""
         images = pictures(*size).to(device)
-        generator = torch.Generator(device).manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         with self.subject.trying(f"forward of images {list(images.shape)}", "it should return Views"):
             views = part.forward(images, generator)
         self.expect(

@@ -32,7 +32,7 @@ from dino_lab.protocols import (
 from dino_lab.registry import Registry
 from dino_lab.runs.rows import REGULARIZER
 from dino_lab.spec.model import Spec
-from dino_lab.training.optimizer import make_optimizer
+from dino_lab.training.optimizer import load_optimizer, make_optimizer
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
 
@@ -70,7 +70,7 @@ class Run:
 
     def generator(self, step: int) -> torch.Generator:
         """The source of every random number of the crops of this step."""
-        return crop_generator(self.spec.seed, step, self.device)
+        return crop_generator(self.spec.seed, step)
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""
@@ -83,7 +83,10 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+            if name == "optimizer":
+                load_optimizer(self.optimizer, self.student, state[name])
+            else:
+                part.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
         return {part: getattr(self, part) for part in STATEFUL} | self.regularizers

@@ -33,7 +33,7 @@ def crops_of(
     with misfits("train", "batch_size"):
         batch, _ = next(iter(data.train(spec.train.batch_size, spec.seed, 0)))
     seed_everything(spec.seed, "step", 0)
-    generator = crop_generator(spec.seed, 0, device)
+    generator = crop_generator(spec.seed, 0)
     wanted = min(images, len(batch))
     views = augment.forward(batch, generator)
     crops = [group[:, :wanted].cpu() for group in views.crops]

@@ -99,7 +99,7 @@ def test_what_is_printed_gives_the_features_of_the_run(
     assert done.difference < 1e-5
     card = (to / "README.md" if format == "timm" else to.with_name(f"{to.name}.md")).read_text()
     assert all(
-        text in card for text in (done.lines, run.spec.hash, "targets `center`", "knn/1", f"The {of}'s")
+        text in card for text in (done.lines, run.spec.hash, "targets `center`", "knn/2", f"The {of}'s")
     )
     left = {"b"} if format == "timm" else {to.name, f"{to.name}.md"}
     assert {file.name for file in tmp_path.iterdir()} == left
@@ -138,7 +138,7 @@ def test_the_card_has_the_last_scores(runs: Callable[[str], Path], tmp_path: Pat
     export(runs("vit"), registry, to=to, format=Format.safetensors, of="teacher")
     rows = [json.loads(line) for line in (runs("vit") / "rows.jsonl").read_text().splitlines()]
     card = to.with_name("b.safetensors.md").read_text()
-    assert f"| knn.5nn | {rows[-1]['knn.5nn']:.4f} | knn/1" in card
+    assert f"| knn.5nn | {rows[-1]['knn.5nn']:.4f} | knn/2" in card
     assert "finished, 4 of 4 steps" in card
 
 

@@ -55,7 +55,7 @@ def test_a_run_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run.name in page
     assert json.loads((run / "result.json").read_text())["verdict"]["sentence"].partition(": ")[2] in page
     assert "ln K = 3.47" in page  # 32 outputs
-    assert "knn/1: k=5" in page
+    assert "knn/2: k=5" in page
     assert "64 px" not in page
     assert "16 px, both" in page
     assert "8 px, student" in page

@@ -54,5 +54,5 @@ def test_plain_timm_gives_the_same_features(
 def test_evaluating_a_run_again_gives_its_last_scores(tiny_spec: Callable, execute: Callable) -> None:
     outcome = execute(tiny_spec())
     (scored,) = run_subject(outcome.folder, registry, CPU).score()
-    assert scored.protocol.startswith("knn/1")
+    assert scored.protocol.startswith("knn/2")
     assert scored.named_scores == outcome.scores_after

@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
         (["augment.local_size=10"], ("backbone",), "10"),
         (["predictor={name: mlp, hidden: 8, dim: 8}"], ("predictor", "dim"), "32 outputs, not 8"),
         (["head={name: linear, dim: 8}"], ("optim", "freeze_last_layer"), "no last layer"),
+        (["optim.constant_predictor_lr=true"], ("optim", "constant_predictor_lr"), "there is no predictor"),
         (["train.accumulate=25"], ("train", "accumulate"), "parts"),
         (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
         (["data={name: parquet, path: absent, size: 16}"], ("data", "path"), "absent does not exist"),
@@ -46,6 +47,47 @@ def test_what_does_not_fit_is_said_before_work_starts(
         build(tiny_spec(*settings), registry, CPU)
     assert caught.value.loc == loc
     assert message in caught.value.message
+
+
+MLP = ("head={name: mlp, hidden: 8, dim: 16}", "targets={name: identity}", "optim.freeze_last_layer=0")
+ONE_WAY = ("augment={name: asymmetric, size: 16, one_way: true}", "loss={name: info_nce, queue: 16}")
+ONE_VIEW = ("augment={name: single, size: 16}", "teacher={name: labels}", "loss={name: cross_entropy}")
+RESNET = ("backbone={name: timm, model: test_resnet}", "augment.local_views=1", "augment.local_size=16")
+LITTLE = "train.batch_size: batch norm needs at least 2 images at once, and gets 1$"
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "parts", "message"),
+    [
+        (
+            (*MLP, *ONE_WAY),
+            4,
+            4,
+            "train.accumulate: .* gets 1 in a part of a batch of 4; at most 2 parts fit",
+        ),
+        ((*MLP, *ONE_WAY), 10, 4, "train.accumulate: .* gets 1 in a part of a batch of 10"),  # 3, 3, 3, 1
+        ((*MLP, *ONE_WAY), 10, 5, None),
+        ((*MLP, *ONE_WAY), 1, 1, LITTLE),
+        ((*MLP, *ONE_VIEW), 1, 1, LITTLE),
+        ((*MLP, *ONE_VIEW), 2, 1, None),
+        (RESNET, 1, 1, LITTLE),
+        (RESNET, 8, 8, "train.accumulate: .* gets 1 in a part of a batch of 8; at most 4 parts fit"),
+        (RESNET, 8, 4, None),
+        ((), 1, 1, None),  # no batch norm
+        (("head.batch_norm=true",), 1, 1, None),  # four views of an image are four values
+    ],
+)
+def test_batch_norm_never_gets_one_image(
+    tiny_spec: Callable, settings: tuple[str, ...], batch: int, parts: int, message: str | None
+) -> None:
+    """Regression: validated, and ended in torch's "Expected more than 1 value per channel"."""
+    spec = tiny_spec(*settings, f"train.batch_size={batch}", f"train.accumulate={parts}")
+    if message is None:
+        check(spec, registry)
+        next(train(build(spec, registry, CPU)))
+        return
+    with pytest.raises(Misfit, match=message):
+        check(spec, registry)
 
 
 def test_pairs_to_push_apart_need_a_loss_with_negatives(tiny_spec: Callable) -> None:

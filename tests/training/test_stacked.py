@@ -82,7 +82,7 @@ def tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
 def runs(tiny_spec: Callable[..., Any]) -> Callable[..., list[Run]]:
     def make(common: tuple[str, ...], own: tuple[tuple[str, ...], ...]) -> list[Run]:
         base = ("backbone={name: vit, width: 24, depth: 2, heads: 2, patch: 4}", "train.log_every=1")
-        base += ("optim={name: sgd, lr: 0.1}",)
+        base += ("optim={name: sgd, lr: 0.1, clip: {norm: 3.0}}",)
         return [build(tiny_spec(*base, *common, *its), registry, CPU) for its in own]
 
     return make

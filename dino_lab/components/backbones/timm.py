@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
 from dino_lab.errors import UserError, first_line
 from dino_lab.kernels import class_token as _class_token
 from dino_lab.kernels.attention import choose_attention
@@ -33,12 +34,15 @@ class Timm(nn.Module):
         pretrained: bool = False,
         drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         stem: Literal["standard", "small"] = "standard",
+        positions: Positions = "timm",
     ) -> None:
         super().__init__()
         _check(model, pretrained, stem)
         self._name = model
         given = {"in_chans": channels, "num_classes": 0}
         self.model, self._arguments = _create(model, size, given, drop_path, pretrained)
+        if positions == "dino":
+            interpolate_as_dino(self.model)
         choose_attention(self.model)
         self._stem: str | None = None
         if stem == "small":
