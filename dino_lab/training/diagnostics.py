@@ -72,8 +72,8 @@ def diagnose_distribution(target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
 class Verdict:
     """What the numbers of a run say, as a name for programs and a sentence for people.
 
-    `sentence` is a headline, a colon, and the numbers behind it. `doubtful` is True where the name alone would
-    promise too much: signs of a collapse gather, or no score is above that before training.
+    `sentence` is a headline, a colon, and the numbers behind it. `doubtful` is True where the name alone
+    promises too much: signs of a collapse gather, or the score is not above that before training.
     """
 
     name: Literal["warming up", "learning", "collapsed to uniform", "collapsed to one output"]
