@@ -106,7 +106,7 @@ def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
     whole = draw.plain(pixels)
     key = Image.new("RGB", whole.size, "white")
     key.paste(draw.legend_of(scale, whole.width - 2 * draw.MARGIN), (0, draw.MARGIN))
-    above, below = [("image", whole)], [(f"{100 * mass:g} % of each:", key)]
+    above, below = [("image", whole)], [(f"scale, and {100 * mass:g} % of each:", key)]
     for name, map_, mask in zip(names, values, mass_masks(values, mass), strict=True):
         above.append((name, draw.overlay(pixels, map_, scale)))
         below.append((name, draw.cut_out(pixels, mask)))
