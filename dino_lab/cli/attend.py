@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dino_lab.cli.options import Device, Of, Plugins, choose_device
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def attend(
                     replace_file(to / f"{frame}.png", drawn)
                     written += 1
             except BadFile as error:
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
                 bad += 1
     if written:
-        print(f"wrote {written} picture{'s' * (written > 1)} to {to}")
+        print(f"wrote {written} picture{'s' * (written > 1)} to {printable(str(to))}")
     if bad:
         raise typer.Exit(2)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from dino_lab.imaging.pictures import HeatScale, overlay, picture_of
 from dino_lab.registry import registry
@@ -18,6 +20,7 @@ from dino_lab.reports.page.chart import ChartLine, thinned
 from dino_lab.reports.page.evaluator_files import charts_of, read_evaluator_files
 from dino_lab.reports.page.galleries import nearest_in, principal_colours
 from dino_lab.reports.page.run_curves import RunRows, comparison_charts, run_charts, single_numbers
+from dino_lab.reports.page.samples import _drawn, multiplications, sample_sizes
 from dino_lab.reports.page.scatter import embedded
 from dino_lab.spec.file import load
 
@@ -215,3 +218,57 @@ def test_tsne_keeps_two_heaps_apart() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_images_of_any_number_of_channels_have_a_picture(channels: int) -> None:
     assert picture_of(torch.zeros(channels, 5, 6, dtype=torch.uint8)).size == (6, 5)
+
+
+def test_the_number_of_images_depends_on_the_network_alone() -> None:
+    assert sample_sizes(0) == sample_sizes(1e6) == (500, 1500)
+    assert sample_sizes(4e9) == (50, 150)
+    assert sample_sizes(1e12) == (40, 120)
+
+
+def test_multiplications_are_those_of_the_layers() -> None:
+    """Of 8 x 8 pixels: 3 x 3 kernels of 3 channels at 6 x 6 places for 4 outputs, then 4 numbers to 5."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    network = SimpleNamespace(backbone=layers)
+
+    class Asked:
+        def __init__(self) -> None:
+            self.network = network
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return layers(images.float())
+
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    found = multiplications(Asked(), images)  # type: ignore[arg-type]
+    assert found == 6 * 6 * 4 * 3 * 3 * 3 + 4 * 5
+    assert not layers[0]._forward_hooks
+
+
+@pytest.mark.parametrize("has_read", [True, False])
+def test_drawn_images_are_a_random_part_and_the_same_every_time(has_read: bool) -> None:
+    images, labels = torch.arange(50).view(50, 1, 1, 1).to(torch.uint8), torch.arange(50) % 7
+
+    def read(split: str, rows: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(images[row], labels[row]) for row in rows]
+
+    data = SimpleNamespace(
+        test_images=50, test=lambda size: zip(images.split(size), labels.split(size), strict=True)
+    )
+    if has_read:
+        data.read = read
+    batches = list(_drawn(data, 20))
+    seen = torch.cat([batch[0] for batch in batches]).flatten().tolist()
+    assert seen == torch.randperm(50, generator=torch.Generator().manual_seed(0))[:20].tolist()
+    assert torch.cat([batch[1] for batch in batches]).tolist() == [number % 7 for number in seen]
+
+
+def test_evaluator_files_of_any_damage_are_a_line_each(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluations" / "000012"
+    folder.mkdir(parents=True)
+    (folder / "a.teacher.deep.json").write_text("[" * 100_000)
+    (folder / "a.teacher.large.json").write_text(f'{{"x": [0, 1], "y": [1{"0" * 400}, 2]}}')
+    (folder / "a.teacher.cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30)
+    (folder / "a.teacher.note.txt").write_text("good")
+    found = read_evaluator_files(tmp_path)
+    assert [file.title for file in found.shown] == ["a: note (teacher)"]
+    assert len(found.left_out) == 3
