@@ -24,3 +24,8 @@ class Misfit(UserError):
 def first_line(error: Exception) -> str:
     """The first line of what an exception says, or its kind where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str) -> str:
+    """The text in one line, with ESC, newlines and all else that has no glyph written as escapes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

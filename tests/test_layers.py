@@ -96,7 +96,7 @@ def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() ->
                 (outside if id(node) in top else inside).add(str(file.relative_to(ROOT)))
     assert not outside
     ray = ("cluster", "dispatch", "head_node", "join_cluster", "schedulers", "search_algorithm", "worker")
-    pages = ("attention_gallery", "chart", "comparison_report", "run_report", "scatter")
+    pages = ("chart", "comparison_report", "run_report", "scatter")
     assert inside == {
         *(f"reports/page/{name}.py" for name in pages),
         *(f"reports/{name}.py" for name in ("crop_picture", "theme", "study/figures")),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dino_lab.cli.options import Device, Plugins
+from dino_lab.errors import printable
 from dino_lab.registry.plugin_files import load_plugins
 
 
@@ -62,5 +63,5 @@ def report(
     content = text.encode()
     replace_file(target, content)
     for line in left_out:
-        print(f"left out: {line}")
-    print(f"wrote {target}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
+        print(f"left out: {printable(line)}")
+    print(f"wrote {printable(str(target))}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")

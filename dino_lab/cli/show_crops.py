@@ -9,7 +9,7 @@ import typer
 
 from dino_lab.cli.options import Device, Plugins, Settings, SpecPath
 from dino_lab.cli.validate import located
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 
@@ -49,4 +49,6 @@ def show_crops(
     title = f"{name} {hash_}, step 0: crops after augmentation, before normalisation"
     target = to or Path(f"{name}.crops.png")
     replace_file(target, draw_crops(originals, views, title))
-    print(f"wrote {target}: {len(originals)} images, {sum(map(len, views.crops))} crops of each")
+    print(
+        f"wrote {printable(str(target))}: {len(originals)} images, {sum(map(len, views.crops))} crops of each"
+    )

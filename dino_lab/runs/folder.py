@@ -103,7 +103,13 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         """What env.json holds; empty where there is none."""
-        return _read_json(self.path / ENVIRONMENT) or {}
+        file = self.path / ENVIRONMENT
+        facts = _read_json(file) or {}
+        if not isinstance(facts.get("command", []), list) or not isinstance(
+            facts.get("directory"), str | None
+        ):
+            raise UserError(f"{file}: not what a run writes; remove it")
+        return facts
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """Write env.json."""
@@ -253,7 +259,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 def _row(file: Path, line: int, text: str) -> dict[str, float]:
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError):
+        sum(map(float, row.values()))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         row = None
     if (
         isinstance(row, dict)

@@ -71,6 +71,8 @@ def _read(plain: dict[str, Any], folder: Path) -> Status:
         isinstance(value, (int, float)) for value in (status.step, status.total, status.seconds)
     ):
         raise ValueError
+    if not all(isinstance(text, str) for text in (status.verdict, status.sentence, status.reason)):
+        raise ValueError
     return status
 
 

@@ -48,8 +48,8 @@ def _ids(module: nn.Module | None) -> set[int]:
 def load_optimizer(optimizer: torch.optim.Optimizer, student: Network, state: dict[str, Any]) -> None:
     """Put a state back that the optimizer of this student gave, also in version 0.1.0.
 
-    That had three groups: matrices, biases and 1-D tensors, and the whole last layer. A state is a parameter's
-    own wherever it stands, so each is moved to the parameter's place of today.
+    That had three groups: matrices, biases and 1-D tensors, and the whole last layer. A state belongs to a
+    parameter wherever it stands, so each is moved to the parameter's place of today.
     """
     now = optimizer.state_dict()
     if "predictor" not in state["param_groups"][0]:

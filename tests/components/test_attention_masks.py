@@ -98,7 +98,8 @@ def test_the_picture(attention: bool) -> None:
     data, asked = Drawn(noise(3, 16), objects(3, 16)), encoder(16, attention=attention)
     files = AttentionMasks(images=3, pictures=2).files(asked, data)
     image = Image.open(io.BytesIO(files["heads.png"]))
-    assert image.size == (6 + (2 + 2 * (3 if attention else 1)) * 166, 6 + 2 * 182)
+    scale = 40 + 6  # the colours and their numbers, above the pictures
+    assert image.size == (6 + (2 + 2 * (3 if attention else 1)) * 166, 6 + scale + 2 * 182)
 
 
 def test_images_may_be_shown_at_another_size() -> None:

@@ -457,3 +457,13 @@ def test_a_gpu_float32_and_long_sequences_keep_the_fused_kernel() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert products_pay(torch.zeros(2, 197, 8))
         assert not products_pay(torch.zeros(2, 785, 8))
+
+
+def test_a_list_of_tokens_is_no_patch_tokens() -> None:
+    """As timm's CoaT and EfficientViM give."""
+    from dino_lab.components.backbones import _tokens
+
+    model = torch.nn.Module()
+    model.forward_features = lambda images: [images, images]  # type: ignore[assignment]
+    with pytest.raises(UserError, match="gives no patch tokens"):
+        _tokens.tokens(model, torch.zeros(1, 3, 8, 8))

@@ -18,7 +18,7 @@ from dino_lab.components.evaluators._masks import (
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import cut_out, overlay, plain, png, sheet
+from dino_lab.imaging.pictures import HeatScale, cut_out, overlay, plain, png, sheet
 from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import register
 from dino_lab.types import VOID
@@ -100,15 +100,17 @@ class AttentionMasks:
         seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
         maps = maps_of(seen.output)
         masks = mass_masks(maps.values, self.masses[0])
+        shown = min(self.pictures, len(seen.images))
+        scale = HeatScale.of(maps.values[:shown], maps.kind)
         rows = []
-        for i in range(min(self.pictures, len(seen.images))):
+        for i in range(shown):
             image, names = seen.images[i], maps.names()
             tiles = [("image", plain(image)), ("object", cut_out(image, seen.masks[i]))]
             for name, values, mask in zip(names, maps.values[i], masks[i], strict=True):
-                tiles.append((name, overlay(image, values)))
+                tiles.append((name, overlay(image, values, scale)))
                 tiles.append((f"{_percent(self.masses[0])} % of it", cut_out(image, mask)))
             rows.append(tiles)
-        return {"heads.png": png(sheet(rows))}
+        return {"heads.png": png(sheet(rows, scale=scale))}
 
 
 def _named(kind: str, values: Tensor, percent: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Everything in a run's report that needs its data or its network."""
+"""The parts of a run's report that need its data or its network."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from typing import TypeVar
 
 import torch
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.registry import Registry
-from dino_lab.reports.page.attention_gallery import attention
-from dino_lab.reports.page.crop_gallery import crops
-from dino_lab.reports.page.gallery import Gallery
-from dino_lab.reports.page.neighbours import Neighbours, neighbours
+from dino_lab.reports.page.galleries import Gallery, Neighbours, attention, crops, neighbours, tokens
 from dino_lab.reports.page.samples import Samples, take_samples
 from dino_lab.reports.page.scatter import Scatter, scatter
-from dino_lab.reports.page.token_gallery import tokens
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import SavedRun, open_run
 
@@ -73,13 +69,18 @@ def _of_network(found: Pictures, encode: Encoder, samples: Samples) -> None:
     if not samples.finite:
         found.left_out.append("neighbours and scatter: the features are not finite; the network has diverged")
         return
-    found.neighbours = neighbours(samples)
-    found.scatter = scatter(samples)
+    found.neighbours = _tried(found, "neighbours", lambda: neighbours(samples))
+    found.scatter = _tried(found, "features in two dimensions", lambda: scatter(samples))
 
 
 def _tried(found: Pictures, what: str, make: Callable[[], T]) -> T | None:
+    """One part, or a line for what is left out."""
     try:
         return make()
     except (UserError, OSError) as error:
         found.left_out.append(f"{what}: {error}")
-        return None
+    except (
+        Exception
+    ) as error:  # a backbone of timm or of a plugin may fail in any way; the rest is still shown
+        found.left_out.append(f"{what}: {type(error).__name__}: {first_line(error)}")
+    return None

@@ -1,4 +1,4 @@
-"""What the files of a run say of it, without its network."""
+"""The facts about a run that its files hold, without its network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from dino_lab.errors import UserError
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
@@ -19,7 +18,7 @@ from dino_lab.training.trainer import LEAST_WARM_UP
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreChange:
     """One score, at its first and its last evaluation."""
 
     name: str
@@ -28,7 +27,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """One run folder, read."""
 
     path: Path
@@ -38,28 +37,34 @@ class Facts:
     verdict: Verdict
     status: str  # how it ended, or how far it came
     seconds: float | None
-    scores: list[Score]
+    scores: list[ScoreChange]
+    failed: bool
 
     @property
     def title(self) -> str:
         """Name and hash."""
         return f"{self.spec.name} {RunFolder(self.path).hash}"
 
+    @property
+    def tone(self) -> Literal["good", "doubtful", "bad", "waiting"]:
+        """How the verdict is coloured; only a run that learns without doubt is good."""
+        if self.failed or self.verdict.collapsed:
+            return "bad"
+        if self.verdict.doubtful:
+            return "doubtful"
+        return "good" if self.verdict.name == "learning" else "waiting"
 
-def read_facts(path: Path, registry: Registry) -> Facts:
+
+def read_facts(path: Path, registry: Registry) -> RunFacts:
     """Everything but pictures; a UserError where a file is not what a run writes."""
     folder = RunFolder(path)
     spec = folder.spec(registry)
     status, rows = folder.status(), folder.rows()
-    try:
-        finished = status.state == "finished"  # a run that goes on may have an older status
-        verdict = Verdict(cast(Any, status.verdict), status.sentence) if finished else _verdict(rows, spec)
-        found = _scores(rows)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its rows.jsonl is damaged ({type(error).__name__}: {error})") from None
+    finished = status.state == "finished"  # a run that goes on may have an older status
+    verdict = Verdict(cast(Any, status.verdict), status.sentence) if finished else _verdict(rows, spec)
     reason = f": {status.reason}" if status.reason else ""
     state = f"{status.state}{reason}" if status.state != "not run" else "not finished"
-    return Facts(
+    return RunFacts(
         path,
         spec,
         rows,
@@ -67,17 +72,18 @@ def read_facts(path: Path, registry: Registry) -> Facts:
         verdict,
         f"{state}, {_steps(rows, spec)}",
         status.seconds or None,
-        found,
+        _scores(rows),
+        failed=status.state == "failed",
     )
 
 
 def protocols(spec: Spec, registry: Registry) -> list[str]:
-    """Under which protocol the evaluators of a spec score."""
+    """The protocols of the evaluators of a spec."""
     return [registry.build("evaluator", params).protocol for params in spec.evaluators]
 
 
 def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What env.json holds, one line a key."""
+    """The content of env.json, one line a key."""
     for key, value in environment.items():
         if key == "command":
             yield key, shlex.join(map(str, value))
@@ -102,9 +108,9 @@ def _steps(rows: Sequence[Mapping[str, float]], spec: Spec) -> str:
     return f"{last['step']} of {total} steps"
 
 
-def _scores(rows: Sequence[Mapping[str, float]]) -> list[Score]:
+def _scores(rows: Sequence[Mapping[str, float]]) -> list[ScoreChange]:
     values: dict[str, list[float]] = {}
     for row in rows:
         for name, value in scores(row).items():
             values.setdefault(name, []).append(value)
-    return [Score(name, found[0], found[-1]) for name, found in values.items()]
+    return [ScoreChange(name, found[0], found[-1]) for name, found in values.items()]
