@@ -128,7 +128,7 @@ def test_a_run_ends_with_0_and_words_without_control_codes(
     assert cli.main(["eval", str(folder), "--device", "cpu", "--of", "teacher"]) == 0
     score = re.search(r"(0\.\d{4}) after", out)
     assert score is not None
-    assert capsys.readouterr().out.startswith(f"knn.5nn  {score[1]}\n  knn/1: ")
+    assert capsys.readouterr().out.startswith(f"knn.5nn  {score[1]}\n  knn/2: ")
     to = tmp_path / "b.safetensors"
     assert cli.main(["export", str(folder), "--to", str(to)]) == 0
     assert to.exists()

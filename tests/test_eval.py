@@ -77,7 +77,7 @@ def test_a_run_is_scored_by_the_file(
         for name, value in one["scores"].items()
     ]
     assert [line.split() for line in out[:4]] == [[name, f"{value:.4f}"] for name, value in scores]
-    assert out[4].startswith("  knn/1: k=7")
+    assert out[4].startswith("  knn/2: k=7")
     assert first["protocol"] == out[4].strip()
     assert files(folder) == before  # the run's own evaluations stay what they are
     assert not list(tmp_path.glob("*.tmp"))

@@ -28,6 +28,7 @@ class Status:
     seconds: float = 0.0  # of all sessions together
     scores_before: dict[str, float] = field(default_factory=dict)
     scores_after: dict[str, float] = field(default_factory=dict)
+    doubtful: bool = False  # of the verdict: it learned, but with signs that speak against it
 
     @property
     def is_result(self) -> bool:

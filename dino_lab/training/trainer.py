@@ -148,7 +148,7 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
         folder.path,
         status.step,
         status.total,
-        _verdict(status),
+        verdict_of(status),
         status.seconds,
         status.scores_before,
         status.scores_after,
@@ -156,8 +156,9 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
     )
 
 
-def _verdict(status: Status) -> Verdict:
-    return Verdict(cast(Any, status.verdict), status.sentence)
+def verdict_of(status: Status) -> Verdict:
+    """The verdict that a status keeps."""
+    return Verdict(cast(Any, status.verdict), status.sentence, status.doubtful)
 
 
 def reason_of(error: Exception) -> str:
@@ -385,6 +386,7 @@ def _status(state: State, outcome: Outcome) -> Status:
         outcome.seconds,
         outcome.scores_before,
         outcome.scores_after,
+        outcome.verdict.doubtful,
     )
 
 

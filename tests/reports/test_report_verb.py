@@ -60,7 +60,7 @@ def test_a_run_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert sections(page) == [*SECTIONS[:-2], "evaluations", *SECTIONS[-2:]]
     assert len(page) < 5_000_000
     assert run.name in page
-    assert json.loads((run / "result.json").read_text())["verdict"]["sentence"].partition(": ")[2] in page
+    assert json.loads((run / "status.json").read_text())["sentence"].partition(": ")[2] in page
     assert "ln K = 3.47" in page  # 32 outputs
     assert "knn/2: k=5" in page
     assert "64 px" not in page
@@ -111,7 +111,7 @@ def test_without_data_the_rows_are_shown(
 
 
 def test_a_run_that_goes_on_is_read_from_its_rows(run: Path) -> None:
-    (run / "result.json").unlink()
+    (run / "status.json").unlink()
     rows = (run / "rows.jsonl").read_text().splitlines(keepends=True)
     (run / "rows.jsonl").write_text("".join(rows[:-1]))
     assert report(run) == 0
@@ -252,7 +252,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
         assert words in line
     (run / "rows.jsonl").write_text("no row\n")
     assert report(run) == 2
-    assert "rows.jsonl, env.json, result.json or ending.json is damaged" in capsys.readouterr().err
+    assert "rows.jsonl:1: not a row of numbers" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -262,7 +262,7 @@ def test_a_part_that_fails_is_left_out_in_one_line(
     def fail(*_: object) -> None:
         raise AttributeError("'list' object has no attribute 'ndim'\nmore")
 
-    monkeypatch.setattr("dino_lab.evaluation.encoder.Encoder.look", fail)
+    monkeypatch.setattr("dino_lab.evaluation.encoder.Encoder.outputs", fail)
     assert report(run) == 0
     out = capsys.readouterr().out
     line = "AttributeError: 'list' object has no attribute 'ndim'\n"
@@ -279,17 +279,17 @@ def test_a_part_that_fails_is_left_out_in_one_line(
         ("rows.jsonl", '{"step": 0}\n'),
         ("rows.jsonl", '{"step": 0, "epoch": 0, "loss": "low"}\n'),
         ("rows.jsonl", "[" * 100_000 + "\n"),
-        ("result.json", "{"),
-        ("result.json", "[]"),
-        ("result.json", '{"verdict": {"name": 3, "sentence": 4}, "step": 1, "total": 1, "seconds": 1}'),
-        ("result.json", '{"verdict": {"name": "a", "sentence": "b"}, "step": 1, "total": 1, "seconds": "x"}'),
+        ("status.json", "{"),
+        ("status.json", "[]"),
+        ("status.json", '{"state": "finished", "verdict": 3, "sentence": 4}'),
+        ("status.json", '{"state": "finished", "verdict": "a", "sentence": "b", "seconds": "x"}'),
         ("env.json", "[]"),
         ("env.json", '{"command": 5}'),
     ],
 )
 def test_damaged_files_are_one_line(file: str, content: str, run: Path) -> None:
     (run / file).write_text(content)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="not a row of|not what a run writes|cannot be read"):
         read_facts(run, registry)
 
 

@@ -111,7 +111,7 @@ def test_verbs_read_it(old: Path, runs: str, tmp_path: Path, capsys: pytest.Capt
 def test_two_are_compared(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = sorted((old / "sweep" / "legacy").iterdir())
     assert cli.main(["compare", *map(str, folders)]) == 0
-    assert "0.07" in capsys.readouterr().out
+    assert "targets.temperature=0.04" in capsys.readouterr().out
 
 
 def test_a_sweep_is_compared_where_it_was_moved_to(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
@@ -14,7 +14,7 @@ from dino_lab.runs.rows import scores
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.trainer import LEAST_WARM_UP
+from dino_lab.training.trainer import LEAST_WARM_UP, verdict_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_facts(path: Path, registry: Registry) -> RunFacts:
     spec = folder.spec(registry)
     status, rows = folder.status(), folder.rows()
     finished = status.state == "finished"  # a run that goes on may have an older status
-    verdict = Verdict(cast(Any, status.verdict), status.sentence) if finished else _verdict(rows, spec)
+    verdict = verdict_of(status) if finished else _verdict(rows, spec)
     reason = f": {status.reason}" if status.reason else ""
     state = f"{status.state}{reason}" if status.state != "not run" else "not finished"
     return RunFacts(
