@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.runs.status import Ending
 from dino_lab.sweeps.plan.model import Resources, Scheduler
 from dino_lab.sweeps.processes.trial import Task, conclude
-from dino_lab.sweeps.ray.cluster import Cluster
+from dino_lab.sweeps.ray.cluster import Cluster, ClusterLost
 from dino_lab.sweeps.ray.schedulers import choose_scheduler
 from dino_lab.sweeps.ray.search_algorithm import TaskSource, search_algorithm
 from dino_lab.sweeps.watcher import TrialWatcher
@@ -65,9 +65,22 @@ def dispatch(
     try:
         callback = _callback(source, watcher, stop, stop_file)
         tuner = _tuner(source, rules, callback, stop, own, cluster.server)
-        _run_beside(tuner.fit, cluster.check)
+        _run_beside(lambda: _fit(tuner), cluster.check)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _fit(tuner: Any) -> None:
+    """Run Tune; ClusterLost for errors of Ray itself."""
+    from ray.exceptions import RayError
+    from ray.tune import TuneError
+
+    try:
+        tuner.fit()
+    except (RayError, TuneError) as error:
+        raise ClusterLost(
+            f"Ray failed ({first_line(error)}); the same command continues the trials from their checkpoints"
+        ) from error
 
 
 def _run_beside(work: Callable[[], Any], check: Callable[[], None]) -> None:
