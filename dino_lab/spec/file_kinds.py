@@ -9,6 +9,7 @@ import yaml
 from dino_lab.errors import SpecError
 
 SWEEP_KEYS = {"base", "grid", "variants", "space", "metric", "baseline", "seeds"}
+SPEC_KEYS = {"extends", "backbone", "train", "head", "loss", "teacher", "augment"}
 EVALUATION_KEYS = {"data", "evaluators", "size"}
 _VERBS = {
     "spec": ("a spec", "dino-lab run {file}"),
@@ -28,10 +29,10 @@ def refuse_other_kinds(root: yaml.MappingNode, file: Path, wanted: str) -> None:
 
 def kind_of(keys: set[str]) -> str | None:
     """`spec`, `sweep` or `evaluation`; None if the keys do not tell."""
-    if "base" in keys or len(keys & SWEEP_KEYS) > 2:
+    if len(keys & SWEEP_KEYS) > 1 or ("base" in keys and not keys & SPEC_KEYS):
         return "sweep"
     if "evaluators" in keys and keys <= EVALUATION_KEYS:
         return "evaluation"
-    if keys & {"extends", "backbone", "train", "head", "loss", "teacher", "augment"}:
+    if keys & SPEC_KEYS:
         return "spec"
     return None
