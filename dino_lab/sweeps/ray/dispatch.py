@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -143,21 +143,31 @@ def _tuner(
     )
 
 
-class _Endings:
-    """Which tasks have ended; each is reported once, and then to the source."""
+class _Progress:
+    """Tasks by hash, and what is known of them; each ending reaches the watcher once, and then the source."""
 
     def __init__(self, source: TaskSource, watcher: TrialWatcher) -> None:
         self._source, self._watcher = source, watcher
         self._tasks: dict[str, Task] = {}
         self._ended: set[str] = set()
+        self.steps: dict[str, int] = {}  # of the last row
 
     def add(self, stack: list[Task]) -> None:
         """Tasks that are going to start."""
         self._tasks.update({task.hash: task for task in stack})
 
-    def task(self, name: str) -> Task | None:
-        """The task with this hash."""
-        return self._tasks.get(name)
+    def receive(self, message: Mapping[str, Any]) -> None:
+        """A worker has reported a row, an ending, or that another process trains the run."""
+        task = self._tasks.get(message.get("of", ""))
+        if task is None:
+            return
+        if "ending" in message:
+            self.end(task, Ending(**message["ending"]))
+        elif "waiting" in message:
+            self._watcher.waiting(task)
+        elif "row" in message:
+            self.steps[task.hash] = int(message["row"]["step"])
+            self._watcher.row(task, message["row"])
 
     def open(self, trial: Any) -> list[Task]:
         """The tasks of one of Tune's trials that have not ended."""
@@ -175,15 +185,14 @@ def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool
     """What Tune calls while it runs."""
     from ray import tune
 
-    endings = _Endings(source, watcher)
-    steps: dict[str, int] = {}
+    progress = _Progress(source, watcher)
 
     class Relay(tune.Callback):  # type: ignore[misc]
         """Calls the watcher's hooks, and creates the stop file when the sweep should stop."""
 
         def config(self, stack: list[Task]) -> dict[str, list[str]]:
             """What Tune is given for a stack."""
-            endings.add(stack)
+            progress.add(stack)
             return {"hashes": [task.hash for task in stack], "texts": [task.text() for task in stack]}
 
         def __reduce__(self) -> tuple[Any, ...]:
@@ -196,33 +205,24 @@ def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            task = endings.task(result.get("of", ""))
-            if task is None:
-                return
-            if "ending" in result:
-                endings.end(task, Ending(**result["ending"]))
-            elif "waiting" in result:
-                watcher.waiting(task)
-            elif "row" in result:
-                steps[task.hash] = int(result["row"]["step"])
-                watcher.row(task, result["row"])
+            progress.receive(result)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 # The last that a scheduler ended goes with its worker, and has no time to write its ending.
-                ending = Ending("stopped", steps.get(task.hash, 0))
+                ending = Ending("stopped", progress.steps.get(task.hash, 0))
                 conclude(task, ending)
-                endings.end(task, ending)
+                progress.end(task, ending)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 watcher.died(task)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ending = Ending("failed", reason=f"its process died {trial.num_failures} times")
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 conclude(task, ending)
-                endings.end(task, ending)
+                progress.end(task, ending)
 
     return Relay()
 
