@@ -124,35 +124,3 @@ def pairs(root: yaml.MappingNode, key: str) -> list[tuple[yaml.ScalarNode, Any]]
     """Keys and values of a mapping in a sweep file; none where it is left out."""
     pair = child(root, key)
     return pair[1].value if pair is not None and isinstance(pair[1], yaml.MappingNode) else []
-
-
-def replaced_values(point: Point, root: yaml.MappingNode) -> list[Problem]:
-    """A problem for each value of an arm that another override of the arm replaces in its spec."""
-    problems = []
-    for override in point.overrides:
-        if not is_effective(root, override):
-            others = [one for one in point.overrides if one is not override and one.touches(override)]
-            by = f"{others[-1].key!r} of the same arm" if others else "another key"
-            message = f"has no effect, because {by} replaces it; leave out one of the two"
-            problems.append(Problem(override.mark, (override.key,), message))
-    return problems
-
-
-def is_effective(root: yaml.Node, override: Override) -> bool:
-    """Whether the value at an override's key is that of the override."""
-    node: yaml.Node = root
-    for step in override.path:
-        number = isinstance(node, yaml.SequenceNode) and step.isdecimal()
-        pair = child(node, int(step) if number else step)
-        if pair is None:
-            return False
-        node = pair[1]
-    return _contains(data(node), data(override.value))
-
-
-def _contains(found: Any, given: Any) -> bool:
-    if isinstance(given, dict):
-        return isinstance(found, dict) and all(
-            key in found and _contains(found[key], value) for key, value in given.items()
-        )
-    return bool(found == given)

@@ -29,24 +29,16 @@ from dino_lab.sweeps.plan.arms import (
     Base,
     Point,
     count,
-    is_effective,
     label,
     overrides_in,
-    pairs,
     point_of,
-    replaced_values,
 )
+from dino_lab.sweeps.plan.checks import metric_problems, replaced_values, seed_problems, unused_overrides
 from dino_lab.sweeps.plan.model import Sweep
 from dino_lab.sweeps.plan.space import Space, drawn_points
 
 MANY = 1000  # trials, above which a plan has to be confirmed
-LARGEST_SEED = 2**32 - 1
 SWEEPS = "_sweeps"  # no spec may have this name, so no run folder has
-# Numbers of the rows that any method may have; which there are is seen once a step was measured.
-ROW_NUMBERS = (
-    *("loss", "entropy", "kl", "effective_rank", "feature_spread", "outputs_in_use", "center_norm"),
-    *("accuracy", "gradient_norm", "images_per_second", "data_wait"),
-)
 
 
 @dataclass(frozen=True)
@@ -131,8 +123,8 @@ def load_plan(
     if sweep.search is not None:
         _validated(list(space.corners()), base, registry, problems)
     specs = [document.spec for document in documents]
-    problems += _metric_problems(sweep, root, specs) + _seed_problems(sweep, root, specs)
-    problems += [] if problems else _unused(base, documents)
+    problems += metric_problems(sweep, root, specs) + seed_problems(sweep, root, specs)
+    problems += [] if problems else unused_overrides(base, documents)
     if problems:
         raise report(_once(problems))
     return _plan(path.stem, sweep, root, space, points, specs, runs)
@@ -256,64 +248,6 @@ def _once(problems: list[Problem]) -> list[Problem]:
     for problem in problems:
         first.setdefault((problem.mark.name, problem.loc, problem.message), problem)
     return list(first.values())
-
-
-def _unused(base: Base, documents: Sequence[Document]) -> list[Problem]:
-    """A problem for each override of the base that every arm replaces."""
-    alone = base.with_point(Point(), [])
-    return [
-        Problem(one.mark, (one.key,), "has no effect, because every arm and the baseline replace it")
-        for one in base.overrides
-        if is_effective(alone, one) and not any(is_effective(document.root, one) for document in documents)
-    ]
-
-
-def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: Sequence[Spec]) -> list[Problem]:
-    asked: list[tuple[Loc, str]] = [(("metric",), sweep.metric)]
-    if sweep.scheduler is not None and sweep.scheduler.metric is not None:
-        asked.append((("scheduler", "metric"), sweep.scheduler.metric))
-    problems = []
-    for loc, metric in asked:
-        evaluator, dot, _ = metric.partition(".")
-        for spec in specs:
-            names = [params.name for params in spec.evaluators]
-            there = ", ".join(names) or "none"
-            if evaluator in names if dot else metric in ROW_NUMBERS:
-                continue
-            message = (
-                f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
-                if dot
-                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
-                f"written as evaluator.score, and the evaluators are: {there}"
-            )
-            problems.append(Problem(mark_at(root, loc), loc, message))
-            break
-    return problems
-
-
-def _seed_problems(sweep: Sweep, root: yaml.MappingNode, specs: Sequence[Spec]) -> list[Problem]:
-    """Seeds that are said twice, or that count beyond the largest."""
-    if sweep.seeds == 1:
-        return []
-    sections = [(name, child(root, name)) for name in ("grid", "space", "baseline")]
-    mappings: list[tuple[Loc, yaml.Node]] = [
-        ((name,), pair[1]) for name, pair in sections if pair is not None
-    ]
-    mappings += [(("variants", key.value), value) for key, value in pairs(root, "variants")]
-    problems = []
-    for loc, mapping in mappings:
-        seed = child(mapping, "seed")
-        if seed is not None:
-            message = "`seeds` sets the seed of every arm; leave out one of the two"
-            problems.append(Problem(seed[0].start_mark, (*loc, "seed"), message))
-    first = max((spec.seed for spec in specs), default=0)
-    if isinstance(sweep.seeds, int) and first + sweep.seeds > LARGEST_SEED + 1:
-        message = (
-            f"{sweep.seeds} seeds, counted from the base's seed {first}, exceed the largest, {LARGEST_SEED}; "
-            "write a list of seeds, or a smaller seed in the base"
-        )
-        problems.append(Problem(mark_at(root, ("seeds",)), ("seeds",), message))
-    return problems
 
 
 def _plan(
