@@ -13,7 +13,10 @@ from dino_lab.registry.plugin_files import load_plugins
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs or sweeps.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs or sweeps, or folders that hold runs."),
+    ],
     metric: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Of the rows. [default: the sweep's, else 20-NN]")
     ] = None,
@@ -29,12 +32,13 @@ def compare(
     load_plugins(plugin)
     from dino_lab.cli.sweep_text import print_study
     from dino_lab.registry import registry
+    from dino_lab.reports.arguments import with_runs_below
     from dino_lab.reports.study.comparison import study_of
     from dino_lab.reports.study.files import write_study
     from dino_lab.reports.study.results import read_results
     from dino_lab.reports.study.table import lines
 
-    study = study_of(folders, registry, metric)
+    study = study_of(with_runs_below(folders), registry, metric)
     found = lines(study, read_results(study)) if to is None else write_study(study, to)
     if not any(line.score for line in found):
         raise UserError(f"none of these runs has ended with a {study.metric}")
@@ -54,18 +58,20 @@ def best(
     load_plugins(plugin)
     from dino_lab.registry import registry
     from dino_lab.reports.study import comparison
+    from dino_lab.reports.study.estimate import estimate
     from dino_lab.reports.study.results import read_results
-    from dino_lab.reports.study.table import lines
     from dino_lab.runs.folder import RunFolder
     from dino_lab.runs.study import read_study
     from dino_lab.spec.file import dump_yaml
 
     study = read_study(sweep)
-    scored = {line.label: line.score for line in lines(study, read_results(study)) if line.score}
-    arm = comparison.best(study, [(label, score.mean) for label, score in scored.items()])
-    score = scored[arm.label]
+    ranked = comparison.best(study, read_results(study))
+    arm, score = ranked[0].arm, estimate(list(ranked[0].scores.values()))
+    assert score is not None
     half = "" if score.half is None else f" ± {score.half:.4f}"
     print(f"{arm.label}: {study.metric} {score.mean:.4f}{half} over {score.n} of {len(arm.folders)} seed(s)")
+    for sentence in comparison.doubts(study, ranked):
+        print(f"  {sentence}")
     folder = arm.folders[min(arm.folders)]
     print(folder)
     if copy_to is not None:

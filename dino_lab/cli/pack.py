@@ -86,14 +86,13 @@ def _params_of_folder(folder: Path, settings: list[str]) -> Params:
     from pydantic import ValidationError
 
     from dino_lab.registry import registry
-    from dino_lab.spec.merge import apply_setting, compose_all
+    from dino_lab.spec.merge import apply_settings, compose_all
     from dino_lab.spec.nodes import data
     from dino_lab.spec.problems import Problem, report
 
     problems: list[Problem] = []
     root = compose_all("data: {name: image_folder}", folder, problems)
-    for setting in [f"data.path={json.dumps(str(folder))}", *settings]:
-        root = apply_setting(root, setting, problems)
+    root = apply_settings(root, [f"data.path={json.dumps(str(folder))}", *settings], problems)
     if problems:
         raise report(problems)
     found = data(root)

@@ -7,11 +7,14 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings
+
+if TYPE_CHECKING:
+    from dino_lab.sweeps.run import SweepResult
 
 
 class Executor(StrEnum):
@@ -67,12 +70,16 @@ def sweep(
     except ClusterLost as lost:
         print(lost, file=sys.stderr)
         raise typer.Exit(1) from None
-    if dry_run:
-        return
+    if not dry_run:
+        _finish(result, interrupt(), time.monotonic() - began)
+
+
+def _finish(result: SweepResult, interrupted: bool, seconds: float) -> NoReturn:
+    """Print the table, and end with the exit code."""
     from dino_lab.cli.sweep_text import print_result
 
-    print_result(result, time.monotonic() - began)
-    if result.left and interrupt():
+    print_result(result, seconds)
+    if result.left and interrupted:
         command = shlex.join(["dino-lab", *sys.argv[1:]])
         print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)

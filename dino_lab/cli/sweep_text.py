@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dino_lab.sweeps.run import SweepResult
     from dino_lab.sweeps.session import Overview
 
-_GAP = 2  # columns between two cells
+_GAP, _FRAME = 3, 2  # columns of the terminal between two cells, and at both ends of a row
 # Columns that a narrow terminal goes without, the first of them first.
 _DISPENSABLE = ("median", "hours", "images/s", "sd", "seeds", "ended")
 
@@ -107,51 +107,54 @@ def _print_columns(
         print_table(headers, rows, headed=True)
         return []
     kept, left_out = list(range(len(headers))), []
+    columns = [[row[i] for row in (headers, *rows)] for i in kept]
+    room = out.width - _FRAME - _GAP * (len(kept) - 1)
     for name in dispensable:
-        if _width(headers, rows, kept) <= out.width:
+        if sum(_widest(columns[i]) for i in kept) <= room:
             break
         if name in headers:
             kept.remove(headers.index(name))
             left_out.append(name)
-    shown = [[row[i] for i in kept] for row in rows]
-    if _least_width([headers[i] for i in kept], shown) <= out.width:
-        _print_wrapped(out, [headers[i] for i in kept], shown)
+            room += _GAP
+    shown = [columns[i] for i in kept]
+    if sum(map(_narrowest, shown)) <= room:
+        _print_wrapped(out, shown, _fitted(shown, room))
     else:
-        _print_as_lines(out, [headers[i] for i in kept], shown)
+        _print_as_lines(out, shown)
     return left_out
 
 
-def _width(headers: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
-    """Columns of the terminal that a table takes whose cells do not wrap."""
-    widths = [max(cell_len(row[i]) for row in (headers, *rows)) for i in kept]
-    return sum(widths) + _GAP * (len(kept) - 1)
+def _widest(column: Sequence[str]) -> int:
+    """The width of a column whose cells do not wrap."""
+    return max(map(cell_len, column))
 
 
-def _least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """The same if every cell wraps between its words."""
-    widths = [
-        max((cell_len(word) for row in (headers, *rows) for word in _words(row[i])), default=0)
-        for i in range(len(headers))
-    ]
-    return sum(widths) + _GAP * (len(headers) - 1)
+def _narrowest(column: Sequence[str]) -> int:
+    """The width of a column whose cells wrap between words; a number and its interval stay together."""
+    words = [word for cell in column for word in ([cell] if "±" in cell else cell.split())]
+    return max(map(cell_len, words), default=0)
 
 
-def _words(text: str) -> list[str]:
-    return [text] if "±" in text else text.split()
+def _fitted(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths that fit into `room`; the widest column that can wrap becomes narrower first."""
+    widths, least = list(map(_widest, columns)), list(map(_narrowest, columns))
+    while sum(widths) > room:
+        widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
+        widths[widest] -= 1
+    return widths
 
 
-def _print_wrapped(out: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_wrapped(out: Console, columns: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for i, header in enumerate(headers):
-        cells = [header, *(row[i] for row in rows)]
-        least = max((cell_len(word) for cell in cells for word in _words(cell)), default=0)
-        table.add_column(header, min_width=least, overflow="fold", no_wrap=any("±" in cell for cell in cells))
-    for row in rows:
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column[0], width=width)
+    for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(Text(row[0], "cyan"), Text(row[1], "bold"), *map(Text, row[2:]))
     out.print(table)
 
 
-def _print_as_lines(out: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_as_lines(out: Console, columns: Sequence[Sequence[str]]) -> None:
+    headers, *rows = zip(*columns, strict=True)
     for row in rows:
         out.print(Text(row[0], "cyan"), overflow="fold")
         for header, cell in zip(headers[1:], row[1:], strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dino_lab.cli.formatting import duration, number
@@ -116,7 +116,9 @@ class LiveSweepView(SweepView):
 
     def render(self) -> RenderableType:
         """The table, as it is now."""
-        table = Table("trial", "step", "loss", self.metric, "images/s", box=None, header_style="bold")
+        table = Table(Column("trial", overflow="fold"), box=None, header_style="bold")
+        for header in ("step", "loss", self.metric, "images/s"):
+            table.add_column(header, no_wrap=True)
         for label, known in list(self.now.items()):
             cells = [number(known[key]) if key in known else "" for key in ("loss", self.metric)]
             rate = f"{known['images_per_second']:.0f}" if "images_per_second" in known else ""

@@ -1,4 +1,4 @@
-"""The folders that a report is asked about."""
+"""Folders of runs and sweeps, as arguments of a command."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ def sorted_out(paths: Sequence[Path]) -> list[Path]:
     for path in once:
         _check(path)
     return once
+
+
+def with_runs_below(paths: Sequence[Path]) -> list[Path]:
+    """The folders; in place of one that is neither a run nor a sweep, the runs below it.
+
+    So `runs/<name>` and `runs` stand for all their runs. UserError as for `sorted_out`.
+    """
+    found: list[Path] = []
+    for path in paths:
+        is_one = (path / SPEC).exists() or (path / FILE).exists()
+        below = (
+            [] if is_one else [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{SPEC}")]
+        )
+        found += sorted(below) or [path]
+    return sorted_out(found)
 
 
 def one_run(paths: Sequence[Path]) -> bool:

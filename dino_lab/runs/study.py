@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,15 @@ class Study:
     arms: tuple[Arm, ...]
 
     def write(self, folder: Path) -> None:
-        """Leave the study in a folder; run folders are remembered from there."""
+        """Write study.json; run folders are kept relative to it, so that both can be moved together."""
+        here = folder.resolve()
         arms = [
             {
                 "label": arm.label,
                 "settings": dict(arm.settings),
-                "runs": {str(seed): str(path.resolve()) for seed, path in arm.folders.items()},
+                "runs": {
+                    str(seed): os.path.relpath(path.resolve(), here) for seed, path in arm.folders.items()
+                },
             }
             for arm in self.arms
         ]
@@ -50,13 +54,14 @@ class Study:
 
 
 def read_study(folder: Path) -> Study:
-    """The study that `write` left."""
+    """The study that `write` wrote; UserError where there is none, or it is damaged."""
+    here = folder.resolve()
     try:
         plain = json.loads((folder / FILE).read_text())
         if plain.pop("format") != FORMAT:
             raise UserError(f"{folder / FILE}: written by another version of dino-lab")
         arms = tuple(
-            Arm(arm["label"], arm["settings"], {int(s): Path(p) for s, p in arm["runs"].items()})
+            Arm(arm["label"], arm["settings"], {int(s): _run_folder(here, p) for s, p in arm["runs"].items()})
             for arm in plain.pop("arms")
         )
         return Study(**{**plain, "axes": tuple(plain["axes"])}, arms=arms)
@@ -64,3 +69,16 @@ def read_study(folder: Path) -> Study:
         raise UserError(f"{folder}: no sweep lies here ({FILE}: {error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / FILE}: not the file of a sweep") from None
+
+
+def _run_folder(here: Path, path: str) -> Path:
+    """A run folder of the study in `here`.
+
+    If it is not there, `<name>/<hash>` is looked for in `<runs>`, where `<runs>/_sweeps/<name>/<hash>` is the
+    study's folder: version 0.1.0 wrote absolute paths, and the runs may have been moved.
+    """
+    folder = Path(os.path.normpath(here / path))
+    if folder.exists() or len(here.parents) < 3:
+        return folder
+    moved = here.parents[2].joinpath(*folder.parts[-2:])
+    return moved if moved.exists() else folder

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from dino_lab.registry import Params, Registry
 from dino_lab.spec.document import Located, validated
+from dino_lab.spec.file_kinds import refuse_other_kinds
 from dino_lab.spec.merge import compose_root, read
 from dino_lab.spec.model import Section
 from dino_lab.spec.problems import Problem, report
@@ -40,6 +41,7 @@ def load_evaluation(path: Path, registry: Registry) -> EvaluationDocument:
     """The evaluation in a file; SpecError with one line for each mistake."""
     problems: list[Problem] = []
     root = compose_root(read(path), path, problems)
+    refuse_other_kinds(root, path, "evaluation")
     found = validated(root, registry, problems, Evaluation)
     if problems or found is None:
         raise report(problems)

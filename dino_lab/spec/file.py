@@ -13,7 +13,8 @@ from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.spec.compose import NUMBERS, TAG
 from dino_lab.spec.document import Located, validated
-from dino_lab.spec.merge import apply_setting, compose_all, read
+from dino_lab.spec.file_kinds import refuse_other_kinds
+from dino_lab.spec.merge import apply_settings, compose_all, read
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child
 from dino_lab.spec.problems import Problem, report, start_of
@@ -41,8 +42,8 @@ def load_text(
 def _load(text: str, file: Path, settings: Sequence[str], registry: Registry) -> Document:
     problems: list[Problem] = []
     root = compose_all(text, file, problems)
-    for setting in settings:
-        root = apply_setting(root, setting, problems)
+    refuse_other_kinds(root, file, "spec")
+    root = apply_settings(root, settings, problems)
     document = read_nodes(root, file, problems, registry)
     if document is None:
         raise report(problems)

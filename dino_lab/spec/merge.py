@@ -5,6 +5,8 @@ The rule: a mapping with `name` replaces the component whole; a mapping without 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -109,8 +111,39 @@ def _merge_keys(base: yaml.MappingNode, over: yaml.MappingNode) -> yaml.MappingN
     return yaml.MappingNode(base.tag, list(pairs.values()), base.start_mark, base.end_mark)
 
 
-def apply_setting(root: yaml.MappingNode, setting: str, problems: list[Problem]) -> yaml.MappingNode:
-    """`root` with one `a.b=c` laid over it."""
+@dataclass(frozen=True)
+class Override:
+    """A value at a dotted key, and where it was written."""
+
+    path: tuple[str, ...]
+    value: yaml.Node
+    mark: yaml.Mark
+
+    @property
+    def key(self) -> str:
+        """The dotted key."""
+        return ".".join(self.path)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The path of what is replaced: a name replaces the whole component."""
+        return self.path[:-1] if self.path[-1] == "name" and len(self.path) > 1 else self.path
+
+    def touches(self, other: Override) -> bool:
+        """Whether one of the two lies at or below the other."""
+        return all(a == b for a, b in zip(self.place, other.place, strict=False))
+
+
+def apply_settings(
+    root: yaml.MappingNode, settings: Sequence[str], problems: list[Problem]
+) -> yaml.MappingNode:
+    """`root` with settings `a.b=c` laid over it."""
+    parsed = [parse_setting(setting, problems) for setting in settings]
+    return lay_over(root, [override for override in parsed if override is not None], problems)
+
+
+def parse_setting(setting: str, problems: list[Problem]) -> Override | None:
+    """The override that `a.b=c` says; None, and a problem, if it says none."""
     name = SETTING + " ".join(setting.split())
     mark = start_of(name if len(name) <= 100 else f"{name[:97]}...")
     key, equals, text = setting.partition("=")
@@ -122,32 +155,52 @@ def apply_setting(root: yaml.MappingNode, setting: str, problems: list[Problem])
     else:
         try:
             node = compose(text, mark.name) or yaml.ScalarNode(TAG + "null", "", mark, mark)
-            value = tidy(node, problems, tuple(path))
-            merged = _put(root, path, value, mark, top=True)
-            assert isinstance(merged, yaml.MappingNode)
-            return merged
+            return Override(tuple(path), tidy(node, problems, tuple(path)), mark)
         except SpecError as error:
             problems.append(Problem(mark, (), str(error).removeprefix(f"{mark.name}: ")))
-    return root
+    return None
 
 
-def lay_over(
-    root: yaml.MappingNode, key: str, value: yaml.Node, mark: yaml.Mark, problems: list[Problem]
-) -> yaml.MappingNode:
-    """`root` with a value at a dotted key; what is wrong with that key stands at `mark`."""
-    path = key.split(".")
+def override_at(key: str, value: yaml.Node, mark: yaml.Mark, problems: list[Problem]) -> Override | None:
+    """The override at a dotted key of a file; None, and a problem at `mark`, if the key cannot be one."""
+    path = tuple(key.split("."))
     if not all(path) or len(path) > MAX_DEPTH:
         problems.append(Problem(mark, (key,), "must be a dotted key of the spec, such as optim.lr"))
     elif path[0] == "extends":
         problems.append(Problem(mark, (key,), "'extends' belongs in the file of a spec"))
     else:
+        return Override(path, value, mark)
+    return None
+
+
+def lay_over(
+    root: yaml.MappingNode, overrides: Sequence[Override], problems: list[Problem]
+) -> yaml.MappingNode:
+    """`root` with overrides laid over it, whatever is replaced as a whole before the keys inside it.
+
+    So `head.dim` may stand before `head.name`. Of two overrides at the same key the later one wins.
+    """
+    parts = [part for override in overrides for part in _parts(override, overrides)]
+    for override in sorted(parts, key=lambda override: len(override.place)):
         try:
-            merged = _put(root, path, value, mark, top=True)
+            merged = _put(root, list(override.path), override.value, override.mark, top=True)
             assert isinstance(merged, yaml.MappingNode)
-            return merged
+            root = merged
         except SpecError as error:
-            problems.append(Problem(mark, (key,), str(error)))
+            loc = () if override.mark.name.startswith(SETTING) else (override.key,)
+            problems.append(Problem(override.mark, loc, str(error)))
     return root
+
+
+def _parts(override: Override, overrides: Sequence[Override]) -> list[Override]:
+    """The keys of a mapping that changes some, one by one, where other overrides lie at or below it."""
+    value = override.value
+    if not isinstance(value, yaml.MappingNode) or not value.value or child(value, "name") is not None:
+        return [override]
+    if not any(override.touches(other) for other in overrides if other is not override):
+        return [override]
+    inner = [Override((*override.path, key.value), its, key.start_mark) for key, its in value.value]
+    return [part for one in inner for part in _parts(one, overrides)]
 
 
 def _put(

@@ -47,10 +47,9 @@ def run_sweep(
     """Run the trials of a sweep file that are not over, and write its tables and pictures.
 
     `settings` are texts `key=value`: a key of the sweep file changes the sweep, any other key the base.
-    Trials run side by side on Ray (`executor="ray"`; on the cluster at `address`, HOST:PORT, or else on one
-    of this machine alone) or one after the other in this process (`"inline"`). `checkpoint_every` is in
-    seconds. Once `stop` returns true, every trial saves and ends. A dry run ends with the plan. More than
-    1,000 trials need `many`.
+    Trials run side by side on Ray, on the cluster at `address` (HOST:PORT) or on one of this machine alone,
+    or one after the other in this process (`executor="inline"`). `checkpoint_every` is in seconds. Once
+    `stop` returns true, every trial saves and ends. More than 1,000 trials need `many`.
 
     Raises SpecError for a file that is wrong, UserError for anything else that cannot be done, ClusterLost
     if Ray ended during the sweep; the same call goes on from there.

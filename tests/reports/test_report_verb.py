@@ -289,7 +289,7 @@ def test_a_part_that_fails_is_left_out_in_one_line(
 )
 def test_damaged_files_are_one_line(file: str, content: str, run: Path) -> None:
     (run / file).write_text(content)
-    with pytest.raises(UserError, match="not a row of|not what a run writes|cannot be read"):
+    with pytest.raises(UserError, match=r"not a row of|not what a run writes|cannot be read"):
         read_facts(run, registry)
 
 

@@ -1,21 +1,28 @@
-"""A study out of folders: runs that are one spec but for the seed are one arm."""
+"""A study made of folders: runs whose specs differ in the seed alone are one arm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
+from dino_lab.reports.study.estimate import paired
+from dino_lab.reports.study.results import ArmResult
+from dino_lab.reports.study.table import reading
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import main_score, scores
 from dino_lab.runs.study import FILE, Arm, Study, read_study
-from dino_lab.spec.difference import difference
-from dino_lab.spec.model import Spec
+from dino_lab.schedule import Schedule
+from dino_lab.spec.literal import inline
+from dino_lab.spec.merge import compose_root, read
+from dino_lab.spec.nodes import data
 
-_SHOWN = 3  # changes that a label names
+_SHOWN = 3  # settings that a label names
+_NOT_COMPARED = ("name", "seed")  # of a spec
 
 
 def study_of(
@@ -42,36 +49,96 @@ def study_of(
     return Study("comparison", wanted, mode, arms[0].label, axes, tuple(arms))
 
 
-def best(study: Study, found: Sequence[tuple[str, float]]) -> Arm:
-    """The arm with the best of the mean scores, by label."""
-    if not found:
+def best(study: Study, results: Sequence[ArmResult]) -> list[ArmResult]:
+    """The arms that have a score, the best mean first; UserError if there are none."""
+    scored = [result for result in results if result.scores]
+    if not scored:
         raise UserError(f"{study.name}: no run has a {study.metric} yet")
-    pick = max if study.mode == "max" else min
-    label, _ = pick(found, key=lambda pair: pair[1])
-    return next(arm for arm in study.arms if arm.label == label)
+    sign = -1 if study.mode == "max" else 1
+    return sorted(scored, key=lambda result: sign * _mean(result))
+
+
+def doubts(study: Study, ranked: Sequence[ArmResult]) -> list[str]:
+    """How the best arm compares with the baseline and with the next best one, a sentence each."""
+    first = ranked[0]
+    others = [("the next best", result) for result in ranked[1:2]]
+    others += [("the baseline", result) for result in ranked[1:] if result.arm.label == study.baseline]
+    sentences = {}
+    for role, other in reversed(others):
+        difference = paired(first.scores, other.scores)
+        half = "" if difference is None or difference.half is None else f" ± {difference.half:.4f}"
+        number = "" if difference is None else f" {difference.mean:+.4f}{half}"
+        sentences[other.arm.label] = f"to {role}, {other.arm.label}:{number}, {reading(study, difference)}"
+    return list(sentences.values())
+
+
+def _mean(result: ArmResult) -> float:
+    return sum(result.scores.values()) / len(result.scores)
 
 
 def _arms(runs: Sequence[Path], registry: Registry) -> list[Arm]:
-    specs = [(path, RunFolder(path).spec(registry)) for path in runs]
-    groups: dict[str, list[tuple[Path, Spec]]] = {}
+    specs = [(path, _settings(path, registry)) for path in runs]
+    groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for path, spec in specs:
-        groups.setdefault(spec.model_copy(update={"seed": 0}).hash, []).append((path, spec))
+        compared = {key: value for key, value in spec.items() if key not in _NOT_COMPARED}
+        groups.setdefault(json.dumps([spec.get("name"), compared], sort_keys=True), []).append((path, spec))
     arms = []
     for members in groups.values():
         first, mine = specs[0][1], members[0][1]
-        changes = [change for change in difference(first, mine) if change.key != "seed"]
-        words = [f"{change.key}={change.new}" for change in changes[:_SHOWN]]
-        label = " ".join([mine.name, *words, *(["..."] if len(changes) > _SHOWN else [])])
-        settings = {change.key: change.new for change in changes}
-        arms.append(Arm(label, settings, {spec.seed: path for path, spec in members}))
+        settings = {key: value for key, value in _changes(first, mine) if key not in _NOT_COMPARED}
+        texts = [f"{key}={value}" for key, value in settings.items()]
+        more = ["..."] if len(texts) > _SHOWN else []
+        label = " ".join([str(mine.get("name")), *texts[:_SHOWN], *more])
+        arms.append(Arm(label, settings, {int(spec.get("seed", 0)): path for path, spec in members}))
     return arms
 
 
+def _settings(path: Path, registry: Registry) -> dict[str, Any]:
+    """The spec of a run as plain data; as its file has it, where a component is not installed."""
+    try:
+        return RunFolder(path).spec(registry).dump()
+    except UserError:
+        file = path / "spec.yaml"
+        plain: dict[str, Any] = data(compose_root(read(file), file, []))
+        return plain
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys whose values differ, and the new value as YAML in one line."""
+    for key in dict.fromkeys([*old, *new]):
+        before, after = _simple(old.get(key)), _simple(new.get(key))
+        if before == after:
+            continue
+        if isinstance(before, list) and isinstance(after, list) and _are_components(before + after):
+            before, after = ({str(i): item for i, item in enumerate(items)} for items in (before, after))
+        if isinstance(before, dict) and isinstance(after, dict) and before.get("name") == after.get("name"):
+            yield from _changes(before, after, f"{prefix}{key}.")
+        elif isinstance(after, dict) and "name" in after:
+            known = before if isinstance(before, dict) else {}
+            rest = {inner: value for inner, value in after.items() if known.get(inner, value) != value}
+            rest.pop("name", None)
+            yield f"{prefix}{key}", f"{after['name']}{inline(rest) if rest else ''}"
+        else:
+            yield f"{prefix}{key}", "-" if key not in new else inline(after)
+
+
+def _are_components(items: Sequence[Any]) -> bool:
+    return all(isinstance(item, dict) and "name" in item for item in items)
+
+
+def _simple(value: Any) -> Any:
+    """A schedule that does not change is its number."""
+    if isinstance(value, dict) and value.keys() == Schedule.model_fields.keys():
+        constant = Schedule(start=value["start"], end=value["start"]).model_dump()
+        return value["start"] if value == constant else value
+    return value
+
+
 def _main_score(runs: Sequence[Path]) -> str:
-    """That of the first run."""
+    """The main score of the first run."""
     name = main_score([name for row in RunFolder(runs[0]).rows() for name in scores(row)])
     if name is None:
-        raise UserError(f"{runs[0]}: no row has a score; say with --metric which number is meant")
+        raise UserError(f"{runs[0]}: no row has a score; --metric names the number to compare")
     return name
 
 

@@ -82,14 +82,15 @@ def _line(study: Study, result: ArmResult, baseline: dict[int, float]) -> ArmLin
         planned=len(result.results),
         score=estimate(list(result.scores.values())),
         difference=difference,
-        reading="baseline" if is_baseline else _reading(study, difference),
+        reading="baseline" if is_baseline else reading(study, difference),
         ended=_ended(result),
         rate=rate.median if rate else None,
         hours=sum(r.ending.seconds for r in result.results.values()) / 3600,
     )
 
 
-def _reading(study: Study, difference: Estimate | None) -> str:
+def reading(study: Study, difference: Estimate | None) -> str:
+    """What the interval of a difference says: better, worse, or no difference seen."""
     if difference is None:
         return "no pair to compare"
     if difference.half is None:

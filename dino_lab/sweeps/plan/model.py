@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dino_lab.spec.model import Section
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-DISTRIBUTIONS = ("uniform", "log_uniform", "choice")
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform", "log_int_uniform", "choice")
 
 
 class Resources(Section):
@@ -38,20 +39,35 @@ class SearchSettings(Section):
 class Distribution(Section):
     """Where the values of one key come from, and the values of other keys under which it is drawn at all."""
 
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[float, float] | None = None
-    choice: Annotated[list[Any], Field(min_length=1)] | None = None
-    when: dict[str, Any] = Field({}, description="drawn only where each of these keys has this value")
+    uniform: tuple[float, float] | None = Field(None, description="numbers between the two")
+    log_uniform: tuple[float, float] | None = Field(
+        None, description="numbers between the two, both above 0, whose logarithm is uniform"
+    )
+    int_uniform: tuple[Whole, Whole] | None = Field(
+        None, description="whole numbers from the first to the second, both included"
+    )
+    log_int_uniform: tuple[Whole, Whole] | None = Field(
+        None, description="the same with both above 0, small numbers as often as their logarithms ask for"
+    )
+    choice: Annotated[list[Any], Field(min_length=1)] | None = Field(None, description="one of the items")
+    when: dict[str, Any] = Field(
+        {}, description="drawn only where each of these keys has this value, or one of a list of values"
+    )
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The smallest and the largest number of a range."""
+        return self.uniform or self.log_uniform or self.int_uniform or self.log_int_uniform
 
     @model_validator(mode="after")
     def _is_one(self) -> Distribution:
         given = [name for name in DISTRIBUTIONS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"needs one of {', '.join(DISTRIBUTIONS)}")
-        if (bounds := self.uniform or self.log_uniform) is not None and not bounds[0] < bounds[1]:
+        if (bounds := self.bounds) is not None and not bounds[0] < bounds[1]:
             raise ValueError(f"{given[0]} needs the smaller number first, and two that differ")
-        if self.log_uniform is not None and self.log_uniform[0] <= 0:
-            raise ValueError("log_uniform needs numbers greater than 0")
+        if bounds is not None and given[0].startswith("log") and bounds[0] <= 0:
+            raise ValueError(f"{given[0]} needs numbers greater than 0")
         return self
 
 
@@ -89,6 +105,13 @@ class Sweep(Section):
     )
     max_failures: int = Field(2, ge=0, description="how often a trial whose process died goes on")
     scheduler: Scheduler | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: int | list[int]) -> int | list[int]:
+        if isinstance(seeds, list) and (twice := [seed for seed in seeds if seeds.count(seed) > 1]):
+            raise ValueError(f"the seed {twice[0]} is given twice")
+        return seeds
 
     @model_validator(mode="after")
     def _compares_something(self) -> Sweep:

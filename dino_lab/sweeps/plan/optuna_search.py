@@ -17,7 +17,6 @@ from dino_lab.reports.study.results import read_result
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import read_status
 from dino_lab.runs.study import Arm, Study
-from dino_lab.sweeps.plan.arms import place_of, point_at
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial, trial_at
 
 FILE = "search.jsonl"
@@ -81,14 +80,15 @@ class OptunaSearch:
             self._study.enqueue_trial(self._before[self._asked])
         asked = self._study.ask()
         self._asked += 1
+        space = self.plan.space
 
         def place(key: str) -> float:
-            choices = self.plan.sweep.space[key].choice
+            choices = space.sweep.space[key].choice
             if choices is None:
                 return asked.suggest_float(key, 0.0, 1.0)
-            return place_of(self.plan.sweep, key, asked.suggest_categorical(key, range(len(choices))))
+            return space.place_of(key, asked.suggest_categorical(key, range(len(choices))))
 
-        point = point_at(self.plan.sweep, self.plan.root, self.plan.base, place)
+        point = space.point(place)
         if self._asked > len(self._before):
             self._keep(asked.params)
         try:

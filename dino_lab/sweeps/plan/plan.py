@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +18,28 @@ from dino_lab.errors import Loc, Misfit, SpecError, UserError
 from dino_lab.registry import Registry, suggest
 from dino_lab.runs.folder import folder_of
 from dino_lab.runs.study import Arm, Study
-from dino_lab.spec.file import read_nodes
-from dino_lab.spec.merge import apply_setting, compose_all, compose_root, read
+from dino_lab.spec.file import Document, read_nodes
+from dino_lab.spec.file_kinds import refuse_other_kinds
+from dino_lab.spec.merge import apply_settings, compose_all, compose_root, parse_setting, read
 from dino_lab.spec.messages import in_words
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child, data, mark_at
 from dino_lab.spec.problems import Problem, report
-from dino_lab.sweeps.plan.arms import VARIANT, Point, corners, count, label, overrides, points
+from dino_lab.sweeps.plan.arms import (
+    VARIANT,
+    Base,
+    Point,
+    count,
+    label,
+    overrides_in,
+    point_of,
+)
+from dino_lab.sweeps.plan.checks import metric_problems, replaced_values, seed_problems, unused_overrides
 from dino_lab.sweeps.plan.model import Sweep
+from dino_lab.sweeps.plan.space import Space, drawn_points
 
 MANY = 1000  # trials, above which a plan has to be confirmed
 SWEEPS = "_sweeps"  # no spec may have this name, so no run folder has
-# Numbers of the rows that any method may have; which there are is seen once a step was measured.
-ROW_NUMBERS = (
-    *("loss", "entropy", "kl", "effective_rank", "feature_spread", "outputs_in_use", "center_norm"),
-    *("accuracy", "gradient_norm", "images_per_second", "data_wait"),
-)
 
 
 @dataclass(frozen=True)
@@ -60,19 +67,23 @@ class Plan:
     sweep: Sweep
     trials: tuple[PlannedTrial, ...]  # each spec once; all arms under the first seed, then under the second
     joined: int  # trials that are the same spec as another
+    runs: Path
     study: Study
-    root: yaml.MappingNode
-    base: yaml.MappingNode
-    base_file: Path
+    root: yaml.MappingNode  # of the sweep file
+    space: Space
 
     def line(self, loc: Loc, message: str) -> str:
         """`file:line:column: dotted.key: message`, for a mistake that is found after planning."""
         return str(Problem(mark_at(self.root, loc), loc, message))
 
     def folder(self, runs: Path) -> Path:
-        """Where the tables lie: the same plan has the same folder."""
+        """Where the tables lie: the same plan has the same folder, however `runs` is spelled."""
         study = self.study
-        arms = [[arm.label, sorted(str(path) for path in arm.folders.values())] for arm in study.arms]
+        names = {
+            arm.label: sorted(str(path.relative_to(self.runs)) for path in arm.folders.values())
+            for arm in study.arms
+        }
+        arms = [[its, folders] for its, folders in names.items()]
         said: list[Any] = [arms, study.metric, study.mode, study.baseline]
         if self.sweep.search is not None:
             # What it finds is not known yet; more samples continue it.
@@ -86,79 +97,109 @@ def load_plan(
 ) -> Plan:
     """The plan of a sweep file; SpecError with one line for each mistake of every trial.
 
-    A setting whose first step is a key of a sweep file changes the sweep, any other one the base.
+    A setting whose first step is a key of a sweep file changes the sweep, any other one the base. UserError
+    for more than 1,000 trials, unless `many`.
     """
-    root, base, sweep = _read(path, settings)
+    problems: list[Problem] = []
+    root = compose_root(read(path), path, problems)
+    refuse_other_kinds(root, path, "sweep")
+    own = [s for s in settings if s.partition("=")[0].strip().split(".")[0] in Sweep.model_fields]
+    root = apply_settings(root, own, problems)
+    sweep, root = _sweep_in(root, problems)
+    base = _base_of(path, root, [s for s in settings if s not in own], problems)
+    if sweep is None or base is None:
+        if base is not None:
+            _validated([Point()], base, registry, problems)
+        raise report(_once(problems))
     planned = (count(sweep) + 1) * (len(sweep.seeds) if isinstance(sweep.seeds, list) else sweep.seeds)
     if planned > MANY and not many:
         raise UserError(f"{path}: about {planned} trials, more than {MANY}; --yes confirms them")
-    problems: list[Problem] = []
-    file = path.parent / sweep.base
-    arms = [*points(sweep, root, base), _baseline(sweep, root, problems)]
-    specs = _validated(arms, base, file, registry, problems)
+    space = Space(sweep, root, base, registry)
+    conditions = space.check()
+    problems += conditions
+    source = random.Random(sweep.random.seed if sweep.random else 0).random
+    drawn = [] if sweep.search or conditions else list(drawn_points(sweep, space, source, problems))
+    points = [*drawn, _baseline(sweep, root, problems)]
+    documents = _validated(points, base, registry, problems)
     if sweep.search is not None:
-        _validated(list(corners(sweep, root, base)), base, file, registry, problems)
-    if not problems:
-        problems += _metric_problems(sweep, root, specs)
+        _validated(list(space.corners()), base, registry, problems)
+    specs = [document.spec for document in documents]
+    problems += metric_problems(sweep, root, specs) + seed_problems(sweep, root, specs)
+    problems += [] if problems else unused_overrides(base, documents)
     if problems:
         raise report(_once(problems))
-    return _plan(path.stem, sweep, root, base, file, arms, specs, runs)
+    return _plan(path.stem, sweep, root, space, points, specs, runs)
 
 
 def trial_at(plan: Plan, point: Point, registry: Registry) -> PlannedTrial:
     """The trial of a point of the space; SpecError if its spec is none."""
     problems: list[Problem] = []
-    specs = _validated([point], plan.base, plan.base_file, registry, problems)
+    documents = _validated([point], plan.space.base, registry, problems)
     if problems:
         raise report(_once(problems))
-    seed = plan.sweep.seeds[0] if isinstance(plan.sweep.seeds, list) else specs[0].seed
-    return PlannedTrial(specs[0].model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
+    spec = documents[0].spec
+    seed = plan.sweep.seeds[0] if isinstance(plan.sweep.seeds, list) else spec.seed
+    return PlannedTrial(spec.model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
 
 
-def _read(path: Path, settings: Sequence[str]) -> tuple[yaml.MappingNode, yaml.MappingNode, Sweep]:
-    """The nodes of the sweep file and of its base, settings laid over both."""
-    problems: list[Problem] = []
-    root = compose_root(read(path), path, problems)
-    own = [s for s in settings if s.partition("=")[0].strip().split(".")[0] in Sweep.model_fields]
-    for setting in own:
-        root = apply_setting(root, setting, problems)
+def _sweep_in(root: yaml.MappingNode, problems: list[Problem]) -> tuple[Sweep | None, yaml.MappingNode]:
+    """The sweep of a file; of a file with mistakes, what remains without the sections that have some.
+
+    So the mistakes of the other sections are found in the same round.
+    """
     try:
-        sweep = Sweep.model_validate_json(json.dumps(data(root)), strict=True)
+        return Sweep.model_validate_json(json.dumps(data(root)), strict=True), root
     except ValidationError as error:
-        raise report([*problems, *in_words(error, Sweep, root)]) from None
-    if problems:
-        raise report(problems)
-    base = _read_base(path.parent / sweep.base, mark_at(root, ("base",)))
+        found = in_words(error, Sweep, root)
+    problems += found
+    wrong = {problem.loc[0] for problem in found if problem.loc}
+    kept = [(key, value) for key, value in root.value if key.value in Sweep.model_fields.keys() - wrong]
+    if not {"random", "search"} & {key.value for key, _ in kept}:
+        kept = [(key, value) for key, value in kept if key.value != "space"]
+    if "space" not in {key.value for key, _ in kept}:
+        kept = [(key, value) for key, value in kept if key.value not in ("random", "search")]
+    root = yaml.MappingNode(root.tag, kept, root.start_mark, root.end_mark)
+    needed = (
+        {"metric": "loss", "variants": {"base": {}}} if "search" not in data(root) else {"metric": "loss"}
+    )
+    try:
+        return Sweep.model_validate_json(json.dumps(needed | data(root)), strict=True), root
+    except ValidationError:
+        return None, root
+
+
+def _base_of(
+    path: Path, root: yaml.MappingNode, settings: Sequence[str], problems: list[Problem]
+) -> Base | None:
+    """The base, with what `set` and settings change of it; None, and a problem, if it cannot be read."""
+    named = child(root, "base")
+    if named is None:
+        return None
+    file = path.parent / str(data(named[1]))
     common = child(root, "set")
-    base = overrides(common[1] if common else None).over(base, problems)
-    for setting in settings:
-        if setting not in own:
-            base = apply_setting(base, setting, problems)
-    if problems:
-        raise report(problems)
-    return root, base, sweep
-
-
-def _read_base(file: Path, mark: yaml.Mark) -> yaml.MappingNode:
+    overrides = list(overrides_in(common[1] if common else None, problems))
+    overrides += [one for setting in settings if (one := parse_setting(setting, problems)) is not None]
     try:
         text = read(file)
     except SpecError as error:
-        raise report([Problem(mark, ("base",), str(error))]) from None
-    problems: list[Problem] = []
-    base = compose_all(text, file, problems)
-    if child(base, "base") is not None:
+        problems.append(Problem(named[0].start_mark, ("base",), str(error)))
+        return None
+    try:
+        nodes = compose_all(text, file, problems)
+    except SpecError as error:  # lines with places of their own
+        raise SpecError("\n".join([*([str(report(problems))] if problems else []), str(error)])) from None
+    if child(nodes, "base") is not None:
         problem = f"{file} is a sweep itself; a base is a spec"
-        raise report([Problem(mark, ("base",), problem)])
-    if problems:
-        raise report(problems)
-    return base
+        problems.append(Problem(named[0].start_mark, ("base",), problem))
+        return None
+    return Base(nodes, file, tuple(overrides))
 
 
 def _baseline(sweep: Sweep, root: yaml.MappingNode, problems: list[Problem]) -> Point:
-    """What differences are told to: a variant, changes of the base, or the base as it is."""
+    """What arms are compared with: a variant, changes of the base, or the base as it is."""
     given = child(root, "baseline")
     if not isinstance(sweep.baseline, str) or given is None:
-        return overrides(given[1] if given else None)
+        return point_of(given[1] if given else None, problems)
     variants = child(root, "variants")
     found = child(variants[1], sweep.baseline) if variants else None
     if found is None:
@@ -167,35 +208,38 @@ def _baseline(sweep: Sweep, root: yaml.MappingNode, problems: list[Problem]) -> 
         message = f"no variant is called {sweep.baseline!r}{hint} (there are: {there})"
         problems.append(Problem(given[0].start_mark, ("baseline",), message))
         return Point()
-    return Point(overrides(found[1]).changes, {VARIANT: sweep.baseline})
+    return Point(overrides_in(found[1], problems), {VARIANT: sweep.baseline})
 
 
 def _validated(
-    arms: list[Point], base: yaml.MappingNode, file: Path, registry: Registry, problems: list[Problem]
-) -> list[Spec]:
+    points: Sequence[Point], base: Base, registry: Registry, problems: list[Problem]
+) -> list[Document]:
     """The spec of each arm under the base's seed; problems of all of them."""
-    specs: list[Spec] = []
+    documents: list[Document] = []
     checked: set[str] = set()
-    for point in arms:
+    for point in points:
         mine: list[Problem] = []
-        document = read_nodes(point.over(base, mine), file, mine, registry)
+        root = base.with_point(point, mine)
+        document = read_nodes(root, base.file, mine, registry)
         problems += mine
         if document is None:
             continue
-        specs.append(document.spec)
-        if document.spec.hash in checked:
+        problems += replaced_values(point, root)
+        documents.append(document)
+        key = json.dumps(document.spec.dump(), sort_keys=True)
+        if key in checked:
             continue
-        checked.add(document.spec.hash)
+        checked.add(key)
         try:
             check(document.spec, registry)
         except Misfit as misfit:
             mark = mark_at(document.root, misfit.loc)
             problems.append(Problem(mark, misfit.loc, f"{misfit.message}{_where(point)}"))
-    return specs
+    return documents
 
 
 def _where(point: Point) -> str:
-    """Which arm it is that does not go together; its line may be one of the base."""
+    """Which arm has the mistake; its line may be one of the base."""
     return f" (in {label(point.settings, tuple(point.settings))})" if point.settings else ""
 
 
@@ -207,37 +251,13 @@ def _once(problems: list[Problem]) -> list[Problem]:
     return list(first.values())
 
 
-def _metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: list[Spec]) -> list[Problem]:
-    asked: list[tuple[Loc, str]] = [(("metric",), sweep.metric)]
-    if sweep.scheduler is not None and sweep.scheduler.metric is not None:
-        asked.append((("scheduler", "metric"), sweep.scheduler.metric))
-    problems = []
-    for loc, metric in asked:
-        evaluator, dot, _ = metric.partition(".")
-        for spec in specs:
-            names = [params.name for params in spec.evaluators]
-            there = ", ".join(names) or "none"
-            if evaluator in names if dot else metric in ROW_NUMBERS:
-                continue
-            message = (
-                f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
-                if dot
-                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
-                f"written as evaluator.score, and the evaluators are: {there}"
-            )
-            problems.append(Problem(mark_at(root, loc), loc, message))
-            break
-    return problems
-
-
 def _plan(
     name: str,
     sweep: Sweep,
     root: yaml.MappingNode,
-    base: yaml.MappingNode,
-    base_file: Path,
-    points: list[Point],
-    specs: list[Spec],
+    space: Space,
+    points: Sequence[Point],
+    specs: Sequence[Spec],
     runs: Path,
 ) -> Plan:
     """Arms with their runs; the last point is the baseline, which may be one of the others."""
@@ -246,21 +266,29 @@ def _plan(
     for point, spec in zip(points[:-1], specs[:-1], strict=True):
         its = label(point.settings, axes)
         if its in named and named[its][1] != spec:
-            its = f"{its} {spec.hash}"
+            its = f"{its} {PlannedTrial(spec, its).key}"
         named.setdefault(its, (point, spec))
     baseline = next((its for its, (_, spec) in named.items() if spec == specs[-1]), None)
     if baseline is None:
         baseline = label(points[-1].settings, axes)
         named = {baseline: (points[-1], specs[-1]), **named}
+    trials, folders = _trials(sweep, {its: spec for its, (_, spec) in named.items()}, runs)
+    arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
+    joined = sum(map(len, folders.values())) - len(trials)
+    study = Study(name, sweep.metric, sweep.mode, baseline, axes, arms)
+    return Plan(name, sweep, tuple(trials), joined, runs, study, root, space)
+
+
+def _trials(
+    sweep: Sweep, arms: dict[str, Spec], runs: Path
+) -> tuple[list[PlannedTrial], dict[str, dict[int, Path]]]:
+    """Each spec once, all arms under the first seed first; and the run folders of each arm by seed."""
     trials: dict[str, PlannedTrial] = {}
-    folders: dict[str, dict[int, Path]] = {its: {} for its in named}
+    folders: dict[str, dict[int, Path]] = {its: {} for its in arms}
     for i in range(len(sweep.seeds) if isinstance(sweep.seeds, list) else sweep.seeds):
-        for its, (_, spec) in named.items():
+        for its, spec in arms.items():
             seed = sweep.seeds[i] if isinstance(sweep.seeds, list) else spec.seed + i
             trial = PlannedTrial(spec.model_copy(update={"seed": seed}), f"{its} seed {seed}")
             trials.setdefault(trial.key, trial)
             folders[its][seed] = trial.folder(runs)
-    arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
-    joined = sum(map(len, folders.values())) - len(trials)
-    study = Study(name, sweep.metric, sweep.mode, baseline, axes, arms)
-    return Plan(name, sweep, tuple(trials.values()), joined, study, root, base, base_file)
+    return list(trials.values()), folders

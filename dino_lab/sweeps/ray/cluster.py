@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,8 @@ _OWN = {
     **_LOOPBACK,
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # Tune starts workers of its own
+    # With little memory left Ray would kill its workers, which hold none: trials are other processes.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 
 
@@ -68,7 +71,7 @@ class Cluster:
         self._head: HeadNode | None = None
         self._process: ServerProcess | None = None
         self._connected: Future[None] | None = None
-        self._processes: list[psutil.Process] = []  # without which Ray does not work
+        self._processes: list[tuple[str, psutil.Process]] = []  # without which Ray does not work
         self._background = ThreadPoolExecutor(1)
         if address is not None:
             check_address(address)
@@ -117,12 +120,12 @@ class Cluster:
 
     def check(self) -> None:
         """ClusterLost if one of Ray's own processes has ended."""
-        ended = [process for process in self._processes if not lives(process)]
-        if ended:
-            raise ClusterLost(
-                f"Ray's process {ended[0].pid} ended, and the trials with it; the same command continues "
-                "them from their last checkpoints"
-            )
+        for name, process in self._processes:
+            if not lives(process):
+                raise ClusterLost(
+                    f"Ray's {name} (process {process.pid}) ended, and the trials with it; the same command "
+                    "continues them from their last checkpoints"
+                )
 
     def close(self) -> None:
         """End the trial server, and a cluster that this object started, with everything that runs there."""
@@ -139,8 +142,10 @@ class Cluster:
 
         try:
             self.check()
-        except ClusterLost:  # an orderly end would wait for the processes that are gone
-            atexit.unregister(ray.shutdown)
+        except ClusterLost:
+            # What Ray does at the end of a process would wait for ever for those that are gone; what is
+            # registered last is called first.
+            atexit.register(_end_at_once)
         else:
             ray.shutdown()
 
@@ -153,6 +158,12 @@ def cluster(address: str | None) -> Iterator[Cluster]:
         yield one
     finally:
         one.close()
+
+
+def _end_at_once() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _set_environment(values: dict[str, str]) -> None:

@@ -12,18 +12,18 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.runs.status import Status
 from dino_lab.sweeps.plan.model import Resources, Scheduler
 from dino_lab.sweeps.processes.trial import Task, conclude
-from dino_lab.sweeps.ray.cluster import Cluster
+from dino_lab.sweeps.ray.cluster import Cluster, ClusterLost
 from dino_lab.sweeps.ray.schedulers import choose_scheduler
 from dino_lab.sweeps.ray.search_algorithm import TaskSource, search_algorithm
 from dino_lab.sweeps.watcher import TrialWatcher
@@ -65,9 +65,22 @@ def dispatch(
     try:
         callback = _callback(source, watcher, stop, stop_file)
         tuner = _tuner(source, rules, callback, stop, own, cluster.server)
-        _run_beside(tuner.fit, cluster.check)
+        _run_beside(lambda: _fit(tuner), cluster.check)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _fit(tuner: Any) -> None:
+    """Run Tune; ClusterLost for errors of Ray itself."""
+    from ray.exceptions import RayError
+    from ray.tune import TuneError
+
+    try:
+        tuner.fit()
+    except (RayError, TuneError) as error:
+        raise ClusterLost(
+            f"Ray failed ({first_line(error)}); the same command continues the trials from their checkpoints"
+        ) from error
 
 
 def _run_beside(work: Callable[[], Any], check: Callable[[], None]) -> None:
@@ -130,21 +143,31 @@ def _tuner(
     )
 
 
-class _Endings:
-    """Which tasks have ended; each is reported once, and then to the source."""
+class _Progress:
+    """Tasks by hash, and what is known of them; each ending reaches the watcher once, and then the source."""
 
     def __init__(self, source: TaskSource, watcher: TrialWatcher) -> None:
         self._source, self._watcher = source, watcher
         self._tasks: dict[str, Task] = {}
         self._ended: set[str] = set()
+        self.steps: dict[str, int] = {}  # of the last row
 
     def add(self, stack: list[Task]) -> None:
         """Tasks that are going to start."""
         self._tasks.update({task.hash: task for task in stack})
 
-    def task(self, name: str) -> Task | None:
-        """The task with this hash."""
-        return self._tasks.get(name)
+    def receive(self, message: Mapping[str, Any]) -> None:
+        """A worker has reported a row, an ending, or that another process trains the run."""
+        task = self._tasks.get(message.get("of", ""))
+        if task is None:
+            return
+        if "ending" in message:
+            self.end(task, Status(**message["ending"]))
+        elif "waiting" in message:
+            self._watcher.waiting(task)
+        elif "row" in message:
+            self.steps[task.hash] = int(message["row"]["step"])
+            self._watcher.row(task, message["row"])
 
     def open(self, trial: Any) -> list[Task]:
         """The tasks of one of Tune's trials that have not ended."""
@@ -162,15 +185,14 @@ def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool
     """What Tune calls while it runs."""
     from ray import tune
 
-    endings = _Endings(source, watcher)
-    steps: dict[str, int] = {}
+    progress = _Progress(source, watcher)
 
     class Relay(tune.Callback):  # type: ignore[misc]
         """Calls the watcher's hooks, and creates the stop file when the sweep should stop."""
 
         def config(self, stack: list[Task]) -> dict[str, list[str]]:
             """What Tune is given for a stack."""
-            endings.add(stack)
+            progress.add(stack)
             return {"hashes": [task.hash for task in stack], "texts": [task.text() for task in stack]}
 
         def __reduce__(self) -> tuple[Any, ...]:
@@ -183,33 +205,24 @@ def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            task = endings.task(result.get("of", ""))
-            if task is None:
-                return
-            if "ending" in result:
-                endings.end(task, Status(**result["ending"]))
-            elif "waiting" in result:
-                watcher.waiting(task)
-            elif "row" in result:
-                steps[task.hash] = int(result["row"]["step"])
-                watcher.row(task, result["row"])
+            progress.receive(result)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 # The last that a scheduler ended goes with its worker, and has no time to write its ending.
-                ending = Status("stopped", steps.get(task.hash, 0))
+                ending = Status("stopped", progress.steps.get(task.hash, 0))
                 conclude(task, ending)
-                endings.end(task, ending)
+                progress.end(task, ending)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 watcher.died(task)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ending = Status("failed", reason=f"its process died {trial.num_failures} times")
-            for task in endings.open(trial):
+            for task in progress.open(trial):
                 conclude(task, ending)
-                endings.end(task, ending)
+                progress.end(task, ending)
 
     return Relay()
 

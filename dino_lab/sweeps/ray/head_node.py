@@ -118,16 +118,16 @@ class HeadNode:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def ray_processes(address: str) -> list[psutil.Process]:
-    """The processes on this machine of the cluster at HOST:PORT: its raylet, and the global control store."""
-    port = address.rpartition(":")[2]
-    marks = {"raylet": f"--gcs-address={address}", "gcs_server": f"--gcs_server_port={port}"}
-    found = []
+def ray_processes(address: str) -> list[tuple[str, psutil.Process]]:
+    """Raylet and global control store of the cluster at HOST:PORT, as far as they run on this machine."""
+    port, found = int(address.rpartition(":")[2]), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            mark = next((mark for name, mark in marks.items() if process.name() == name), None)
-            if mark is not None and any(word.startswith(mark) for word in process.cmdline()):
-                found.append(process)
+            name = process.name()
+            if (name == "raylet" and f"--gcs-address={address}" in process.cmdline()) or (
+                name == "gcs_server" and any(one.laddr[1] == port for one in process.net_connections("tcp"))
+            ):
+                found.append((name, process))
     return found
 
 

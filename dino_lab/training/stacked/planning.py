@@ -1,4 +1,4 @@
-"""Which specs may be trained together, as `train_together` does it."""
+"""Which specs may be stacked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.stacked.stack import Stack
 
-EQUAL = {"data", "backbone", "head", "predictor", "train"}  # sections of all specs of a pack
+EQUAL = {"data", "backbone", "head", "predictor", "train"}  # sections of all specs of a stack
 
 
 def form(spec: Spec, registry: Registry) -> str:
-    """What specs of one pack have in common, as text."""
+    """What specs of one stack have in common, as text."""
     sections = spec.model_dump(mode="json", serialize_as_any=True, include=EQUAL)
     return json.dumps([sections, _augment(spec, registry).groups], sort_keys=True)
 
