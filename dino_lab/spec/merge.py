@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from dino_lab.errors import SpecError
-from dino_lab.spec.compose import MAX_DEPTH, TAG, compose
+from dino_lab.spec.compose import MAX_DEPTH, TAG, comment_in, compose
 from dino_lab.spec.nodes import child, scalar, tidy
-from dino_lab.spec.problems import SETTING, Problem, report, start_of
+from dino_lab.spec.problems import SETTING, Problem, place, report, start_of
 
 MAX_BYTES = 1_000_000
 _HOW = "write --set key=value, for example --set optim.lr=1e-4"
@@ -31,6 +31,8 @@ def read(path: Path) -> str:
         raise SpecError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(content) > MAX_BYTES:
         raise SpecError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, so it is no spec")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:2]:
+        raise SpecError(f"{path}: UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -122,12 +124,14 @@ def apply_setting(root: yaml.MappingNode, setting: str, problems: list[Problem])
     else:
         try:
             node = compose(text, mark.name) or yaml.ScalarNode(TAG + "null", "", mark, mark)
+            if comment_in(text):
+                raise SpecError(f"' #' begins a comment; quote the value: {key}='{text.strip()}'")
             value = tidy(node, problems, tuple(path))
             merged = _put(root, path, value, mark, top=True)
             assert isinstance(merged, yaml.MappingNode)
             return merged
         except SpecError as error:
-            problems.append(Problem(mark, (), str(error).removeprefix(f"{mark.name}: ")))
+            problems.append(Problem(mark, (), str(error).removeprefix(f"{place(mark)}: ")))
     return root
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from dino_lab.errors import Loc
-from dino_lab.spec.compose import NUMBERS, TAG
+from dino_lab.spec.compose import NUMBERS, TAG, odd_character
 from dino_lab.spec.problems import Problem, shown
 
 _TAGS_OF: dict[type[yaml.Node], list[str]] = {
@@ -55,6 +55,8 @@ def _tidy_pairs(
                     mark, loc, "the merge key '<<' is not supported; use 'extends', or write the keys out"
                 )
             )
+        elif (odd := next(filter(None, map(odd_character, key.value)), None)) is not None:
+            problems.append(Problem(mark, (*loc, key.value), f"no key has {odd} in it"))
         elif key.value in first:
             line = first[key.value].line + 1
             problems.append(Problem(mark, (*loc, key.value), f"given twice, first on line {line}"))
