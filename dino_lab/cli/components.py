@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import Counter
 from typing import Annotated
 
 import typer
 
 from dino_lab.cli.options import Plugins
-from dino_lab.errors import UserError
-from dino_lab.registry.discovery import Source, obstacle, sources
+from dino_lab.errors import UserError, printable
+from dino_lab.registry.discovery import Source, complaints, obstacle, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 
@@ -43,6 +44,8 @@ def list_(
         for source, verdict in zip(listed, verdicts, strict=True)
     ]
     print_table(["kind", "name", "origin", "import" if check else ""], rows)
+    for complaint in complaints():
+        print(f"left out: {printable(complaint)}", file=sys.stderr)
     if check and (failed := sum(verdict != "ok" for verdict in verdicts)):
         print(f"{failed} of {len(rows)} failed")
         raise typer.Exit(1)
@@ -120,7 +123,7 @@ def _print_component(kind: str, name: str) -> None:
     origin = registry.source(kind, name).origin
     # A file that was given with --plugin is its own origin.
     print(f"{kind}: {name}", *([] if entry.where.startswith(origin) else [origin]), entry.where, sep="\n")
-    print(f"\n{inspect.getdoc(entry.cls)}\n")
+    print(f"\n{inspect.getdoc(entry.cls) or 'no description: Python runs without docstrings (-OO)'}\n")
     fields = {key: field for key, field in entry.params.model_fields.items() if key != "name"}
     if not fields:
         return print("no parameters")
