@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
+
 Loc = tuple[str | int, ...]
 LONGEST = 2000  # characters of one line of a message
 
@@ -23,7 +25,12 @@ class Misfit(UserError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its kind where it says nothing."""
+    """The first line of what an exception says, or its kind where it says nothing.
+
+    Of a checkpoint that torch refuses its line is left out: it advises `weights_only=False`, which runs code.
+    """
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or holds more than tensors and plain values"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

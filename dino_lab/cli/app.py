@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     completion.answer_shell()
     try:
         code = app(given or ["--help"], prog_name="dino-lab", standalone_mode=False)
@@ -102,6 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = text.splitlines() if isinstance(error, SpecError) else [text]
         print(*map(printable, lines), sep="\n", file=sys.stderr)
         return code
+
+
+def _at_home(word: str) -> str:
+    """`~/x` and `--runs=~/x` with the user's folder for `~`, where the shell left that to us."""
+    option, path = re.fullmatch(r"(--[a-z-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
 
 
 def _in_words(error: Exception) -> tuple[int, str]:

@@ -15,6 +15,8 @@ from dino_lab.registry.discovery import Source, complaints, obstacle, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 
+EXPERIMENTS = "experiments"
+
 
 def kinds() -> list[str]:
     """What a shell completes a kind with."""
@@ -23,7 +25,12 @@ def kinds() -> list[str]:
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(autocompletion=kinds, help="Only this kind.", show_default=False)
+        str | None,
+        typer.Argument(
+            autocompletion=lambda: [*kinds(), EXPERIMENTS],
+            help=f"Only this kind; or `{EXPERIMENTS}`, the YAML files that come with dino-lab.",
+            show_default=False,
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one and say which fail.")] = False,
     plugin: Plugins = None,
@@ -35,6 +42,8 @@ def list_(
     load_plugins(plugin)
     from dino_lab.cli.console import print_table
 
+    if kind == EXPERIMENTS:
+        return _print_experiments()
     if kind is not None:
         must_be_a_kind(kind)
     listed = [source for k in FOLDERS if kind in (None, k) for source in _sources(k, bool(plugin))]
@@ -49,6 +58,13 @@ def list_(
     if check and (failed := sum(verdict != "ok" for verdict in verdicts)):
         print(f"{failed} of {len(rows)} failed")
         raise typer.Exit(1)
+
+
+def _print_experiments() -> None:
+    from dino_lab.cli.console import print_table
+    from dino_lab.spec.shipped import description, experiments
+
+    print_table(["name", "", ""], [[name, description(file), ""] for name, file in experiments().items()])
 
 
 def must_be_a_kind(kind: str) -> None:

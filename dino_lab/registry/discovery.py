@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 from dino_lab import __version__
 from dino_lab.registry.kinds import FOLDERS
@@ -94,6 +95,7 @@ def _plugins(state_of_path: tuple[tuple[str, int], ...]) -> _Plugins:
 
 def _sort(points: list[metadata.EntryPoint], distribution: metadata.Distribution, plugins: _Plugins) -> None:
     """The entry points of one distribution: those of a kind, and a complaint about each other one."""
+    fields: Any
     try:
         fields = distribution.metadata  # read once: every look at a name or a version parses it anew
     except Exception:  # there is none, or it is damaged; what can be imported can be used

@@ -5,6 +5,7 @@ The rule: a mapping with `name` replaces the component whole; a mapping without 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,7 @@ from dino_lab.errors import SpecError
 from dino_lab.spec.compose import MAX_DEPTH, TAG, comment_in, compose
 from dino_lab.spec.nodes import child, scalar, tidy
 from dino_lab.spec.problems import SETTING, Problem, place, report, start_of
+from dino_lab.spec.shipped import find
 
 MAX_BYTES = 1_000_000
 _HOW = "write --set key=value, for example --set optim.lr=1e-4"
@@ -80,8 +82,10 @@ def _read_base(base: yaml.Node, chain: list[Path], problems: list[Problem]) -> s
     value = scalar(base) if isinstance(base, yaml.ScalarNode) else None
     if not isinstance(value, str) or not value:
         problem = "must be the path of one file, relative to this one"
+    elif "://" in value:
+        problem = f"{value}: an address; download it, and write the path of the file"
     else:
-        chain.append(chain[-1].parent / value)
+        chain.append(_base_file(value, chain[-1].parent))
         if chain[-1].resolve() in [file.resolve() for file in chain[:-1]]:
             problem = f"files extend each other in a circle: {' -> '.join(map(str, chain))}"
         else:
@@ -90,6 +94,13 @@ def _read_base(base: yaml.Node, chain: list[Path], problems: list[Problem]) -> s
             except SpecError as error:
                 problem = str(error)
     raise report([*problems, Problem(base.start_mark, ("extends",), problem)])
+
+
+def _base_file(value: str, folder: Path) -> Path:
+    """The file that is extended: beside the one that does, or a name of one that comes with the package."""
+    beside = folder / os.path.expanduser(value)
+    is_name = not beside.suffix and not os.path.exists(beside)
+    return (find(value) if is_name else None) or beside
 
 
 def merge(base: yaml.Node | None, over: yaml.Node) -> yaml.Node:
