@@ -79,7 +79,9 @@ def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
         case "int" if NUMBERS["int"].match(text):
             if len(text) > 30:
                 raise ValueError(f"a whole number of {len(text)} digits is too long")
-            return int(text)
+            if abs(number := int(text)) >= 1 << 63:
+                raise ValueError(f"{text} is larger than a whole number can be, which is 2^63 - 1")
+            return number
         case "float" if NUMBERS["float"].match(text):
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         case "str":

@@ -7,8 +7,6 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-import dino_lab
-
 SCHEMA_LINE = "# yaml-language-server"
 
 
@@ -39,7 +37,7 @@ def description(file: Path) -> str:
 
 def _folder() -> Path:
     """Inside the package, where a wheel has them, or beside it, where a checkout has them."""
-    package = Path(dino_lab.__file__).parent
+    package = Path(__file__).parents[1]
     beside = package.parent / "experiments"
     is_checkout = (package.parent / "pyproject.toml").is_file()
     return beside if is_checkout and beside.is_dir() else package / "experiments"
