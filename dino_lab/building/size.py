@@ -63,12 +63,13 @@ def check_memory(spec: Spec, method: Method) -> None:
         ("loss",): method.loss,
     }
     seen: set[int] = set()
-    sizes = {loc: _bytes_of(part, seen) for loc, part in parts.items()}
+    sizes: dict[tuple[str, ...], int] = {loc: _bytes_of(part, seen) for loc, part in parts.items()}
     _check_total(sizes, "the weights take")
     views = sum(number for number, _ in method.augment.groups)
     pixels = sum(number * size**2 for number, size in method.augment.groups)
     images = -(-spec.train.batch_size // spec.train.accumulate)
-    numbers = images * (pixels * CHANNELS + views * method.student.head.dim)
+    outputs: Any = method.student.head.dim
+    numbers = images * (pixels * CHANNELS + views * int(outputs))
     _check_total({("train", "batch_size"): BYTES * numbers}, "the crops and outputs of a step take")
 
 

@@ -24,7 +24,7 @@ class Mlp(nn.Module):
         *,
         hidden: Annotated[int, Field(gt=0)] = 4096,
         dim: Annotated[int, Field(gt=0)] = 256,
-        layers: Annotated[int, Field(ge=2, le=100)] = 2,
+        layers: Annotated[int, Field(ge=2, le=20)] = 2,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()

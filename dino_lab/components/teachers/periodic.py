@@ -33,7 +33,7 @@ class Periodic(Follower):
         every: Annotated[int, Field(gt=0)] = 1,
         unit: Literal["step", "epoch"] = "epoch",
         lag: Annotated[
-            int, Field(ge=0, le=1000, description="periods that a copy waits before it teaches")
+            int, Field(ge=0, le=100, description="periods that a copy waits before it teaches")
         ] = 0,
         buffers: Literal["copy", "own"] = "copy",
         mode: Literal["train", "eval"] = "train",

@@ -58,7 +58,7 @@ def read_evaluations(folder: Path) -> Evaluations:
             if kept.picture and first != last:
                 kept = Kept(title, last, kept.picture, _picture(found, files[first]), first)
             found.shown.append(kept)
-        except (OSError, ValueError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, RecursionError, UnidentifiedImageError) as error:
             found.left_out.append(f"{files[last]}: {error}")
     return found
 
