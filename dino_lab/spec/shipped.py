@@ -32,7 +32,7 @@ def description(file: Path) -> str:
     lines = file.read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if not line.startswith(SCHEMA_LINE)]
     comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
-    return re.split(r"(?<=[a-z)])[.:;] ", comment, maxsplit=1)[0].rstrip(".:")
+    return re.split(r"(?<=[a-z)])\. ", comment, maxsplit=1)[0].rstrip(".:")
 
 
 def _folder() -> Path:
