@@ -33,6 +33,7 @@ from dino_lab.sweeps.plan.plan import load_plan
 from dino_lab.training.experiment import execute
 
 ROOT = Path(__file__).parents[1]
+KINDS = {"specs": 20_000, "settings": 20_000, "sweeps": 5000, "runs": 2000}  # how many cases
 SECONDS, BYTES = 5.0, 1 << 30  # that one case may take
 TINY = """\
 seed: 0
@@ -302,28 +303,32 @@ def failure(call: Callable[[], object]) -> str | None:
 def main() -> None:
     """Print what failed, and a line of how many cases there were."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for kind, number in (("specs", 20_000), ("settings", 20_000), ("sweeps", 5000), ("runs", 2000)):
+    for kind, number in KINDS.items():
         parser.add_argument(f"--{kind}", type=int, default=number, metavar="CASES")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many of each kind")
     parser.add_argument("--only", metavar="KIND:NUMBER", help="this case alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    began, failed, done = time.monotonic(), 0, []
+    kinds = {kind: range(getattr(given, kind)) for kind in KINDS}
+    if given.only:
+        kind, _, number = given.only.partition(":")
+        kinds = {kind: range(int(number), int(number) + 1)}
+    done, failed = [], 0
     with tempfile.TemporaryDirectory() as folder:
         fuzz = Fuzz(Path(folder), given.seed)
-        kinds = ("specs", "settings", "sweeps", "runs")
-        cases = [(kind, number) for kind in kinds for number in range(getattr(given, kind))]
-        if given.only:
-            kind, _, number = given.only.partition(":")
-            cases = [(kind, int(number))]
-        for kind, number in cases:
-            what, call = fuzz.case(kind, number)
-            if (said := failure(call)) is not None:
-                failed += 1
-                print(f"{kind}:{number}: {said}", *([what] if given.only else []), sep="\n", flush=True)
-        done = [f"{sum(kind == one for one, _ in cases)} {kind}" for kind in kinds]
-    seconds = time.monotonic() - began
-    print(f"{', '.join(done)}, seed {given.seed}: {failed} failed, {seconds:.0f} s")
+        for kind, numbers in kinds.items():
+            began, count = time.monotonic(), 0
+            for number in numbers:
+                what, call = fuzz.case(kind, number)
+                count += 1
+                if (said := failure(call)) is not None:
+                    failed += 1
+                    print(f"{kind}:{number}: {said}", *([what] if given.only else []), sep="\n", flush=True)
+                if time.monotonic() - began > given.seconds:
+                    break
+            done.append(f"{count} {kind} in {time.monotonic() - began:.0f} s")
+    print(f"{', '.join(done)}, seed {given.seed}: {failed} failed")
     raise SystemExit(failed > 0)
 
 
