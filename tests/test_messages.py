@@ -10,7 +10,10 @@ import pytest
 
 from dino_lab.cli import app, validate
 from dino_lab.cli.app import main
+from dino_lab.components.data import _shards
+from dino_lab.components.evaluators._benchmark import read_layout
 from dino_lab.errors import UserError, first_line, printable
+from dino_lab.reports.page.evaluator_files import read_evaluations
 
 
 @pytest.mark.parametrize(
@@ -97,3 +100,20 @@ def test_the_answer_of_validate_is_fit_to_print(tmp_path: Path, capsys: pytest.C
     validate.validate(file)
     assert "\x1b" not in (out := capsys.readouterr().out)
     assert "a\\x1b[31m\\nb.yaml: OK" in out
+
+
+def test_files_of_brackets_are_damaged_files(tmp_path: Path) -> None:
+    """Each reader of JSON, given 100,000 opening brackets, which are too deep for Python's own."""
+    deep = "[" * 100_000
+    (tmp_path / "gnd_deep.json").write_text(deep)
+    with pytest.raises(UserError, match=r"gnd_deep.json: not a whole JSON file"):
+        read_layout(tmp_path)
+    (tmp_path / _shards.MANIFEST).write_text(deep)
+    with pytest.raises(UserError, match=r"is damaged .*; remove the folder and pack again"):
+        _shards.Manifest.read(tmp_path)
+    evaluations = tmp_path / "evaluations" / "000006"
+    evaluations.mkdir(parents=True)
+    (evaluations / "bad.teacher.deep.json").write_text(deep)
+    found = read_evaluations(tmp_path)
+    assert not found.shown
+    assert "bad.teacher.deep.json: maximum recursion depth exceeded" in found.left_out[0]

@@ -44,7 +44,9 @@ def test_what_is_too_large(
 def test_weights_are_counted_once_and_against_the_larger_memory(
     tiny_spec: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = tiny_spec("head.dim=100000000", "train.batch_size=1")  # 16 numbers each, of student and teacher: 2 * 6.4e9 bytes
+    spec = tiny_spec(
+        "head.dim=100000000", "train.batch_size=1"
+    )  # 16 numbers each, of student and teacher: 2 * 6.4e9 bytes
     card = SimpleNamespace(total_memory=80 * GIB)
     for memory, cards, fits in ((11, 0, False), (13, 0, True), (11, 1, True)):
         monkeypatch.setattr(
