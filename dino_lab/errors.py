@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
+
 Loc = tuple[str | int, ...]
+LONGEST = 2000  # characters of one line of a message
 
 
 class UserError(Exception):
@@ -22,10 +25,24 @@ class Misfit(UserError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its kind where it says nothing."""
+    """The first line of what an exception says, or its kind where it says nothing.
+
+    Of a checkpoint that torch refuses its line is left out: it advises `weights_only=False`, which runs code.
+    """
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or holds more than tensors and plain values"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def printable(text: str) -> str:
-    """The text in one line, with ESC, newlines and all else that has no glyph written as escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+def printable(text: str, longest: int = LONGEST) -> str:
+    r"""One line without characters that a terminal obeys or hides, and without the middle of a long text.
+
+    Control characters, line breaks, characters without width and odd spaces are written as in Python (`\x1b`,
+    `\n`, `\u200b`): no key and no file name can move the cursor, forge a line, or look like another.
+    """
+    if len(text) > longest:
+        ends = longest // 2
+        text = f"{text[:ends]} ... ({len(text) - 2 * ends} characters) ... {text[-ends:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 
 from dino_lab.cli.app import main
 from dino_lab.errors import SpecError
-from dino_lab.registry import ComponentError, registry
+from dino_lab.registry import ComponentError, params_of, registration, registry
 from dino_lab.registry import discovery as names
+from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.spec.compose import compose
 from dino_lab.spec.file import load
 from dino_lab.spec.json_schema import json_schema
@@ -332,3 +334,148 @@ def test_the_example_is_small() -> None:
         for kind in FOLDERS:
             (found,) = [source for source in names.sources(kind) if source.origin == "dino-lab-example 0.1.0"]
             assert found.module == "dino_lab_example"
+
+
+# ------------------------------------------------------------------------------------------ of other people
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a distribution with this entry_points.txt on the path; its metadata may be missing."""
+
+    def put(entry_points: str, metadata: str | None = "Name: odd-plugin\nVersion: 0.1\n") -> Path:
+        info = tmp_path / "site" / "odd_plugin-0.1.dist-info"
+        info.mkdir(parents=True)
+        (info / "entry_points.txt").write_text(entry_points)
+        if metadata is not None:
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}")
+        monkeypatch.syspath_prepend(info.parent)
+        return info.parent
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "said"),
+    [
+        ("[dino_lab.losses]\nodd\n", "odd_plugin-0.1.dist-info: its entry_points.txt is malformed"),
+        (
+            "[console_scripts]\nsome broken line\n",
+            "odd_plugin-0.1.dist-info: its entry_points.txt is malformed",
+        ),
+        (
+            "[dino_lab.loss]\nodd = odd\n",
+            "odd-plugin 0.1: 'odd' is in 'dino_lab.loss', which is no group; did you mean 'dino_lab.losses'?",
+        ),
+        (
+            "[dino-lab.heads]\nodd = odd\n",
+            "odd-plugin 0.1: 'odd' is in 'dino-lab.heads', which is no group; did you mean 'dino_lab.heads'?",
+        ),
+    ],
+)
+def test_entry_points_that_cannot_be_used_cost_the_others_nothing(
+    entry_points: str, said: str, site: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    site(entry_points)
+    assert main(["list", "loss"]) == 0
+    shown = capsys.readouterr()
+    assert "cross_entropy" in shown.out
+    assert shown.err == f"left out: {said}\n"
+    assert names.complaints() == [said]
+    assert complaint("odd").endswith(f"; {said}")
+
+
+@pytest.mark.parametrize(
+    "value", ["odd_module [fast]", "odd_module:Odd [fast]", "odd_module:Odd", "odd_module"]
+)
+@pytest.mark.parametrize("metadata", ["Name: odd-plugin\nVersion: 0.1\n", "", None])
+def test_entry_points_that_can_be_used(value: str, metadata: str | None, site: Callable[..., Path]) -> None:
+    folder = site(f"[dino_lab.losses]\nodd = {value}\n", metadata)
+    (folder / "odd_module.py").touch()
+    (source,) = [source for source in names.sources("loss") if source.name == "odd"]
+    assert source.module == "odd_module"
+    assert source.origin == ("odd-plugin 0.1" if metadata else "odd_plugin 0.1")  # else the folder's name
+    assert names.obstacle(source) is None
+    assert names.plugins() == {source.origin.split()[0]: "0.1"}
+
+
+class EditableFinder:
+    """As setuptools installs one: modules by name, wherever they lie."""
+
+    def __init__(self, mapping: dict[str, Path]) -> None:
+        self.mapping = mapping
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        from importlib.machinery import ModuleSpec
+        from importlib.util import spec_from_file_location
+
+        if name not in self.mapping:
+            return None
+        if (file := self.mapping[name]).is_dir():
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(file)]
+            return spec
+        inside = [str(file.parent)] if file.name == "__init__.py" else None
+        return spec_from_file_location(name, file, submodule_search_locations=inside)
+
+
+@pytest.mark.parametrize("top", ["namespace", "package"])
+def test_editable_installs_are_found(top: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("lib/__init__.py", "elsewhere/losses/__init__.py", "elsewhere/losses/far.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("raise SystemExit('imported')")
+    holder = tmp_path / "lib" if top == "namespace" else tmp_path / "lib" / "__init__.py"
+    mapping = {"dino_quokka": holder, "dino_quokka.losses": tmp_path / "elsewhere" / "losses" / "__init__.py"}
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableFinder(mapping)])
+    try:
+        for module, there in (("far", True), ("near", False)):
+            source = names.Source("loss", "far", f"dino_quokka.losses.{module}", "quokka 0.1")
+            assert (names.obstacle(source) is None) == there
+        assert "dino_quokka.losses" not in sys.modules
+    finally:
+        sys.modules.pop("dino_quokka", None)
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    files = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "one.py")
+        text = LOSS.format(name=name).replace("Annotated[float, Field(gt=0)]", f"{name.title()}Scale")
+        scale = f"{name.title()}Scale = Annotated[float, Field(gt=0)]\n"
+        files[-1].write_text(
+            "from __future__ import annotations\n" + text.replace("@register", f"{scale}@register")
+        )
+    before = set(sys.modules)
+    with registry.scratch():
+        try:
+            load_plugins([*files, files[0]])  # the same file twice is one
+            for name, file in zip(("first", "second"), files, strict=True):
+                entry = registry.find("loss", name)
+                assert entry.where.startswith(str(file))
+                assert entry.params(name=name).scale == 1.0
+                assert sys.modules[entry.cls.__module__].__file__ == str(file)
+        finally:
+            for name in set(sys.modules) - before:
+                del sys.modules[name]
+
+
+def test_a_plugin_that_leaves_by_an_exception_of_its_own(install: Install) -> None:
+    install("extra", "class Quit(BaseException): pass\nraise Quit('no licence')")
+    assert complaint("extra") == "loss 'extra' of dino-extra 0.3 failed to import (Quit: no licence)"
+
+
+def test_without_docstrings_components_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -OO` runs them."""
+
+    class Bare:
+        negatives = cross_entropy = False
+
+        def __init__(self, dim: int) -> None: ...
+        def forward(self, student: object, target: object, pairs: object) -> None: ...
+
+    with pytest.raises(TypeError, match="a component has a docstring"):
+        params_of(Bare, "loss", "bare")
+    flags = SimpleNamespace(optimize=2)
+    monkeypatch.setattr(registration, "sys", SimpleNamespace(flags=flags, modules=sys.modules))
+    assert params_of(Bare, "loss", "bare")(name="bare").name == "bare"

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dino_lab.building.seeding import seed_everything
-from dino_lab.errors import Misfit, UserError
+from dino_lab.building.size import few_layers
+from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
 from dino_lab.registry import Params, Registry
@@ -96,7 +97,7 @@ def distinct(names: Sequence[str], separator: str = "_") -> list[str]:
 def make_component(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
     """The component that a field of the spec names, seeded by that field alone."""
     seed_everything(spec.seed, "build", field)
-    with misfits(field):
+    with misfits(field), few_layers():
         part = registry.build(KIND_OF_FIELD[field], getattr(spec, field), *context)
     return part.to(device) if isinstance(part, nn.Module) else part
 
@@ -109,8 +110,10 @@ def misfits(*loc: str | int) -> Iterator[None]:
     """
     try:
         yield
-    except Misfit:
+    except (Misfit, torch.OutOfMemoryError):
         raise
+    except (OverflowError, RuntimeError) as error:  # of torch, about sizes that it cannot count
+        raise Misfit(loc, f"cannot be built: {first_line(error)}") from error
     except (ValueError, UserError) as error:
         key, _, message = str(error).partition(": ")
         prefix = ".".join(map(str, loc)) + "."

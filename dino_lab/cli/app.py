@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,10 +29,11 @@ from dino_lab.cli import (
     sweep,
     validate,
 )
-from dino_lab.errors import UserError
+from dino_lab.errors import SpecError, UserError, printable
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
 PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ, errno.EROFS)
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -81,7 +83,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     completion.answer_shell()
     try:
         code = app(given or ["--help"], prog_name="dino-lab", standalone_mode=False)
@@ -97,8 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("DINO_LAB_TRACEBACK"):
             traceback.print_exception(error)
         code, text = _in_words(error)
-        print(text, file=sys.stderr)
+        # Only a SpecError has several lines; elsewhere a line break is part of a file's name.
+        lines = text.splitlines() if isinstance(error, SpecError) else [text]
+        print(*map(printable, lines), sep="\n", file=sys.stderr)
         return code
+
+
+def _at_home(word: str) -> str:
+    """`~/x` and `--runs=~/x` with the user's folder for `~`, where the shell left that to us."""
+    option, path = re.fullmatch(r"(--[a-z-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
 
 
 def _in_words(error: Exception) -> tuple[int, str]:
@@ -109,12 +119,14 @@ def _in_words(error: Exception) -> tuple[int, str]:
     if format_message := getattr(error, "format_message", None):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dino-lab"
-        return WRONG_REQUEST, f"{format_message().rstrip('.')} (see: {command} --help)"
+        said = " ".join(format_message().split()).rstrip(".")
+        return WRONG_REQUEST, f"{said} (see: {command} --help)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return FAILED, f"no space left on the disk{where}; free some and run the same command to continue"
     if isinstance(error, OSError) and error.filename:
-        return WRONG_REQUEST if isinstance(error, PATHS) else FAILED, f"{error.filename}: {error.strerror}"
+        wrong = isinstance(error, PATHS) or error.errno in NUMBERS
+        return WRONG_REQUEST if wrong else FAILED, f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return FAILED, "out of memory; a smaller train.batch_size, or a larger train.accumulate, needs less"
     first = (str(error).strip().splitlines() or [""])[0]

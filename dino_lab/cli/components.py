@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import Counter
 from typing import Annotated
 
 import typer
 
 from dino_lab.cli.options import Plugins
-from dino_lab.errors import UserError
-from dino_lab.registry.discovery import Source, obstacle, sources
+from dino_lab.errors import UserError, printable
+from dino_lab.registry.discovery import Source, complaints, obstacle, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
+
+EXPERIMENTS = "experiments"
 
 
 def kinds() -> list[str]:
@@ -22,7 +25,12 @@ def kinds() -> list[str]:
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(autocompletion=kinds, help="Only this kind.", show_default=False)
+        str | None,
+        typer.Argument(
+            autocompletion=lambda: [*kinds(), EXPERIMENTS],
+            help=f"Only this kind; or `{EXPERIMENTS}`, the YAML files that come with dino-lab.",
+            show_default=False,
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one and say which fail.")] = False,
     plugin: Plugins = None,
@@ -34,6 +42,8 @@ def list_(
     load_plugins(plugin)
     from dino_lab.cli.console import print_table
 
+    if kind == EXPERIMENTS:
+        return _print_experiments()
     if kind is not None:
         must_be_a_kind(kind)
     listed = [source for k in FOLDERS if kind in (None, k) for source in _sources(k, bool(plugin))]
@@ -43,9 +53,18 @@ def list_(
         for source, verdict in zip(listed, verdicts, strict=True)
     ]
     print_table(["kind", "name", "origin", "import" if check else ""], rows)
+    for complaint in complaints():
+        print(f"left out: {printable(complaint)}", file=sys.stderr)
     if check and (failed := sum(verdict != "ok" for verdict in verdicts)):
         print(f"{failed} of {len(rows)} failed")
         raise typer.Exit(1)
+
+
+def _print_experiments() -> None:
+    from dino_lab.cli.console import print_table
+    from dino_lab.spec.shipped import description, experiments
+
+    print_table(["name", "", ""], [[name, description(file), ""] for name, file in experiments().items()])
 
 
 def must_be_a_kind(kind: str) -> None:
@@ -120,7 +139,7 @@ def _print_component(kind: str, name: str) -> None:
     origin = registry.source(kind, name).origin
     # A file that was given with --plugin is its own origin.
     print(f"{kind}: {name}", *([] if entry.where.startswith(origin) else [origin]), entry.where, sep="\n")
-    print(f"\n{inspect.getdoc(entry.cls)}\n")
+    print(f"\n{inspect.getdoc(entry.cls) or 'no description: Python runs without docstrings (-OO)'}\n")
     fields = {key: field for key, field in entry.params.model_fields.items() if key != "name"}
     if not fields:
         return print("no parameters")

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins
+from dino_lab.cli.options import Plugins, spec_file
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec
 
-SpecOrRun = Annotated[Path, typer.Argument(help="A YAML file, or the folder of a run.", show_default=False)]
+SpecOrRun = Annotated[
+    Path,
+    typer.Argument(callback=spec_file, help="A YAML file, or the folder of a run.", show_default=False),
+]
 
 
 class Format(StrEnum):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Of, Plugins
+from dino_lab.cli.options import Device, Of, Plugins, spec_file
 from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.registry.plugin_files import load_plugins
 
@@ -34,7 +34,10 @@ def eval_(
     with_: Annotated[
         Path | None,
         typer.Option(
-            "--with", metavar="FILE", help="YAML with evaluators, data and size. [default: the run's]"
+            "--with",
+            metavar="FILE",
+            callback=spec_file,
+            help="YAML with evaluators, data and size. [default: the run's]",
         ),
     ] = None,
     of: Annotated[Of | None, typer.Option(help="Whose features, for every evaluator.")] = None,

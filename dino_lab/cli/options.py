@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dino_lab.errors import UserError
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, where nothing else is said
 
@@ -18,7 +21,36 @@ class Of(StrEnum):
     student = "student"
 
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the experiment.")]
+def spec_file(path: Path | None) -> Path | None:
+    """A file that is there, or the one that comes with the package and has that name; else a UserError."""
+    if path is None or os.path.exists(path):
+        return path
+    from dino_lab.registry import suggest
+    from dino_lab.spec.shipped import experiments, find
+
+    if not path.suffix:
+        if (shipped := find(str(path))) is None:
+            hint = suggest(str(path), [*experiments(), *(name.rpartition("/")[2] for name in experiments())])
+            raise UserError(
+                f"{path}: no such file, and no experiment that comes with dino-lab{hint} "
+                "(see: dino-lab list experiments)"
+            )
+        return shipped
+    if find(path.stem) is not None:
+        raise UserError(
+            f"{path}: no such file; {path.stem!r}, without folder and suffix, comes with dino-lab"
+        )
+    return path
+
+
+SpecPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPEC",
+        callback=spec_file,
+        help="The YAML file of the experiment, or the name of one that comes with dino-lab.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. optim.lr=1e-4; repeatable."),

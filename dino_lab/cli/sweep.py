@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings
+from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings, spec_file
 
 if TYPE_CHECKING:
     from dino_lab.sweeps.run import SweepResult
@@ -25,7 +25,9 @@ class Executor(StrEnum):
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of the sweep.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", callback=spec_file, help="The YAML file of the sweep.")
+    ],
     settings: Settings = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are made.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dino_lab.cli.options import Plugins, Settings, SpecPath
-from dino_lab.errors import Misfit, SpecError, UserError
+from dino_lab.errors import Misfit, SpecError, UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) 
     document = load(spec, settings or ())
     with located(document):
         facts = check(document.spec, registry)
-    print(f"{spec}: OK")
+    print(f"{printable(str(spec))}: OK")
     for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
         print(f"  {line}")
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from email.message import Message
 from functools import lru_cache
 from importlib import metadata
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 from dino_lab import __version__
 from dino_lab.registry.kinds import FOLDERS
 
 BUILT_IN = "dino_lab.components."
+_KINDS = {f"dino_lab.{folder}": kind for kind, folder in FOLDERS.items()}  # by group of entry points
+_OURS = re.compile(r"dino[-_]?lab\.")
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,78 @@ def _built_in(kind: str) -> list[Source]:
 
 
 def _installed(kind: str) -> list[Source]:
-    return [source for source in _plugins(tuple(map(_stamp, sys.path))) if source.kind == kind]
+    return [source for source in _plugins(tuple(map(_stamp, sys.path))).sources if source.kind == kind]
+
+
+def plugins() -> dict[str, str]:
+    """Name and version of every distribution that has components."""
+    origins = [source.origin.partition(" ") for kind in FOLDERS for source in _installed(kind)]
+    return {name: version for name, _, version in origins}
+
+
+def complaints() -> list[str]:
+    """One line for each distribution with malformed entry points, or with some in a group of no kind."""
+    return _plugins(tuple(map(_stamp, sys.path))).complaints
+
+
+@dataclass
+class _Plugins:
+    """What was found, and what is wrong with the rest."""
+
+    sources: list[Source] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
 
 
 @lru_cache(maxsize=1)
-def _plugins(state_of_path: tuple[tuple[str, int], ...]) -> list[Source]:
+def _plugins(state_of_path: tuple[tuple[str, int], ...]) -> _Plugins:
     """Every component of every plugin; read anew when something was installed or removed."""
-    points = metadata.entry_points()
-    return [
-        _source(kind, point, point.dist)
-        for kind, folder in FOLDERS.items()
-        for point in points.select(group=f"dino_lab.{folder}")
-        if point.dist is not None
-    ]
+    plugins = _Plugins()
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        folder = _folder(distribution)
+        name = re.sub(r"[-_.]+", "-", folder.rpartition(".")[0].partition("-")[0]).lower()
+        if name in seen:
+            continue  # the first on the path is the one that is imported
+        seen.update([name] if name else [])
+        try:
+            points = [point for point in distribution.entry_points if _OURS.match(point.group)]
+        except Exception:  # the file of any installed package, in whatever state
+            plugins.complaints.append(f"{folder}: its entry_points.txt is malformed")
+            continue
+        if points:
+            _sort(points, distribution, plugins)
+    return plugins
+
+
+def _sort(points: list[metadata.EntryPoint], distribution: metadata.Distribution, plugins: _Plugins) -> None:
+    """The entry points of one distribution: those of a kind, and a complaint about each other one."""
+    fields: Any
+    try:
+        fields = distribution.metadata  # read once: every look at a name or a version parses it anew
+    except Exception:  # there is none, or it is damaged; what can be imported can be used
+        fields = Message()
+    origin = " ".join(str(fields[key]) for key in ("Name", "Version") if key in fields)
+    origin = origin or _folder(distribution).rpartition(".")[0].replace("-", " ")
+    requires = tuple(fields.get_all("Requires-Dist") or ())
+    for point in points:
+        if (kind := _KINDS.get(point.group)) is None:
+            hint = get_close_matches(point.group, _KINDS, n=1, cutoff=0)[0]
+            plugins.complaints.append(
+                f"{origin}: {point.name!r} is in {point.group!r}, which is no group; did you mean {hint!r}?"
+            )
+        else:
+            plugins.sources.append(Source(kind, point.name, _module(point), origin, requires))
+
+
+def _folder(distribution: metadata.Distribution) -> str:
+    """The name of the folder of the metadata, such as `x-1.0.dist-info`; nothing where it has none."""
+    return Path(str(getattr(distribution, "_path", ""))).name
+
+
+def _module(point: metadata.EntryPoint) -> str:
+    """What is imported; not by point.module, which raises where the entry point is malformed."""
+    parts = point.pattern.match(point.value)
+    return parts["module"] if parts else point.value.partition(":")[0].strip()
 
 
 def _stamp(folder: str) -> tuple[str, int]:
@@ -65,15 +130,6 @@ def _stamp(folder: str) -> tuple[str, int]:
         return folder, os.stat(folder or os.curdir).st_mtime_ns
     except OSError:
         return folder, 0
-
-
-def _source(kind: str, point: metadata.EntryPoint, distribution: metadata.Distribution) -> Source:
-    # Read once: every look at a distribution's name or version parses its metadata anew.
-    fields = distribution.metadata
-    origin = " ".join(str(fields[key]) for key in ("Name", "Version") if key in fields)
-    # Not point.module, which raises where the entry point is malformed.
-    module = point.value.partition(":")[0].strip()
-    return Source(kind, point.name, module, origin, tuple(fields.get_all("Requires-Dist") or ()))
 
 
 def obstacle(source: Source) -> str | None:
@@ -109,16 +165,38 @@ def _unmet(requires: tuple[str, ...]) -> str | None:
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module can be found; neither it nor a package around it is imported."""
-    top, *inner = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return False
-    name = top
-    for part in inner:
-        if spec is None or spec.submodule_search_locations is None:
+    """Whether a module can be found; no code of it, nor of a package around it, is run.
+
+    Each finder is asked, as `import` does: editable installs have one of their own.
+    """
+    if module in sys.modules:  # such as a file given with --plugin
+        return True
+    path: Sequence[str] | None = None
+    name, namespaces = "", True
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        try:
+            found = _find(name, path) if part.isidentifier() else None
+        except KeyError:  # a namespace inside a package that is not imported: only the import can tell
+            return True
+        if found is None:
             return False
-        name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
-    return spec is not None
+        path = found.submodule_search_locations
+        namespaces = namespaces and path is not None and found.origin is None
+        if namespaces:
+            # It has no code, and what lies in it is only found once it is imported.
+            importlib.import_module(name)
+        if path is None and name != module:
+            return False
+    return True
+
+
+def _find(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """What the first finder that knows the module says of it."""
+    for finder in sys.meta_path:
+        try:
+            if (found := finder.find_spec(name, path)) is not None:
+                return found
+        except (ImportError, ValueError, TypeError):  # of a finder that somebody installed, too
+            continue
+    return None

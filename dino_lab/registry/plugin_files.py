@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from dino_lab.errors import UserError
@@ -12,10 +13,10 @@ from dino_lab.errors import UserError
 
 def load_plugins(files: Sequence[Path] | None) -> None:
     """Import each file, so that its components are registered; a UserError says which failed and why."""
-    for file in files or []:
-        if not file.is_file():
+    for file in {file.resolve(): file for file in files or []}.values():
+        if not _is_file(file):
             raise UserError(f"--plugin {file}: no such file")
-        name = f"dino_lab_plugin_{file.stem}"
+        name = _module_name(file)
         module_spec = importlib.util.spec_from_file_location(name, file)
         if module_spec is None or module_spec.loader is None:
             raise UserError(f"--plugin {file}: not a Python file; its name should end in .py")
@@ -23,9 +24,31 @@ def load_plugins(files: Sequence[Path] | None) -> None:
         sys.modules[name] = module  # get_type_hints and pickle look the module up by name
         try:
             module_spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of somebody else's code, which may exit
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"--plugin {file}: {_where(error, file)}{reason}") from error
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name of 300 letters
+        return False
+
+
+def _module_name(file: Path) -> str:
+    """A name of its own for each file, also for two that are called the same."""
+    name = f"dino_lab_plugin_{file.stem}"
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(name for name in names if _is_free(name, file))
+
+
+def _is_free(name: str, file: Path) -> bool:
+    """Whether no other file is imported under that name."""
+    other = getattr(sys.modules.get(name), "__file__", None)
+    return other is None or Path(other).resolve() == file.resolve()
 
 
 def _where(error: BaseException, file: Path) -> str:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from dino_lab.errors import UserError
-from dino_lab.registry.discovery import BUILT_IN, Source, obstacle, owners, sources
+from dino_lab.registry.discovery import BUILT_IN, Source, complaints, obstacle, owners, sources
 
 T = TypeVar("T")
 
@@ -117,6 +117,7 @@ class Registry:
             names = self.names(kind)
             raise ComponentError(
                 f"no {kind} is called {name!r}{suggest(name, names)} (there are: {', '.join(names)})"
+                + "".join(f"; {complaint}" for complaint in complaints())
             )
         if len(found) > 1:
             raise ComponentError(f"{kind} {name!r} has two owners: {owners(found)}; uninstall one")
@@ -136,7 +137,9 @@ class Registry:
         before = dict(self._entries)
         try:
             importlib.import_module(source.module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of somebody else's code, which may exit
             self._forget_half_imported(before)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ComponentError(f"{who} failed to import ({reason})") from error
@@ -194,7 +197,7 @@ def params_of(cls: type, kind: str, name: str) -> type[Params]:
     }
     fields["name"] = (Literal[name], ...)
     doc = inspect.cleandoc(cls.__doc__ or "")  # its own, not that of nn.Module
-    if not doc:
+    if not doc and sys.flags.optimize < 2:  # python -OO drops them all
         raise TypeError(
             f"{cls.__qualname__}: a component has a docstring; it is what `list` and the schema show"
         )

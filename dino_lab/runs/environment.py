@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from dino_lab.registry.kinds import FOLDERS
+from dino_lab.registry.discovery import plugins
 
 PACKAGES = ("dino-lab", "torch", "torchvision", "timm", "kornia", "pydantic", "numpy", "pillow", "pyarrow")
 
@@ -23,7 +23,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "plugins": _plugins(),
+        "plugins": plugins(),
         "git": _git(),
         "command": sys.argv,
         "directory": _directory(),
@@ -35,11 +35,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
-
-
-def _plugins() -> dict[str, str]:
-    points = [p for folder in FOLDERS.values() for p in metadata.entry_points(group=f"dino_lab.{folder}")]
-    return {p.dist.name: p.dist.version for p in points if p.dist is not None}
 
 
 def _git() -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,25 @@ def read_nodes(
     root: yaml.MappingNode, file: Path, problems: list[Problem], registry: Registry
 ) -> Document | None:
     """The spec of nodes, called as its file unless they name it; None, and problems, if they say none."""
-    if child(root, "name") is None:
+    is_named = child(root, "name") is not None
+    if not is_named:
         mark = start_of(str(file))
         pair = tuple(yaml.ScalarNode(TAG + "str", part, mark, mark) for part in ("name", file.stem))
         root = yaml.MappingNode(root.tag, [*root.value, pair], root.start_mark, root.end_mark)
     found = validated(root, registry, problems, Spec)
     if problems or found is None:
+        if not is_named:
+            problems[:] = [_of_the_file(problem) for problem in problems]
         return None
     # The narrowed type has done its work; equal specs are equal, whatever file they came from.
     return Document(root, Spec(**{field: getattr(found, field) for field in Spec.model_fields}))
+
+
+def _of_the_file(problem: Problem) -> Problem:
+    """Where the name of the run is wrong, that it is the file's."""
+    if problem.loc != ("name",):
+        return problem
+    return replace(problem, message=f"{problem.message}; it is that of the file, so give the spec a 'name'")
 
 
 class _Dumper(yaml.SafeDumper):

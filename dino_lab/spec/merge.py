@@ -5,6 +5,7 @@ The rule: a mapping with `name` replaces the component whole; a mapping without 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import yaml
 
 from dino_lab.errors import SpecError
-from dino_lab.spec.compose import MAX_DEPTH, TAG, compose
+from dino_lab.spec.compose import MAX_DEPTH, TAG, comment_in, compose
 from dino_lab.spec.nodes import child, scalar, tidy
-from dino_lab.spec.problems import SETTING, Problem, report, start_of
+from dino_lab.spec.problems import SETTING, Problem, place, report, start_of
+from dino_lab.spec.shipped import find
 
 MAX_BYTES = 1_000_000
 _HOW = "write --set key=value, for example --set optim.lr=1e-4"
@@ -33,6 +35,8 @@ def read(path: Path) -> str:
         raise SpecError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(content) > MAX_BYTES:
         raise SpecError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, so it is no spec")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:2]:
+        raise SpecError(f"{path}: UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,8 +84,10 @@ def _read_base(base: yaml.Node, chain: list[Path], problems: list[Problem]) -> s
     value = scalar(base) if isinstance(base, yaml.ScalarNode) else None
     if not isinstance(value, str) or not value:
         problem = "must be the path of one file, relative to this one"
+    elif "://" in value:
+        problem = f"{value}: an address; download it, and write the path of the file"
     else:
-        chain.append(chain[-1].parent / value)
+        chain.append(_base_file(value, chain[-1].parent))
         if chain[-1].resolve() in [file.resolve() for file in chain[:-1]]:
             problem = f"files extend each other in a circle: {' -> '.join(map(str, chain))}"
         else:
@@ -90,6 +96,13 @@ def _read_base(base: yaml.Node, chain: list[Path], problems: list[Problem]) -> s
             except SpecError as error:
                 problem = str(error)
     raise report([*problems, Problem(base.start_mark, ("extends",), problem)])
+
+
+def _base_file(value: str, folder: Path) -> Path:
+    """The file that is extended: beside the one that does, or a name of one that comes with the package."""
+    beside = folder / os.path.expanduser(value)
+    is_name = not beside.suffix and not os.path.exists(beside)
+    return (find(value) if is_name else None) or beside
 
 
 def merge(base: yaml.Node | None, over: yaml.Node) -> yaml.Node:
@@ -155,9 +168,11 @@ def parse_setting(setting: str, problems: list[Problem]) -> Override | None:
     else:
         try:
             node = compose(text, mark.name) or yaml.ScalarNode(TAG + "null", "", mark, mark)
+            if comment_in(text):
+                raise SpecError(f"' #' begins a comment; quote the value: {key}='{text.strip()}'")
             return Override(tuple(path), tidy(node, problems, tuple(path)), mark)
         except SpecError as error:
-            problems.append(Problem(mark, (), str(error).removeprefix(f"{mark.name}: ")))
+            problems.append(Problem(mark, (), str(error).removeprefix(f"{place(mark)}: ")))
     return None
 
 

@@ -120,7 +120,9 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     beside: ClassVar[tuple[str, ...]] = ("extends",)  # keys of a file that are none of the spec
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="of the run's folder"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     data: Params
     augment: Params

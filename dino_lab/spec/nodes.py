@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from dino_lab.errors import Loc
-from dino_lab.spec.compose import NUMBERS, TAG
+from dino_lab.spec.compose import NUMBERS, TAG, odd_character
 from dino_lab.spec.problems import Problem, shown
 
 _TAGS_OF: dict[type[yaml.Node], list[str]] = {
@@ -55,6 +55,8 @@ def _tidy_pairs(
                     mark, loc, "the merge key '<<' is not supported; use 'extends', or write the keys out"
                 )
             )
+        elif (odd := next(filter(None, map(odd_character, key.value)), None)) is not None:
+            problems.append(Problem(mark, (*loc, key.value), f"no key has {odd} in it"))
         elif key.value in first:
             line = first[key.value].line + 1
             problems.append(Problem(mark, (*loc, key.value), f"given twice, first on line {line}"))
@@ -77,7 +79,9 @@ def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
         case "int" if NUMBERS["int"].match(text):
             if len(text) > 30:
                 raise ValueError(f"a whole number of {len(text)} digits is too long")
-            return int(text)
+            if abs(number := int(text)) >= 1 << 63:
+                raise ValueError(f"{text} is larger than a whole number can be, which is 2^63 - 1")
+            return number
         case "float" if NUMBERS["float"].match(text):
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         case "str":

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from dino_lab.errors import Loc, SpecError
+from dino_lab.errors import Loc, SpecError, printable
 
 SETTING = "--set "
+MOST_PROBLEMS = 50  # that are told at once
+LONGEST_KEY = 200  # characters of a dotted key
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        parts = [place(self.mark), ".".join(map(str, self.loc)), " ".join(self.message.split())]
+        key = printable(".".join(map(str, self.loc)), LONGEST_KEY)
+        parts = [place(self.mark), key, printable(" ".join(self.message.split()))]
         return ": ".join(part for part in parts if part)
 
     @property
@@ -30,14 +33,18 @@ class Problem:
 
 
 def report(problems: list[Problem]) -> SpecError:
-    """All problems, one line each."""
-    lines = dict.fromkeys(str(problem) for problem in sorted(problems, key=lambda problem: problem.order))
+    """All problems, one line each; of very many the first."""
+    found = sorted(problems, key=lambda problem: problem.order)
+    lines = list(dict.fromkeys(map(str, found[:MOST_PROBLEMS])))
+    if len(found) > MOST_PROBLEMS:
+        lines.append(f"and {len(found) - MOST_PROBLEMS} more mistakes")
     return SpecError("\n".join(lines))
 
 
 def place(mark: yaml.Mark) -> str:
     """`file:line:column`, or the setting itself."""
-    return mark.name if mark.name.startswith(SETTING) else f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
+    name = printable(mark.name)
+    return name if name.startswith(SETTING) else f"{name}:{mark.line + 1}:{mark.column + 1}"
 
 
 def start_of(name: str) -> yaml.Mark:
@@ -54,5 +61,5 @@ def shown(value: object) -> str:
             return "a list"
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

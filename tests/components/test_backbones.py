@@ -317,6 +317,22 @@ def test_tokens_are_refused_where_there_are_none(model: str) -> None:
             backbone.tokens(torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize(
+    ("model", "size"), [("coat_tiny", 224), ("efficientvim_m1", 224), ("crossvit_9_240", 240)]
+)
+def test_a_model_with_several_sets_of_tokens_has_none(model: str, size: int) -> None:
+    """Regression: their forward_features gives a list, of the map of each scale."""
+    with torch.device("meta"), torch.no_grad():
+        backbone = Timm(3, size, model=model).eval()
+        x = torch.zeros(2, 3, size, size)
+        with pytest.raises(UserError, match="gives no patch tokens"):
+            backbone.tokens(x)
+        look = backbone.look(x, 4)
+    assert look.features.shape == (2, backbone.dim)
+    assert look.tokens is None
+    assert look.attention is None
+
+
 def test_timm_suggests_a_name() -> None:
     with pytest.raises(ValueError, match="no model 'resnet_18'; did you mean 'resnet18'"):
         Timm(3, 32, model="resnet_18")

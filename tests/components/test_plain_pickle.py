@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import tracemalloc
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,59 @@ def test_a_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
     endless.append(endless)
     with pytest.raises(Refused):
         read(tmp_path, pickle.dumps(endless))
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """At most 50 MB, in whatever way they are asked for."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+LAUGHS = b"".join(b"]q%c(h%ch%ch%ch%ch%ch%ch%ch%ce" % (n, *[n - 1] * 8) for n in range(1, 30))
+HOSTILE = {
+    "a number for the memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "that number as text": b"Np2147483647\n.",
+    "a frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x3fN.",
+    "bytes": b"\x80\x04\x8e\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "a bytearray": b"\x80\x05\x96\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "text": b"\x80\x04\x8d\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "a whole number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "one of many digits": b"I" + b"9" * 1_000_000 + b"\n.",
+    "one list in many places": b"\x80\x02]q\x00" + LAUGHS + b".",
+    "rows without columns": pickle.dumps(np.zeros((300_000, 0))).replace(
+        (300_000).to_bytes(3, "little"), (50_000_000).to_bytes(4, "little")[:3]
+    ),
+    "tuples in tuples": b"\x80\x02)" + b"\x85" * 100_000 + b".",
+    "such a tuple as a key": b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "a name of its own": b"P1\n.",
+    "an instance": b"(iposix\ngetpid\n.",
+    "an object": b"(cnumpy\nndarray\no.",
+    "a value that is not there": b"\x80\x02a.",
+    "a mark that is not there": b"\x80\x02t.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_pickle_takes_neither_memory_nor_time(
+    name: str, tmp_path: Path, little_memory: None
+) -> None:
+    content = HOSTILE[name]
+    try:
+        assert read(tmp_path, content) is None
+        assert "memo" in name or "as text" in name or name == "a frame"  # of which nothing is built
+    except Refused:
+        pass
+
+
+def test_a_list_in_two_places_is_read_twice(tmp_path: Path) -> None:
+    both = [1, 2]
+    assert read(tmp_path, pickle.dumps({"a": both, "b": both, "t": (both, both)})) == {
+        "a": both,
+        "b": both,
+        "t": [both, both],
+    }

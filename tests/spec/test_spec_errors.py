@@ -254,3 +254,81 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path, registry=registry)
     with pytest.raises(SpecError, match="cannot be read"):
         load(Path("a\0b"), registry=registry)
+
+
+ODD = [  # characters that look like others, and where the answer says that they stand
+    ("seed: 0", "seed:\u00a00", "line 2, column 6 is a no-break space (U+00A0)"),
+    ("seed: 0", "seed\uff1a 0", "line 2, column 5 is a fullwidth colon (U+FF1A)"),
+    ("- {name: fake_knn, k", "\u2013 {name: fake_knn, k", "line 15, column 3 is an en dash (U+2013)"),
+    ("seed: 0", "\u200bseed: 0", "2:1: \\u200bseed: no key has a zero width space (U+200B) in it"),
+    ("{epochs: 2,", "{epochs:\u00a02,", "no key has a no-break space (U+00A0) in it"),
+    ("seed: 0", "seed:0", "on line 2 a space is missing after the ':'"),
+    ("seed: 0", "seed:\t0", "2:6: not valid YAML: a tab; put a space there"),
+    ("seed: 0", "seed: @x", "; put the value in quotes"),
+    ("seed: 0", 'seed: "C:\\data"', "; single quotes take a backslash as it is"),
+    ("name: good\nseed: 0", "  name: good\nseed: 0", "stands further to the left than the first key"),
+    ("seed: 0", "seed: {a: 1\ndata: 2", "(while parsing a flow mapping that begins on line 2)"),
+    ("seed: 0", "# 5\u2028seed: 1", "2:4: the character '\\u2028' is not allowed in a text file"),
+    ("seed: 0", "# 5\u0085seed: 1", "2:4: the character '\\x85' is not allowed in a text file"),
+    ("seed: 0", f"seed: {2**63}", f"{2**63} is larger than a whole number can be, which is 2^63 - 1"),
+    ("seed: 0", "extends: https://x.org/a.yaml", "https://x.org/a.yaml: an address; download it"),
+    ("name: good", f"name: {'a' * 201}", "name: must have at most 200 characters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "said"), ODD, ids=[said for *_, said in ODD])
+def test_what_looks_right_and_is_not_is_named(old: str, new: str, said: str) -> None:
+    assert GOOD.count(old) == 1
+    assert said in message(GOOD.replace(old, new))
+
+
+def test_a_key_can_neither_move_the_cursor_nor_forge_a_line_nor_flood_the_screen() -> None:
+    told = message(GOOD + '"\\e[31mred": 1\n"a\\nx.yaml:1:1: seed: fine": 1\n' + f"? {'b' * 100_000}\n: 1\n")
+    assert len(told.splitlines()) == 3
+    assert "\x1b" not in told
+    assert "\\x1b[31mred" in told
+    assert "a\\nx.yaml:1:1: seed: fine" in told
+    assert len(told) < 3000
+
+
+def test_of_very_many_mistakes_the_first_are_told() -> None:
+    lines = message(GOOD + "".join(f"key{i}: 1\n" for i in range(300))).splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "and 250 more mistakes"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("data.path=a #b", "a #b"), ("data.path=#b", "#b"), ("data.path=[a] # b", "[a] # b")],
+)
+def test_a_comment_in_a_setting_is_refused(setting: str, value: str) -> None:
+    assert message(GOOD, setting) == (
+        f"--set {setting}: ' #' begins a comment; quote the value: data.path='{value}'"
+    )
+
+
+@pytest.mark.parametrize("setting", ["data.path=a#b", "data.path='a #b'", 'data.path="a #b"'])
+def test_a_number_sign_that_begins_no_comment_is_kept(setting: str) -> None:
+    path = load_text(GOOD, "x.yaml", [setting], registry).spec.data.path  # type: ignore[attr-defined]
+    assert path == setting.partition("=")[2].strip("'\"")
+
+
+def test_a_name_taken_from_the_file_is_said_to_be(tmp_path: Path) -> None:
+    file = tmp_path / "my run.yaml"
+    file.write_text(GOOD.replace("name: good\n", ""))
+    with pytest.raises(SpecError, match=r"got 'my run'; it is that of the file, so give the spec a 'name'$"):
+        load(file, registry=registry)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_bytes(GOOD.encode(encoding))
+    with pytest.raises(SpecError, match=r"UTF-16 text; save it as UTF-8$"):
+        load(file, registry=registry)
+
+
+def test_extends_knows_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_text("extends: ~/base.yaml\nseed: 3", "x.yaml", (), registry).spec.seed == 3

@@ -27,6 +27,7 @@ PerKind = Annotated[
     tuple[Probability, Probability, Probability],
     Field(description="of global view 1, of the other global views, of the local views"),
 ]
+MOST_VIEWS = 1000  # of an image, of either size
 FREE = ("preset", "global_views", "global_size", "local_views", "local_size")  # of what a preset says
 
 
@@ -46,10 +47,10 @@ class MultiCrop(nn.Module):
         self,
         *,
         preset: Literal["dino_v1"] | None = None,
-        global_views: Annotated[int, Field(ge=2)] = 2,
+        global_views: Annotated[int, Field(ge=2, le=MOST_VIEWS)] = 2,
         global_size: Pixels = 224,
         global_scale: Scale = (0.4, 1.0),
-        local_views: Annotated[int, Field(ge=0)] = 8,
+        local_views: Annotated[int, Field(ge=0, le=MOST_VIEWS)] = 8,
         local_size: Pixels = 96,
         local_scale: Scale = (0.05, 0.4),
         flip_probability: Probability = 0.5,

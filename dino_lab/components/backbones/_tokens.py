@@ -58,10 +58,10 @@ def _forward(
     return out, seen, heard[-1]
 
 
-def _patch_tokens(model: Any, out: Tensor, images: Tensor) -> Tensor | None:
-    """[N, D, h, w] of what `forward_features` gives, or None where there are none."""
-    if not isinstance(out, Tensor):  # a list of maps or of several kinds of tokens
-        return None
+def _patch_tokens(model: Any, out: Any, images: Tensor) -> Tensor | None:
+    """[N, D, h, w] of what `forward_features` gives, or None where there are none, or several sets."""
+    if not isinstance(out, Tensor):
+        return None  # one of each scale (CoaT, EfficientViM), in forms that differ between models
     if out.ndim == 4:
         # A map already; some of timm's transformers have the channel last.
         return out if out.shape[1] == model.num_features else out.movedim(-1, 1)

@@ -32,7 +32,7 @@ class Vit(nn.Module):
         size: int,
         *,
         width: Annotated[int, Field(gt=0)] = 192,
-        depth: Annotated[int, Field(gt=0)] = 12,
+        depth: Annotated[int, Field(gt=0, le=200)] = 12,
         heads: Annotated[int, Field(gt=0)] = 3,
         patch: Annotated[int, Field(gt=0)] = 16,
         mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,

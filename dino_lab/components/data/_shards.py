@@ -56,7 +56,7 @@ class Manifest:
                 raise UserError(f"{file}: is of another version of dino-lab; pack into another folder")
             fields |= {key: tuple(fields[key]) for key in ("class_names", "mean", "std")}
             return cls(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: is damaged ({error}); remove the folder and pack again") from error
 
     def write(self, folder: Path) -> None:

@@ -100,7 +100,7 @@ def _read(file: Path) -> Any:
         return read_plain_pickle(file)
     except Refused as error:
         raise UserError(f"{file}: refused: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a whole JSON file ({' '.join(str(error).split())})") from error
 
 

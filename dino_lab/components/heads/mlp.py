@@ -28,7 +28,7 @@ class Mlp(nn.Module):
         *,
         hidden: Annotated[int, Field(gt=0)] = 4096,
         dim: Annotated[int, Field(gt=0)] = 256,
-        layers: Annotated[int, Field(ge=2)] = 2,
+        layers: Annotated[int, Field(ge=2, le=20)] = 2,
         batch_norm: bool = True,
         output_batch_norm: Annotated[OutputNorm, Field(description="behind the last layer")] = "none",
         output_bias: Annotated[bool, Field(description="of a last layer without batch norm")] = True,

@@ -47,7 +47,7 @@ class Prototypes(nn.Module):
         in_dim: int,
         *,
         dim: Annotated[int, Field(gt=1)] = 65536,
-        layers: Annotated[int, Field(ge=1)] = 3,
+        layers: Annotated[int, Field(ge=1, le=20)] = 3,
         hidden: Annotated[int, Field(gt=0)] = 2048,
         bottleneck: Annotated[int, Field(gt=0)] = 256,
         batch_norm: bool = False,

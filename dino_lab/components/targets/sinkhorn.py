@@ -30,7 +30,7 @@ class Sinkhorn(nn.Module):
         dim: int,
         *,
         temperature: Temperature = constant(0.05),
-        iterations: Annotated[int, Field(gt=0)] = 3,
+        iterations: Annotated[int, Field(gt=0, le=1000)] = 3,
         joint: bool = False,
     ) -> None:
         super().__init__()

@@ -32,7 +32,9 @@ class Periodic(Follower):
         *,
         every: Annotated[int, Field(gt=0)] = 1,
         unit: Literal["step", "epoch"] = "epoch",
-        lag: Annotated[int, Field(ge=0, description="periods that a copy waits before it teaches")] = 0,
+        lag: Annotated[
+            int, Field(ge=0, le=100, description="periods that a copy waits before it teaches")
+        ] = 0,
         buffers: Literal["copy", "own"] = "copy",
         mode: Literal["train", "eval"] = "train",
     ) -> None:
