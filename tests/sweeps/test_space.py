@@ -166,6 +166,10 @@ def test_a_condition_that_cannot_hold_is_refused(plan: Make, when: str, words: s
             "set: {seed: 4294967295}\ngrid: {targets.momentum: [0, 0.9]}\nseeds: 2",
             "5:1: seeds: 2 seeds, counted from the base's seed 4294967295, exceed the largest",
         ),
+        (
+            "grid: {targets.momentum: [0]}\nseeds: [4294967296]",
+            "4:9: seeds.0: must be less than 4294967296, got 4294967296",
+        ),
         ("grid: {targets.momentum: [0]}\nseeds: [3, 3]", "4:1: seeds: the seed 3 is given twice"),
     ],
 )

@@ -151,7 +151,9 @@ def _sweep_in(root: yaml.MappingNode, problems: list[Problem]) -> tuple[Sweep | 
         return Sweep.model_validate_json(json.dumps(data(root)), strict=True), root
     except ValidationError as error:
         found = in_words(error, Sweep, root)
-    problems += found
+    # Of a number or a list, a wrong item of the list says enough.
+    inner = {problem.loc[:i] for problem in found for i in range(1, len(problem.loc))}
+    problems += [problem for problem in found if problem.loc not in inner]
     wrong = {problem.loc[0] for problem in found if problem.loc}
     kept = [(key, value) for key, value in root.value if key.value in Sweep.model_fields.keys() - wrong]
     if not {"random", "search"} & {key.value for key, _ in kept}:
