@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 Loc = tuple[str | int, ...]
+LONGEST = 2000  # characters of one line of a message
 
 
 class UserError(Exception):
@@ -24,3 +25,17 @@ class Misfit(UserError):
 def first_line(error: Exception) -> str:
     """The first line of what an exception says, or its kind where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    r"""One line without characters that a terminal obeys or hides, and without the middle of a long text.
+
+    Control characters, line breaks, characters without width and odd spaces are written as in Python (`\x1b`,
+    `\n`, `\u200b`): no key and no file name can move the cursor, forge a line, or look like another.
+    """
+    if len(text) > longest:
+        ends = longest // 2
+        text = f"{text[:ends]} ... ({len(text) - 2 * ends} characters) ... {text[-ends:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
