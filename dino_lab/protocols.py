@@ -27,6 +27,10 @@ class Data(Protocol):
             image one by one, 1, 2, ..., and their labels + 1; 0 is background, 255 counts as nothing.
             Without it the object mask is one object, of the image's label
 
+    and, to report what was found and what was passed over, as files are often not what they seem:
+        found() -> DataReport                      of imaging/report.py
+        labels(split) -> int64 [N], on the CPU     so that evaluators which labels cannot serve are refused
+
     Runs with the same parameters share one instance that is `SharedData`, and says that it is resident.
     """
 
@@ -179,6 +183,8 @@ class Evaluator(Protocol):
                                                    encoder.REPRESENTATIONS
         needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose
                                                    components lack one is refused
+        compares_labels: tuple[str, ...]           `train`, `test`: splits whose labels it compares; data with
+                                                   one class there, or none in common, is refused
         files(encode, data) -> dict[str, bytes]    names and contents of what it leaves in the run's folder
     """
 

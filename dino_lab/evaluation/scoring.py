@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dino_lab.building.data_check import check_labels
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
@@ -47,6 +48,8 @@ def score(
 
     Without `files` they are not asked for what they would leave.
     """
+    for _, one in evaluators:
+        check_labels(one, data)
     wants = frozenset({"features"}).union(*(getattr(e, "wants", ()) for _, e in evaluators))
     with ExitStack() as stack:
         encoders: dict[int, Encoder] = {}  # the student's may be asked for under both names

@@ -29,6 +29,8 @@ class Clusters:
     cluster without a class, or of a class without a cluster, count as wrong.
     """
 
+    compares_labels = ("test",)
+
     def __init__(
         self,
         *,

@@ -23,6 +23,8 @@ class Knn:
     `precision: bfloat16` candidates are searched in bfloat16, and those found are compared in float32.
     """
 
+    compares_labels = ("train", "test")
+
     def __init__(
         self,
         *,

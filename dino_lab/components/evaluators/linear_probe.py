@@ -27,6 +27,8 @@ class LinearProbe:
     many learning rates at once after DINOv2, arXiv 2304.07193.
     """
 
+    compares_labels = ("train", "test")
+
     def __init__(
         self,
         *,
