@@ -46,7 +46,7 @@ def check_labels(evaluator: Evaluator, data: Any) -> None:
     name = evaluator.protocol.partition("/")[0]
     if not compared:
         return
-    if not hasattr(data, "labels"):
+    if not callable(getattr(data, "labels", None)):
         if data.classes < 2:
             raise UserError(_one_class(name, "the"))
         return
@@ -58,8 +58,8 @@ def check_labels(evaluator: Evaluator, data: Any) -> None:
         raise UserError(_one_class(name, {"train": "training"}.get(first, first)))
     if len(labels) > 1 and not torch.isin(labels["test"], labels["train"]).any():
         raise UserError(
-            f"evaluator {name} compares test with training images, and they have no class in common; leave it "
-            "out, or take retrieval with database: test"
+            f"evaluator {name} compares test with training images, and they have no class in common; leave "
+            "it out, or take retrieval with database: test"
         )
 
 
