@@ -15,6 +15,7 @@ from torch import Tensor
 from dino_lab.building.data_check import check_data, check_labels
 from dino_lab.cli.app import main
 from dino_lab.components.augment.two_view import TwoView
+from dino_lab.components.data.packed import Packed
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import registry
 
@@ -172,3 +173,5 @@ def test_pack_says_what_was_found(photos: Path, tmp_path: Path, capsys: pytest.C
     ]
     assert main(["pack", *given]) == 0
     assert "passed over: 1 no image (.txt)" in capsys.readouterr().out
+    notes = Packed(CPU, path=str(tmp_path / "pack")).found().notes
+    assert notes[0] == "when it was packed, passed over: 1 no image (.txt): cat/notes.txt"

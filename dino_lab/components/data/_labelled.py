@@ -16,7 +16,7 @@ from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Sourc
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import UserError, printable
 from dino_lab.imaging.decode import MAX_PIXELS, Reading
-from dino_lab.imaging.report import DataReport, PassedOver, SplitReport
+from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 
 Numbers = tuple[float, ...]
 Mean = tuple[float, float, float]
@@ -200,8 +200,20 @@ class FromFiles(Labelled):
         self._sources = sources
         super().__init__(_NOTHING if train is None else storages[0], storages[-1], names, size, mean, std)
         if self.skipped:
-            self.passed_over = (*self.passed_over, PassedOver("unreadable, left out", self.skipped))
+            self.passed_over = (*self.passed_over, self._left_out(sources, rows, storages))
         self.notes = (*self.notes, *traits.notes(asked, self.reading))
+
+    def _left_out(
+        self, sources: Sequence[Source], rows: Sequence[Tensor], storages: Sequence[Storage]
+    ) -> PassedOver:
+        """Images that cannot be read, as `on_bad_image: skip` has them."""
+        names = [
+            source.name(row)
+            for source, its, storage in zip(sources, rows, storages, strict=True)
+            for row in its[~torch.isin(its, storage.rows)][:EXAMPLES].tolist()
+        ]
+        shown = tuple(printable(name, 200) for name in names[:EXAMPLES])
+        return PassedOver("unreadable, left out", self.skipped, shown)
 
     def _name_of(self, split: Storage, row: int) -> bytes:
         source = self._sources[-1 if split is self._test else 0]

@@ -36,6 +36,7 @@ class Packed(Labelled):
             raise UserError(f"data.path: {path} has no {MANIFEST}; `dino-lab pack` makes such a folder")
         if not manifest.finished:
             raise UserError(f"data.path: {path} is not finished; the same `dino-lab pack` again goes on")
+        self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(
             _storage(train, subset(manifest.images["train"], limit), device),
