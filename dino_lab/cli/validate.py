@@ -30,8 +30,8 @@ def located(document: Document) -> Iterator[None]:
 def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) -> None:
     """Say whether a spec would run on the data that is there, and why not.
 
-    Prints every error at once, or the facts that follow from the spec, and what was found of the data. Images
-    that do not fit into memory are not decoded, but for a sample.
+    Prints every error at once, or the facts that follow from the spec, and what was found of the data. A
+    sample of the images is decoded; with `on_bad_image: skip` all of them are.
     """
     load_plugins(plugin)
     from dino_lab.building.check import check
