@@ -23,11 +23,9 @@ from dino_lab.components.evaluators.attention_boxes import AttentionBoxes
 from dino_lab.components.evaluators.attention_masks import AttentionMasks
 from dino_lab.components.evaluators.dense import Dense
 from dino_lab.evaluation.scoring import score
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.protocols import Data
 from dino_lab.registry import registry
-from dino_lab.spec.file import load
-from dino_lab.training.build import Run, build
+from dino_lab.runs.open import SavedRun, open_run
 
 CPU = torch.device("cpu")
 MASKS = {"jaccard_60": "best head, 60 %", "mean_jaccard_60": "mean of heads, 60 %"} | {
@@ -43,21 +41,21 @@ FLOORS = {
 Scores = Mapping[str, float]
 
 
-def scores_of(run: Run, data: Data, evaluators: Sequence[Any]) -> dict[str, float]:
+def scores_of(run: SavedRun, data: Data, evaluators: Sequence[Any]) -> dict[str, float]:
     """What the evaluators find of the run's network, the teacher's where it has one."""
     named = [(str(i), evaluator) for i, evaluator in enumerate(evaluators)]
-    found = score(named, data, run.network, run.augment.groups[0][1], run.autocast)
+    found = score(named, data, run.backbone, run.size, run.autocast)
     return {name: value for scored in found for name, value in scored.scores.items()}
 
 
 def on_shapes() -> str:
     """Three seeds of each network."""
 
-    def trained(method: str) -> Callable[[int], Run]:
+    def trained(method: str) -> Callable[[int], SavedRun]:
         return lambda seed: open_run(Path(methods.result(method, seed)["folder"]), registry, CPU)
 
-    def untrained(seed: int) -> Run:
-        return build(load(methods.METHODS / "dino.yaml", [f"seed={seed}"]).spec, registry, CPU)
+    def untrained(seed: int) -> SavedRun:
+        return open_run(Path(methods.result("dino", seed)["folder"]), registry, CPU, untrained=True)
 
     networks = {"random weights": untrained, "supervised": trained("supervised"), "DINO": trained("dino")}
     evaluators: list[Any] = [AttentionMasks(images=None), AttentionBoxes(images=None, centre=True), Dense()]
@@ -92,11 +90,14 @@ def _wins(found: Mapping[tuple[str, int], Scores], other: str) -> str:
 def on_davis(folder: Path, path: Path) -> str:
     """One network, trained and not, at several sizes of image."""
     trained = open_run(path, registry, CPU)
-    networks = {"random weights": build(trained.spec, registry, CPU), trained.spec.name: trained}
+    networks = {
+        "random weights": open_run(path, registry, CPU, untrained=True),
+        trained.spec.name: trained,
+    }
     frames = str(folder / "davis_masks")
     data = Parquet(CPU, path=frames, size=256, train=None, label_column=None, mask_column="mask")
     rows = []
-    crop = trained.augment.groups[0][1]
+    crop = trained.size
     for pixels in (crop, 2 * crop, 4 * crop):
         masks = AttentionMasks(images=None, pixels=pixels)
         boxes = AttentionBoxes(images=None, pixels=pixels, centre=True)

@@ -53,7 +53,7 @@ def dino_lab(setting: Setting, device: torch.device = CPU) -> Callable[[Tensor],
         global_size=setting.global_size, local_size=setting.local_size, local_views=setting.local_views
     )
     network = Network(nn.Identity(), nn.Identity(), mean=MEAN, std=STD).to(device)
-    generator = torch.Generator(device)
+    generator = torch.Generator()
 
     def crops(images: Tensor) -> Crops:
         views = augment.forward(images, generator).crops

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.report import section, spread, table
 from dino_lab.components.evaluators.knn import Knn
-from dino_lab.evaluation.encoder import Split
+from dino_lab.evaluation.outputs import Split
 
 ROUNDS = 3
 SIZE = (50_000, 10_000, 384)  # training and test images, width

@@ -35,7 +35,6 @@ outputs by itself, whatever becomes of the features: with it a student copy may 
 epochs, and DINO without centring keeps two of 1,024 outputs in use. Without it, at this size, DINO
 collapses with its centre too, to uniform; so `dino_without_centring` alone has a head without batch
 norm. A target that is uniform says nothing, and still the features may have become better before it was."""
-SETTINGS = {"distillation": ["teacher.run.path=runs/dino/HASH"]}  # what a file cannot know
 # What the papers say becomes of it; of all others they say that they learn.
 COLLAPSES = {
     "dino_without_centring": "one output",
@@ -79,7 +78,7 @@ def line(method: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
 def changes(method: str) -> str:
     """What differs from DINO, as a table."""
-    dino, other = (load(METHODS / f"{name}.yaml", SETTINGS.get(name, [])).spec for name in ("dino", method))
+    dino, other = (load(METHODS / f"{name}.yaml").spec for name in ("dino", method))
     rows = [
         [f"`{cell}`" for cell in (change.key, change.old, change.new)] for change in difference(dino, other)
     ]

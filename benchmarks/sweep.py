@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks.report import section, table
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.sweeps.plan.plan import SWEEPS
 
 BASE = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
@@ -38,7 +38,7 @@ def main() -> str:
         began = time.perf_counter()
         _start(place, "whole").wait()
         wall = time.perf_counter() - began
-        seconds = [read_ending(path).seconds for path in (place / "whole" / BASE.stem).iterdir()]
+        seconds = [read_status(path).seconds for path in (place / "whole" / BASE.stem).iterdir()]
         twice, equal = _killed(place)
     alone = sum(seconds) / 2
     rows = [

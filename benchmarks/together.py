@@ -20,7 +20,8 @@ from benchmarks.report import section, spread, table
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import Run, build
-from dino_lab.training.loop import Row, train, train_together
+from dino_lab.training.loop import Row, train
+from dino_lab.training.stacked.loop import train_stacked
 
 TRIALS = 4
 ROUNDS, WARM = 5, 3
@@ -65,7 +66,7 @@ def _rows(name: str, settings: Settings, steps: int, device: torch.device) -> li
     _check(settings, device)
     one = train(prepare(settings, 0, device))
     packed = [prepare(settings, trial, device) for trial in range(TRIALS)]
-    together = train_together(packed)
+    together = train_stacked(packed)
     with _processes(settings, device) as step_all:
         ways: dict[str, tuple[Callable[[int], None], int]] = {
             "one at a time": (lambda count: _make(one, count, device), 1),
@@ -96,7 +97,7 @@ def _check(settings: Settings, device: torch.device) -> None:
     """The same loss after a step, packed or not."""
     every = (*settings, "train.log_every=1")
     runs = [prepare(every, trial, device) for trial in range(TRIALS)]
-    (packed,) = islice(train_together(runs), 1)
+    (packed,) = islice(train_stacked(runs), 1)
     for trial, row in enumerate(packed):
         assert isinstance(row, Row)
         alone = next(train(prepare(every, trial, device))).numbers["loss"]

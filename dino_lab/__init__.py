@@ -1,3 +1,26 @@
-"""dino-lab: a declarative experiment runner for self-supervised vision."""
+"""dino-lab: a declarative experiment runner for self-supervised vision.
+
+load(file)       read a spec
+run(spec)        train it, or go on
+open_run(folder) open what was trained
+evaluate(target) score a run, a file or a model of timm
+sweep(file)      run a whole ablation
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dino_lab.api import evaluate, load, open_run, run, sweep
 
 __version__ = "0.1.0"
+__all__ = ["evaluate", "load", "open_run", "run", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on demand, since torch takes seconds."""
+    if name in __all__:
+        return getattr(import_module("dino_lab.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

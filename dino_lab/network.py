@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +53,15 @@ def _per_view(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function made for [N, ...] to [V, B, ...]."""
     y = function(x.flatten(0, 1))
     return y.view(*x.shape[:2], *y.shape[1:])
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

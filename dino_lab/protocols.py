@@ -1,38 +1,39 @@
-"""The contract of each kind of component. Shape letters: see types.py.
+"""The contract of each kind of component, and its optional abilities. Shape letters: see types.py.
 
 `__init__` lists what the builder supplies; a component adds its own parameters after a `*`, and those are
 what YAML may set. The registry refuses a class whose `__init__` or methods take other arguments.
+
+An ability is a contract that extends the one of its kind. A component has it if it has all of its methods and
+attributes, None not counted; it is declared nowhere else. The registry refuses a class whose method of such
+a name takes other arguments, and records the abilities of a class in `Entry.abilities`. An attribute that
+only `__init__` sets is recorded if the class declares it (`last_layer: nn.Module`), and so is a method that
+`__getattr__` forwards (`tokens: Callable[[Tensor], Tensor]`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, Protocol
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import cache
+from types import FunctionType, new_class
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import MaskedImages, Representation, Split
+from dino_lab.imaging.report import DataReport
 from dino_lab.network import Network
-from dino_lab.types import Output, Views
+from dino_lab.registry.kinds import KIND_OF_FIELD
+from dino_lab.types import BackboneOutput, Output, Views
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------------- data
 
 
 class Data(Protocol):
-    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`.
-
-    Data may also have, and an evaluator may ask for, images with what is in them, on the CPU:
-        annotated(split, indices) -> (images, labels, object masks bool [N, H, W], part masks uint8 [N, H, W],
-            boxes int64 [N, 4]), for indices int64 [N]; 0 is background in a part mask, 1, 2, ... the parts
-        segmented(split, indices) -> (objects uint8 [N, H, W], classes uint8 [N, H, W]): the objects of an
-            image one by one, 1, 2, ..., and their labels + 1; 0 is background, 255 counts as nothing.
-            Without it the object mask is one object, of the image's label
-
-    and, to report what was found and what was passed over, as files are often not what they seem:
-        found() -> DataReport                      of imaging/report.py
-        labels(split) -> int64 [N], on the CPU     so that evaluators which labels cannot serve are refused
-
-    Runs with the same parameters share one instance that is `SharedData`, and says that it is resident.
-    """
+    """Labelled images, uint8 [B, C, H, W] with labels int64 [B], on `device`."""
 
     classes: int  # labels are 0 .. classes - 1
     size: int  # H = W of every image
@@ -59,7 +60,10 @@ class Data(Protocol):
 
 
 class SharedData(Data, Protocol):
-    """Data whose images depend on the parameters alone, not on the run's seed, and never change."""
+    """Data that runs with the same parameters share, if they are resident.
+
+    The images depend on the parameters alone, not on the run's seed, and never change.
+    """
 
     @property
     def resident(self) -> bool:
@@ -71,11 +75,60 @@ class SharedData(Data, Protocol):
         ...
 
 
+class HasClassNames(Data, Protocol):
+    """Data whose classes have names, for tables and pictures; classes are numbered otherwise."""
+
+    class_names: tuple[str, ...]  # one for each class, in the order of the labels
+
+
+class GivesAnnotations(Data, Protocol):
+    """Images with masks and boxes of what is in them."""
+
+    def annotated(self, split: Literal["train", "test"], indices: Tensor) -> tuple[Tensor, ...]:
+        """Some images of a split by their indices, int64 [N], on the CPU.
+
+        Returns images uint8 [N, C, H, W]; labels int64 [N]; masks of the objects bool [N, H, W]; parts uint8
+        [N, H, W], 0 background, 1, 2, ... the parts; boxes int64 [N, 4], x0 y0 x1 y1, the last two exclusive.
+        """
+        ...
+
+
+class GivesSegments(Data, Protocol):
+    """Annotated images of several objects. Without it the mask is one object, of the image's label."""
+
+    def segmented(self, split: Literal["train", "test"], indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The objects of some images of a split by their indices, int64 [N], on the CPU.
+
+        Returns objects uint8 [N, H, W], numbered 1, 2, ... in each image; their classes uint8 [N, H, W], as
+        label + 1. In both 0 is background and 255 void.
+        """
+        ...
+
+
+class GivesLabels(Data, Protocol):
+    """Data whose labels are known without its images."""
+
+    def labels(self, split: Literal["train", "test"]) -> Tensor:
+        """Labels int64 [N] of a split, on the CPU; none where there is no such split."""
+        ...
+
+
+class GivesReport(Data, Protocol):
+    """Data that may pass over some of what it was given, and reports it."""
+
+    def found(self) -> DataReport:
+        """Images and classes of each split, what was passed over and why, and other notes."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------- augment
+
+
 class Augment(Protocol):
     """Images uint8 [B, C, H, W] to crops of them, on the images' device.
 
-    Every random number comes from `generator`, which lives on the images' device, so that the crops of a
-    step can be made again.
+    Every random number comes from `generator`, which lives on the CPU, so that the crops of a step can be
+    made again, and are the same on every device but for rounding.
     """
 
     pairs: Tensor  # [S, T] int8, on the CPU until the module is moved (a buffer)
@@ -85,32 +138,88 @@ class Augment(Protocol):
     def forward(self, images: Tensor, generator: torch.Generator) -> Views: ...
 
 
+# ------------------------------------------------------------------------------------------------ backbone
+
+
 class Backbone(Protocol):
     """Normalised images [N, C, H, W] to features [N, D]; several sizes are allowed.
 
-    A backbone may also have, and an evaluator may ask for:
-        tokens(images) -> [N, D, h, w]             patch tokens
-        attention(images) -> [N, heads, h, w]      last block, from CLS to the patches, rows summing to <= 1
-        look(images, blocks) -> Look               features and, in the same forward, CLS of so many last
-                                                   blocks, tokens and attention, as far as it has them
-        checkpoint_gradients()                     keep activations between blocks only, from now on
-        as_timm() -> (nn.Module, str)              the timm model inside, and the line that builds its like
-        timm_config() -> (str, dict)               architecture and arguments of timm.create_model, as JSON
+    `channels` is that of the images, `size` the height and width of the largest crop.
     """
 
     dim: int  # D
 
-    def __init__(
-        self, channels: int, size: int
-    ) -> None: ...  # of the images; size is that of the largest crop
+    def __init__(self, channels: int, size: int) -> None: ...
     def forward(self, images: Tensor) -> Tensor: ...
 
 
-class Head(Protocol):
-    """Features [N, in_dim] to [N, K]; also used as predictor, K to K.
+class GivesTokens(Backbone, Protocol):
+    """A backbone with patch tokens, or a last feature map."""
 
-    A head may name its `last_layer`, a module that `optim.freeze_last_layer` holds still at first.
-    """
+    def tokens(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, D, h, w]; a UserError where this model has none."""
+        ...
+
+
+class GivesAttention(Backbone, Protocol):
+    """A backbone with attention from its CLS token."""
+
+    def attention(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, heads, h, w]: the last block, from CLS to the patches, each head of an image
+        summing to at most 1; a UserError where this model has none.
+        """
+        ...
+
+
+class GivesOutputs(Backbone, Protocol):
+    """A backbone that gives all of its outputs in one forward."""
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        """Features, the CLS token of the last `blocks` blocks, tokens and attention of [N, C, H, W]; None for
+        what this model does not have.
+        """
+        ...
+
+
+class ChecksSize(Backbone, Protocol):
+    """A backbone that refuses images of some sizes."""
+
+    def check_size(self, size: int) -> None:
+        """ValueError where it does not take images of `size` x `size` pixels."""
+        ...
+
+
+class CheckpointsGradients(Backbone, Protocol):
+    """A backbone for `train.gradient_checkpointing`."""
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the activations between blocks, from now on; ValueError where this model cannot."""
+        ...
+
+
+class GivesTimmModel(Backbone, Protocol):
+    """A backbone that is a model of timm inside, so that its weights are exported for timm."""
+
+    def as_timm(self) -> tuple[nn.Module, str]:
+        """The model, and a Python expression that builds one of the same shape."""
+        ...
+
+
+class GivesTimmConfig(Backbone, Protocol):
+    """A backbone that timm.create_model builds from a configuration file."""
+
+    def timm_config(self) -> tuple[str, dict[str, Any]]:
+        """Timm's name of the architecture, and the arguments of timm.create_model, as JSON; a UserError where
+        these cannot describe this model.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------- head
+
+
+class Head(Protocol):
+    """Features [N, in_dim] to [N, K]; also used as predictor, K to K."""
 
     dim: int  # K
 
@@ -118,15 +227,17 @@ class Head(Protocol):
     def forward(self, features: Tensor) -> Tensor: ...
 
 
-class Teacher(Protocol):
-    """What the student should agree with, [T, B, K], for the views in crops[0].
+class HasLastLayer(Head, Protocol):
+    """A head with a last layer that `optim.freeze_last_layer` freezes at the start of a run."""
 
-    A teacher may also have, and it is then called:
-        check_classes(classes: int) -> None        ValueError where it cannot teach so many classes
-        answer(output: Output) -> Tensor           what `forward` makes of the network's output for crops[0],
-                                                   where it needs nothing else: the networks of several
-                                                   runs are then computed at once
-    """
+    last_layer: nn.Module
+
+
+# ------------------------------------------------------------------------------------------------- teacher
+
+
+class Teacher(Protocol):
+    """What the student should agree with, [T, B, K], for the views in crops[0]."""
 
     network: Network | None  # to evaluate; None if there is no network but the student
 
@@ -135,6 +246,28 @@ class Teacher(Protocol):
     def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
         """Called after each optimizer step; `ends_epoch` after the last one of an epoch."""
         ...
+
+
+class ChecksClasses(Teacher, Protocol):
+    """A teacher that refuses data with too many classes."""
+
+    def check_classes(self, classes: int) -> None:
+        """ValueError where it cannot teach so many classes."""
+        ...
+
+
+class GivesAnswer(Teacher, Protocol):
+    """A teacher whose targets depend on its network's output alone.
+
+    The networks of several runs are then computed at once.
+    """
+
+    def answer(self, output: Output) -> Tensor:
+        """What `forward` makes of the network's output for crops[0], [T, B, K]."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------- targets
 
 
 class Targets(Protocol):
@@ -146,14 +279,11 @@ class Targets(Protocol):
     def forward(self, teacher: Tensor, progress: float) -> Tensor: ...
 
 
-class Loss(Protocol):
-    """Student [S, B, K], target [T, B, K] and pairs [S, T] to a scalar.
+# ---------------------------------------------------------------------------------------------------- loss
 
-    A loss may also have:
-        measure(student, target, pairs) -> dict[str, Tensor]   scalars for a row, such as an accuracy; called
-                                                               before forward, and changes nothing
-        check_pairs(pairs)                                     ValueError where they give nothing to learn
-    """
+
+class Loss(Protocol):
+    """Student [S, B, K], target [T, B, K] and pairs [S, T] to a scalar."""
 
     negatives: bool  # understands -1 pairs
     cross_entropy: bool  # the value is H(target, student), so that less the target's entropy it is a KL
@@ -162,8 +292,27 @@ class Loss(Protocol):
     def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor: ...
 
 
+class GivesMeasures(Loss, Protocol):
+    """A loss with further numbers for a row, such as an accuracy."""
+
+    def measure(self, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+        """Scalars by name, from the arguments of `forward`; called before it, and changes nothing."""
+        ...
+
+
+class ChecksPairs(Loss, Protocol):
+    """A loss that learns nothing from some pairs."""
+
+    def check_pairs(self, pairs: Tensor) -> None:
+        """ValueError where pairs [S, T] give nothing to learn."""
+        ...
+
+
+# --------------------------------------------------------------------------------------------- regularizer
+
+
 class Regularizer(Protocol):
-    """What the student says about its views, in any precision, to a scalar that is added times `weight`."""
+    """The student's output for its views, in any precision, to a scalar that is added times `weight`."""
 
     weight: float
 
@@ -171,30 +320,114 @@ class Regularizer(Protocol):
     def forward(self, views: Views, student: Output) -> Tensor: ...
 
 
-class Evaluator(Protocol):
-    """Scores of frozen features, by name; the names are prefixed with the evaluator's.
+# ----------------------------------------------------------------------------------------------- evaluator
 
-    `encode` maps uint8 images [B, C, H, W] to features [B, D], in evaluation mode, without gradient, and
-    `encode.ask("tokens", images)` to what else the backbone can give; `encode.split(data, "bank")` and
-    `encode.annotated(data, count)` are computed once for all evaluators, and so is, by `encode.once`, what
-    else has a key of its own. `encode.at(pixels, channels)` and `encode.unresized()` see other sizes. An
-    evaluator may also have:
-        wants: tuple[str, ...]                     what it asks of a split beside features: names of
-                                                   encoder.REPRESENTATIONS
-        needs: tuple[str, ...]                     such as `backbone.tokens` or `data.annotated`; a spec whose
-                                                   components lack one is refused
-        compares_labels: tuple[str, ...]           `train`, `test`: splits whose labels it compares; data with
-                                                   one class there, or none in common, is refused
-        files(encode, data) -> dict[str, bytes]    names and contents of what it leaves in the run's folder
+
+class FeatureExtractor(Protocol):
+    """A frozen network as an evaluator is given it: images uint8 [B, C, H, W] to float32 features [B, D].
+
+    Images may be of any size and on any device. No gradient flows, and the network is in evaluation mode. The
+    results of `split`, `annotated` and `once` are kept, for all evaluators of one pass.
     """
+
+    @property
+    def network(self) -> Network:
+        """The network, to be read only."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels at which the network sees images: that of the teacher's crops."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+    def ask(self, capability: str, images: Tensor) -> Tensor:
+        """What the backbone's method of that name returns, such as `tokens`, in float32; a UserError where
+        it has none.
+        """
+        ...
+
+    def outputs(self, images: Tensor) -> BackboneOutput:
+        """Features, blocks, tokens and attention, as far as the backbone has them."""
+        ...
+
+    def at(self, pixels: int | None, channels: int) -> FeatureExtractor:
+        """The same network at another image size, or with None at its own; a UserError where the backbone
+        refuses it, which is tried with an empty image of so many channels.
+        """
+        ...
+
+    def unresized(self) -> FeatureExtractor:
+        """The same network without resizing, for images of any height and width that the backbone takes."""
+        ...
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The result of `make`, which is called once for all that ask with the same key."""
+        ...
+
+    def split(self, data: Any, name: Literal["bank", "test"]) -> Split:
+        """Labels and representations of the training (`bank`) or test split; a UserError where they are not
+        finite, or the backbone does not give one of them.
+        """
+        ...
+
+    def annotated(self, data: Any, count: int | None) -> MaskedImages:
+        """The first `count` annotated test images, or with None all, and the backbone's outputs for them; a
+        UserError where there are fewer.
+        """
+        ...
+
+
+class Evaluator(Protocol):
+    """Scores of frozen features, by name; the names are prefixed with the evaluator's."""
 
     every: int  # epochs between two evaluations
     of: Literal["teacher", "student"]  # whose features; the student's where the teacher has no network
     protocol: str  # name/version and every constant, in one line
 
     def __init__(self) -> None: ...
-    def forward(self, encode: Encoder, data: Data) -> dict[str, float]: ...
+    def forward(self, encode: FeatureExtractor, data: Data) -> dict[str, float]: ...
 
+
+class NeedsAbilities(Evaluator, Protocol):
+    """An evaluator that works only with components that have certain abilities."""
+
+    @property
+    def needs(self) -> tuple[type | str, ...]:
+        """Ability classes, such as `GivesTokens`; a spec whose components lack one is refused.
+
+        A name, such as `backbone.tokens`, is the older spelling.
+        """
+        ...
+
+
+class NeedsRepresentations(Evaluator, Protocol):
+    """An evaluator that asks `encode.split` for more than features."""
+
+    @property
+    def wants(self) -> tuple[Representation, ...]:
+        """Those that it reads: `blocks`, `mean_tokens`, `gem_tokens`; `features` are always there."""
+        ...
+
+
+class ComparesLabels(Evaluator, Protocol):
+    """An evaluator whose score is decided by the labels where these are all the same, which is refused."""
+
+    @property
+    def compares_labels(self) -> tuple[Literal["train", "test"], ...]:
+        """The splits whose labels it compares; of two, they must have a class in common."""
+        ...
+
+
+class GivesFiles(Evaluator, Protocol):
+    """An evaluator that writes files, such as pictures, into the run's folder."""
+
+    def files(self, encode: FeatureExtractor, data: Data) -> dict[str, bytes]:
+        """Names and contents; called after `forward`."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------- tables
 
 PROTOCOLS: dict[str, type] = {
     "data": Data,
@@ -207,3 +440,112 @@ PROTOCOLS: dict[str, type] = {
     "regularizer": Regularizer,
     "evaluator": Evaluator,
 }
+ABILITIES: dict[str, tuple[type, ...]] = {
+    "data": (SharedData, HasClassNames, GivesAnnotations, GivesSegments, GivesLabels, GivesReport),
+    "augment": (),
+    "backbone": (
+        GivesTokens,
+        GivesAttention,
+        GivesOutputs,
+        ChecksSize,
+        CheckpointsGradients,
+        GivesTimmModel,
+        GivesTimmConfig,
+    ),
+    "head": (HasLastLayer,),
+    "teacher": (ChecksClasses, GivesAnswer),
+    "targets": (),
+    "loss": (GivesMeasures, ChecksPairs),
+    "regularizer": (),
+    "evaluator": (NeedsAbilities, NeedsRepresentations, ComparesLabels, GivesFiles),
+}
+
+
+FORMER_NAMES = {"backbone": {"look": "outputs"}}  # of methods, by kind: plugins may still use them
+
+
+def kind_of(protocol: type) -> str:
+    """The kind of component that an ability belongs to; a TypeError where it extends no contract."""
+    for kind, contract in PROTOCOLS.items():
+        if contract in protocol.__mro__[1:]:
+            return kind
+    raise TypeError(f"{protocol.__qualname__}: an ability extends the contract of a kind, such as Backbone")
+
+
+@cache
+def members(protocol: type) -> dict[str, FunctionType | None]:
+    """What an ability adds to the contract of its kind: methods by name, and None for each attribute."""
+    contract = PROTOCOLS[kind_of(protocol)]
+    added = reversed(protocol.__mro__[: protocol.__mro__.index(contract)])
+    found = {
+        name: value for cls in added for name, value in (inspect.get_annotations(cls) | vars(cls)).items()
+    }
+    return {
+        name: value if isinstance(value, FunctionType) else None
+        for name, value in found.items()
+        if not name.startswith("_")
+    }
+
+
+def ability(component: object, protocol: Callable[..., T]) -> T | None:
+    """The component, typed as one that has an ability, or None where it does not have it.
+
+    `protocol` is the ability's class. Attributes of the instance count, and those that `__getattr__` finds. A
+    backbone may call a submodule `attention` or `tokens`, which does not make it a method.
+    """
+    assert isinstance(protocol, type), "a Callable only because mypy takes no Protocol for type[T]"
+    for name, contract in members(protocol).items():
+        found = getattr(component, name, None) if contract is None else method(component, name)
+        if found is None:
+            return None
+    return cast(T, component)
+
+
+def method(component: object, name: str) -> Callable[..., Any] | None:
+    """The method of that name, or None where there is none; a submodule is no method."""
+    found = getattr(component, name, None)
+    return found if callable(found) and not isinstance(found, nn.Module) else None
+
+
+def class_names(data: Data) -> tuple[str, ...]:
+    """The names of the classes, or their numbers."""
+    named = ability(data, HasClassNames)
+    return tuple(map(str, named.class_names if named is not None else range(data.classes)))
+
+
+def needs_of(evaluator: Evaluator) -> list[tuple[str, type]]:
+    """The abilities that an evaluator needs, each with the field of a spec whose component should have it.
+
+    A TypeError where one is neither an ability's class nor a name such as `backbone.tokens`.
+    """
+    stated = ability(evaluator, NeedsAbilities)
+    return [] if stated is None else abilities_in(stated.needs)
+
+
+def representations_of(evaluator: Evaluator) -> frozenset[Representation]:
+    """The representations that an evaluator reads beside features."""
+    reads = ability(evaluator, NeedsRepresentations)
+    return frozenset(() if reads is None else reads.wants)
+
+
+def abilities_in(needs: Iterable[type | str]) -> list[tuple[str, type]]:
+    """Each of `needs`, as `needs_of` gives them."""
+    return [_need(need) for need in needs]
+
+
+def _need(need: type | str) -> tuple[str, type]:
+    if isinstance(need, type):
+        return kind_of(need), need
+    field, _, name = need.partition(".")
+    if field not in KIND_OF_FIELD or not name.isidentifier():
+        raise TypeError(f"{need!r} is no ability; an evaluator needs classes such as GivesTokens")
+    return field, _named(KIND_OF_FIELD[field], name)
+
+
+@cache
+def _named(kind: str, name: str) -> type:
+    """The ability that has a method or attribute of that name; one of its own where none of ours has."""
+    name = FORMER_NAMES.get(kind, {}).get(name, name)
+    known = (protocol for protocol in ABILITIES[kind] if name in members(protocol))
+    bases = (PROTOCOLS[kind], Protocol)
+    return next(known, None) or new_class(name, bases, exec_body=lambda space: space.update({name: ...}))

@@ -14,7 +14,9 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A number, or a ramp from `start` to `end`, in fractions of the run.
 
     The value rises linearly from 0 to `start` over the first `warmup` of the run, moves from `start` to
-    `end` until `until`, and stays there.
+    `end` until `until`, and stays there. A warm-up of w steps is 0 at step 0 and `start` at step w. DINO's
+    code (arXiv 2104.14294, utils.py) has `start` at step w - 1 already, and then the same cosine: each of its
+    first w values is w / (w - 1) times that of here.
     """
 
     start: float
@@ -58,28 +60,48 @@ def constant(value: float) -> Schedule:
 
 
 class Within:
-    """Bounds for both ends of a schedule: `Annotated[Schedule, Within(above=0)]`."""
+    """Bounds for all values of a schedule: `Annotated[Schedule, Within(above=0)]`.
+
+    A schedule with `warmup` begins at 0, which must be within them; `from_zero=False` refuses it anyhow.
+    """
 
     def __init__(
-        self, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
+        self,
+        *,
+        above: float = -math.inf,
+        at_least: float = -math.inf,
+        at_most: float = math.inf,
+        from_zero: bool = True,
     ) -> None:
-        self.above, self.at_least, self.at_most = above, at_least, at_most
+        self.above, self.at_least, self.at_most, self.from_zero = above, at_least, at_most, from_zero
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Check the ends after the schedule itself is valid."""
+        """Check the values after the schedule itself is valid."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, schedule: Schedule) -> Schedule:
+        # Between these a schedule takes no larger and no smaller value.
         for value in (schedule.start, schedule.end):
-            if value <= self.above:
-                raise ValueError(f"must be greater than {self.above:g}, got {value:g}")
-            if value < self.at_least:
-                raise ValueError(f"must be at least {self.at_least:g}, got {value:g}")
-            if value > self.at_most:
-                raise ValueError(f"must be at most {self.at_most:g}, got {value:g}")
+            if complaint := self._complaint(value):
+                raise ValueError(f"{complaint}, got {value:g}")
+        if schedule.warmup and (complaint := self._complaint(0) or self._no_zero()):
+            raise ValueError(f"{complaint}, and a warmup begins at 0: leave warmup out")
         return schedule
 
+    def _complaint(self, value: float) -> str | None:
+        if value <= self.above:
+            return f"must be greater than {self.above:g}"
+        if value < self.at_least:
+            return f"must be at least {self.at_least:g}"
+        if value > self.at_most:
+            return f"must be at most {self.at_most:g}"
+        return None
 
-Momentum = Annotated[Schedule, Within(at_least=0, at_most=1)]
+    def _no_zero(self) -> str | None:
+        return None if self.from_zero else "may not rise from 0"
+
+
+# A momentum of 0 remembers nothing, so that a teacher would be its student and a centre one batch's mean.
+Momentum = Annotated[Schedule, Within(at_least=0, at_most=1, from_zero=False)]
 Temperature = Annotated[Schedule, Within(above=0)]
 Rate = Annotated[Schedule, Within(at_least=0)]

@@ -36,8 +36,8 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a backbone makes of images in one forward; None where it has no such thing."""
+class BackboneOutput:
+    """All outputs of a backbone for N images, from one forward; None for those that it does not have."""
 
     features: Tensor  # [N, D]
     blocks: Tensor | None = None  # [N, blocks, D]: CLS after the final norm, of the last blocks, last first
@@ -45,11 +45,11 @@ class Look:
     attention: Tensor | None = None  # [N, heads, h, w], of the last block, from CLS to the patches
 
     @classmethod
-    def cat(cls, looks: Sequence[Self]) -> Self:
-        """Several looks as one."""
+    def cat(cls, outputs: Sequence[Self]) -> Self:
+        """The outputs for several batches as those for one."""
 
         def column(name: str) -> Tensor | None:
-            values = [getattr(look, name) for look in looks]
+            values = [getattr(output, name) for output in outputs]
             return None if values[0] is None else torch.cat(values)
 
         columns: dict[str, Any] = {field.name: column(field.name) for field in fields(cls)}
@@ -71,3 +71,6 @@ class Look:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: None if v is None else function(v) for name, v in values.items()}
         return type(self)(**changed)
+
+
+Look = BackboneOutput  # its former name, which plugins import

@@ -55,10 +55,13 @@ def tiny_spec(tiny: Path) -> Callable[..., object]:
 def execute(tmp_path: Path) -> Callable[..., object]:
     """Run a spec under tmp_path/runs on the CPU."""
     from dino_lab.registry import registry
-    from dino_lab.training import experiment
+    from dino_lab.training.trainer import FitOptions, fit
+
+    names = ("runs", "device", "checkpoint_every", "accept_data")
 
     def run(spec: object, **options: object) -> object:
-        given = {"runs": tmp_path / "runs", "device": torch.device("cpu"), "checkpoint_every": 3600.0}
-        return experiment.execute(spec, registry, **{**given, **options})
+        how = {"runs": tmp_path / "runs", "device": torch.device("cpu"), "checkpoint_every": 3600.0}
+        how |= {name: options.pop(name) for name in names if name in options}
+        return fit(spec, registry, FitOptions(**how), **options)
 
     return run

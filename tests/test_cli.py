@@ -4,10 +4,12 @@ import errno
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,24 +23,23 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dino_lab import __version__
+from dino_lab.building.execution import choose_device
 from dino_lab.cli import app as cli
-from dino_lab.cli.formatting import duration
+from dino_lab.cli.formatting import duration, verdict_text
 from dino_lab.cli.interrupt import Interrupt
-from dino_lab.cli.live import LiveView
-from dino_lab.cli.options import choose_device
+from dino_lab.cli.live import History, LiveView, curve, resample
 from dino_lab.cli.plain import PlainView
 from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary
-from dino_lab.cli.terminal_curves import History, curve, resample
-from dino_lab.errors import Misfit, UserError
+from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.registry import registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.rows import main_score
 from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
-from dino_lab.training.execution import Outcome
 from dino_lab.training.loop import Row
+from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
@@ -231,10 +232,10 @@ def test_a_traceback_is_shown_to_who_asks(
 def test_a_failed_run_ends_with_1(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dino_lab.training import experiment
+    from dino_lab.training import trainer
 
     outcome = Outcome("failed", tmp_path, 3, 8, LEARNING, reason="the loss is nan")
-    monkeypatch.setattr(experiment, "execute", lambda *_, **__: outcome)
+    monkeypatch.setattr(trainer, "fit", lambda *_, **__: outcome)
     assert cli.main(["run", str(spec_file)]) == 1
     assert "failed: 3 of 8 steps, 0:" in (out := capsys.readouterr().out)
     assert "the loss is nan" in out
@@ -495,7 +496,7 @@ def test_plain_lines_come_at_intervals_and_with_news(capsys: pytest.CaptureFixtu
     assert out.count(LEARNING.sentence) == 1
     assert (
         out[4] == "step 7/100  epoch 0.14/2  loss 2.5  lr 0.001  entropy 2 of 3  410 images/s  "
-        "knn.20nn 0.2500  warming up"
+        "1:33 left  knn.20nn 0.2500  warming up"
     )
 
 
@@ -541,6 +542,111 @@ def test_the_live_view_survives_numbers_that_are_none() -> None:
     view.started(None, Path("x"), 0)  # type: ignore[arg-type]
     view.row(Row(1, 100, 0.0, numbers(loss=float("nan"))), LEARNING)
     assert "loss nan" in render(view, console)
+
+
+def test_before_the_first_row_there_is_no_loss() -> None:
+    console = Console(width=100, file=io.StringIO())
+    view = LiveView(fake_spec(), "cpu", console)
+    view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+    view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
+    text = render(view, console)
+    assert "knn.20nn 0.1" in text
+    assert "loss" not in text
+    assert "nan" not in text
+
+
+def test_the_evaluation_before_training_is_not_counted_as_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    console = Console(width=100, file=io.StringIO())
+    live = LiveView(fake_spec(), "cpu", console, clock=lambda: now)
+    plain = PlainView(fake_spec(), "cpu", clock=lambda: now)
+    for view in (live, plain):
+        now = 0.0
+        view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+        now = 900.0  # the evaluation
+        view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
+        now = 902.0
+        view.row(Row(2, 100, 0.04, numbers()), LEARNING)
+    assert "1:38 left" in render(live, console)
+    now = 910.0
+    plain.row(Row(10, 100, 0.2, numbers()), LEARNING)
+    first, *_, last = capsys.readouterr().out.splitlines()[1:]
+    assert "left" not in first
+    assert "1:30 left" in last
+
+
+def test_keys_are_not_echoed_into_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An echoed ^C or Enter would move the panel by a line, so that its border stood there twice."""
+    keyboard, terminal = pty.openpty()
+    with open(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        def echoes() -> bool:
+            return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+        assert echoes()
+        with LiveView(fake_spec(), "cpu", Console(width=100, file=io.StringIO())):
+            assert not echoes()
+        assert echoes()
+    os.close(keyboard)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "failed", "colour"),
+    [
+        (LEARNING, False, "green"),
+        (LEARNING, True, None),
+        (Verdict("learning", "learning, but no better than untrained yet: knn.20nn", True), False, "yellow"),
+        (Verdict("learning", "signs of collapse (3 of 5 rows): entropy", True), False, "yellow"),
+        (Verdict("warming up", "warming up until 10 %: entropy"), False, "cyan"),
+        (Verdict("collapsed to uniform", "collapsed to uniform: entropy"), False, "red"),
+    ],
+)
+def test_only_what_learns_without_doubt_is_green(verdict: Verdict, failed: bool, colour: str | None) -> None:
+    text = verdict_text(verdict, failed=failed)
+    colours = {str(span.style).removeprefix("bold ") for span in text.spans}
+    assert colours == ({colour} if colour else set())
+    assert verdict.sentence in text.plain
+    assert text.plain.startswith("● " if colour else "○ before it failed: ")
+    if colour:
+        assert text.plain[2 : max(span.end for span in text.spans)] == verdict.sentence.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        ([0], "knn.20nn: 0.2466 before training, not evaluated since"),
+        ([0, 8], "knn.20nn: 0.2466 before training, 0.2466 after"),
+        ([8], "knn.20nn: 0.2466 after"),
+    ],
+)
+def test_one_evaluation_is_not_two_scores(steps: list[int], line: str, tmp_path: Path) -> None:
+    rows = [{"step": step, "epoch": step / 4, "knn.20nn": 0.2466} for step in steps]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = Console(width=100, file=io.StringIO(), markup=False, highlight=False)
+    score = {"knn.20nn": 0.2466}
+    print_summary(Outcome("interrupted", tmp_path, 8, 9, LEARNING, 3.0, score, score), Notes(), 1.0, console)
+    assert f"{line}\n" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert printable("a\x1b[31m\nb\u202ec é") == r"a\x1b[31m\nb\u202ec é"
+    evil, folder = "knn.\x1b[2J\n20nn", tmp_path / "a\x1b[2J\nb"
+    folder.mkdir()
+    plain = PlainView(fake_spec(), "cpu")
+    plain.started(None, folder, 0)  # type: ignore[arg-type]
+    plain.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), Verdict("learning", f"learning: {evil}"))
+    console = Console(width=300, file=io.StringIO(), markup=False, highlight=False, force_terminal=True)
+    live = LiveView(fake_spec(), "cpu", console)
+    live.started(None, folder, 0)  # type: ignore[arg-type]
+    live.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), LEARNING)
+    console.print(live.render())
+    print_summary(
+        Outcome("failed", folder, 1, 9, LEARNING, 0.0, {}, {evil: 0.5}, evil), Notes(), 1.0, console
+    )
+    for text in (capsys.readouterr().out, console.file.getvalue()):  # type: ignore[attr-defined]
+        assert "\x1b[2J" not in text
+        assert r"knn.\x1b[2J\n20nn" in text
 
 
 def test_the_summary_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,16 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
+from dino_lab.components.data.shapes import Shapes
 from dino_lab.registry import registry
 from dino_lab.registry.discovery import BUILT_IN, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.testing import check_component
 from dino_lab.testing.component import TRIALS
-from dino_lab.types import Views
+from dino_lab.types import BackboneOutput, Views
 
 # What a component cannot do without, and what makes it small.
 PARAMS: dict[tuple[str, str], dict[str, Any]] = {
@@ -260,9 +262,21 @@ class Needs(GoodLoss):
         super().__init__(dim)
 
 
+class Learns(GoodLoss):
+    """It has a parameter of its own."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student + self.bias, target, pairs)
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
+        (Learns, "its parameter 'bias' would never be trained: the optimizer gets those of backbone, head"),
         (WithoutPromise, "has no attribute 'negatives'; a loss says negatives"),
         (WrongPromise, "its negatives is 'yes'; it should be of the type bool"),
         (PerSample, "forward has the shape [2]; it should be a float32 tensor []"),
@@ -286,6 +300,176 @@ class Needs(GoodLoss):
 )
 def test_what_is_said_of_a_loss(cls: type, words: str, broken: Callable[..., str]) -> None:
     assert words in broken("loss", cls)
+
+
+class MeasuresRows(GoodLoss):
+    """It measures each sample."""
+
+    def measure(self, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+        return {"distance": (student[0] - target[0]).square().mean(-1)}
+
+
+class MeasuresAndMoves(GoodLoss):
+    """It counts what it measures."""
+
+    calls: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def measure(self, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        return {"distance": (student[0] - target[0]).square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (MeasuresRows, "it should be a finite scalar tensor"),
+        (MeasuresAndMoves, "measure changes its state; it should leave that to forward"),
+    ],
+)
+def test_what_is_said_of_a_losss_measures(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("loss", cls)
+
+
+class OtherFeatures(Vit):
+    """Its outputs are not those of forward."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__(channels, size, width=16, depth=1, heads=2, patch=8)
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return BackboneOutput(self(images) + 1)
+
+
+class ManyBlocks(OtherFeatures):
+    """It gives two blocks although it is asked for one."""
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return BackboneOutput(self(images), self(images)[:, None].expand(-1, 2, -1))
+
+
+class NoOutput(OtherFeatures):
+    """It gives a dict."""
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return {"features": self(images)}  # type: ignore[return-value]
+
+
+class FlatTokens(OtherFeatures):
+    """Its tokens are a list."""
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return BackboneOutput(self(images), None, self.tokens(images).flatten(2))
+
+
+class RefusesSizes(OtherFeatures):
+    """It refuses a size that it takes."""
+
+    def check_size(self, size: int) -> None:
+        if size == 16:
+            raise ValueError("16 is too small")
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return BackboneOutput(self(images))
+
+
+class OtherConfig(OtherFeatures):
+    """Its configuration is that of another model."""
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        return BackboneOutput(self(images))
+
+    def timm_config(self) -> tuple[str, dict[str, Any]]:
+        name, arguments = super().timm_config()
+        return name, {**arguments, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (OtherFeatures, "outputs has other features than forward; they should be the same"),
+        (ManyBlocks, "outputs has blocks [2, 2, 16] of the last block; they should be [2, 1, 16]"),
+        (NoOutput, "outputs is of the type dict; it should be a BackboneOutput"),
+        (FlatTokens, "tokens has the shape [2, 16, 16]; it should be [2, 16, h, w]"),
+        (RefusesSizes, "check_size(16) raises ValueError: 16 is too small; it should refuse no size that forward"),
+        (OtherConfig, "timm_config raises RuntimeError"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)  # fmt: skip
+def test_what_is_said_of_a_backbones_abilities(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("backbone", cls)
+
+
+class FewNames(Shapes):
+    """It has no name for its last class."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device, train_images=9, test_images=6, size=16, classes=3)
+        self.class_names = self.class_names[:2]
+
+
+class InOrder(FewNames):
+    """It gives the first images whichever are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        Shapes.__init__(self, device, train_images=9, test_images=6, size=16, classes=3)
+
+    def annotated(self, split: Any, indices: Tensor) -> Any:
+        return super().annotated(split, torch.arange(len(indices)))
+
+
+class CountedMasks(InOrder):
+    """Its masks are numbers."""
+
+    def annotated(self, split: Any, indices: Tensor) -> Any:
+        images, labels, masks, *rest = Shapes.annotated(self, split, indices)
+        return images, labels, masks.float(), *rest
+
+
+class BeyondClasses(InOrder):
+    """It says a class that there is not."""
+
+    def annotated(self, split: Any, indices: Tensor) -> Any:
+        return Shapes.annotated(self, split, indices)
+
+    def segmented(self, split: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
+        masks = self.annotated(split, indices)[2].to(torch.uint8)
+        return masks, masks * 4
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (FewNames, "has 2 class_names; it should have one for each of its 3 classes"),
+        (InOrder, "annotated('test', [2, 0]) has other images or labels than test has at these places"),
+        (CountedMasks, "annotated gives masks torch.float32 [2, 16, 16] on cpu; they should be torch.bool"),
+        (BeyondClasses, "segmented gives a class above 3; they should be labels + 1, 0 or 255"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_is_said_of_datas_abilities(cls: type, words: str, broken: Callable[..., str]) -> None:
+    assert words in broken("data", cls)
+
+
+class WritesText:
+    """Its file is text."""
+
+    every, of, protocol = 1, "teacher", "text/1"
+
+    def __init__(self) -> None: ...
+    def forward(self, encode: Any, data: Any) -> dict[str, float]:
+        return {"one": 1.0}
+
+    def files(self, encode: Any, data: Any) -> dict[str, bytes]:
+        return {"a.txt": "text"}  # type: ignore[dict-item]
+
+
+def test_what_is_said_of_an_evaluators_files(broken: Callable[..., str]) -> None:
+    words = "writes 'a.txt': str; files should be bytes by a name without folder"
+    assert words in broken("evaluator", WritesText)
 
 
 def test_a_good_loss_passes() -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import LACKS, REPRESENTATIONS, Encoder
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import LACKS, REPRESENTATIONS
 from dino_lab.network import Network
 
 
@@ -92,7 +93,7 @@ def test_a_representation_that_the_backbone_does_not_give_is_one_line() -> None:
     assert {"features", *LACKS} == set(REPRESENTATIONS)
 
 
-def test_representations_are_those_of_the_backbones_look() -> None:
+def test_representations_are_those_of_the_backbones_outputs() -> None:
     torch.manual_seed(0)
     backbone = Vit(3, 16, width=8, depth=5, heads=2, patch=4, init_std=0.5).eval()
     asked = Encoder(Network(backbone, nn.Identity()), 16, nullcontext, frozenset(REPRESENTATIONS))
@@ -128,10 +129,10 @@ def test_annotated_images_come_with_tokens_and_attention_of_one_forward() -> Non
             pictures, (found.images, found.labels, found.masks, found.parts, found.boxes), strict=True
         )
     )
-    assert found.look.tokens is not None
-    assert found.look.attention is not None
-    torch.testing.assert_close(found.look.tokens, asked.ask("tokens", pictures[0]))
-    torch.testing.assert_close(found.look.attention, asked.ask("attention", pictures[0]))
+    assert found.output.tokens is not None
+    assert found.output.attention is not None
+    torch.testing.assert_close(found.output.tokens, asked.ask("tokens", pictures[0]))
+    torch.testing.assert_close(found.output.attention, asked.ask("attention", pictures[0]))
     with pytest.raises(UserError, match="images = 11 is more than the 10 test images; null takes all"):
         asked.annotated(data, 11)
 
@@ -147,12 +148,12 @@ def test_annotated_images_that_were_looked_at_are_not_looked_at_again() -> None:
         count = len(found.labels)
         assert torch.equal(found.images, whole.images[:count])
         assert torch.equal(found.classes, whole.classes[:count])
-        torch.testing.assert_close(found.look.features, whole.look.features[:count])
-    # One object of the image's label, and what a backbone without a `look` has.
+        torch.testing.assert_close(found.output.features, whole.output.features[:count])
+    # One object of the image's label, and what a backbone without `outputs` has.
     assert torch.equal(whole.objects, whole.masks.to(torch.uint8))
     assert torch.equal(whole.classes, whole.masks * (whole.labels + 1)[:, None, None].to(torch.uint8))
-    assert whole.look.tokens is not None
-    assert whole.look.attention is None
+    assert whole.output.tokens is not None
+    assert whole.output.attention is None
 
 
 def test_images_may_be_shown_at_another_size() -> None:

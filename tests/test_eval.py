@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save
 
 from dino_lab.cli import app as cli
-from dino_lab.evaluation.external_model import file_subject, timm_subject
-from dino_lab.evaluation.subjects import run_subject
+from dino_lab.evaluation.subjects import file_subject, run_subject, timm_subject
 from dino_lab.registry import registry
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.training.build import build

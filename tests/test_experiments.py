@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dino_lab.building.check import check
-from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.spec.file import load
+from dino_lab.spec.model import Spec
 from dino_lab.sweeps.plan.plan import load_plan
 from dino_lab.training.build import build
 from dino_lab.training.loop import train
@@ -66,31 +68,31 @@ def test_the_sweep_plans(file: Path, tmp_path: Path) -> None:
     assert lines[1].startswith("# ")
 
 
-@pytest.fixture
-def teacher(execute: Callable) -> str:
-    """The setting that a distillation needs: a run that has something to teach."""
-    outcome = execute(load(ROOT / "methods" / "dino.yaml", SMALL).spec)
-    return f"teacher.run.path={outcome.folder}"
-
-
-def settings_of(file: Path, request: pytest.FixtureRequest) -> list[str]:
-    return [request.getfixturevalue("teacher")] if file == DISTILLATION else []
-
-
 @pytest.mark.parametrize("file", SPECS, ids=names(SPECS))
-def test_the_spec_validates(file: Path, request: pytest.FixtureRequest) -> None:
+def test_the_spec_validates(file: Path) -> None:
     lines = file.read_text().splitlines()
     schema = (file.parent / lines[0].removeprefix("# yaml-language-server: $schema=")).resolve()
     assert schema == ROOT.parent / ".dino-lab.schema.json"
     assert lines[1].startswith("# ")
-    document = load(file, settings_of(file, request))
+    document = load(file)
     assert document.spec.name == file.stem
     assert check(document.spec, registry)  # no data is read
 
 
 @pytest.mark.parametrize("file", METHODS, ids=names(METHODS))
-def test_the_method_trains(file: Path, request: pytest.FixtureRequest) -> None:
-    run = build(load(file, [*SMALL, *settings_of(file, request)]).spec, registry, torch.device("cpu"))
+def test_the_method_trains(file: Path) -> None:
+    two_steps_of(load(file, SMALL).spec)
+
+
+def test_a_run_takes_the_place_of_the_first_weights_in_distillation(execute: Callable) -> None:
+    outcome = execute(load(ROOT / "methods" / "dino.yaml", SMALL).spec)
+    run = two_steps_of(load(DISTILLATION, [*SMALL, f"teacher.run.path={outcome.folder}"]).spec)
+    assert run.student.backbone.dim == 48
+    assert run.teacher.source.backbone.dim == 96
+
+
+def two_steps_of(spec: Spec) -> Any:
+    run = build(spec, registry, torch.device("cpu"))
     before = [parameter.detach().clone() for parameter in run.student.backbone.parameters()]
     rows = list(islice(train(run), 2))
     assert [row.step for row in rows] == [1, 2]
@@ -98,10 +100,40 @@ def test_the_method_trains(file: Path, request: pytest.FixtureRequest) -> None:
     after = list(run.student.backbone.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in run.teacher.parameters())
+    return run
 
 
-def test_a_distillation_without_a_teacher_says_what_is_missing() -> None:
-    with pytest.raises(
-        SpecError, match=r"distillation\.yaml:\d+:\d+: teacher\.run\.path: required, but not given$"
-    ):
-        load(DISTILLATION)
+L, LB, BN, FREE, SCALE, RELU = "linear", "linear + bias", "batch norm", "batch norm, free", "scale", "relu"
+HEADS = {  # of the papers: projector, predictor; see the files
+    "simclr": ([L, BN, RELU, L, SCALE], None),
+    "byol": ([L, BN, RELU, L], [L, BN, RELU, L]),
+    "simsiam": ([L, BN, RELU, L, BN, RELU, L, FREE], [L, BN, RELU, LB]),
+    "moco_v2": ([LB, RELU, LB], None),
+    "moco_v3": ([L, BN, RELU, L, BN, RELU, L, FREE], [L, BN, RELU, L, FREE]),
+    "vicreg": ([L, BN, RELU, L, BN, RELU, L], None),
+    "barlow_twins": ([L, BN, RELU, L, BN, RELU, L], None),
+}
+
+
+def layers(head: Any) -> list[str]:
+    found = []
+    for layer in head.layers:
+        if isinstance(layer, nn.Linear):
+            found.append(L if layer.bias is None else LB)
+        elif isinstance(layer, nn.BatchNorm1d):
+            learned = sum(p.requires_grad for p in layer.parameters())
+            found.append([FREE, SCALE, BN][learned])
+        else:
+            found.append({nn.ReLU: RELU}[type(layer)])
+    return found
+
+
+@pytest.mark.parametrize("method", HEADS)
+def test_the_heads_are_those_of_the_paper(method: str) -> None:
+    run = build(load(ROOT / "methods" / f"{method}.yaml", SMALL).spec, registry, torch.device("cpu"))
+    predictor = run.student.predictor
+    assert (layers(run.student.head), predictor and layers(predictor)) == HEADS[method]
+    assert run.spec.optim.clip is None
+    if method == "simsiam":  # Sec. 3: 2048 and 512
+        widths = [layer.out_features for layer in predictor.layers if isinstance(layer, nn.Linear)]
+        assert [width / run.student.head.dim for width in widths] == [1 / 4, 1]

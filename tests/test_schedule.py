@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Any
 
+import numpy
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from dino_lab.schedule import Momentum, Rate, Schedule, Temperature, constant
+from dino_lab.schedule import Momentum, Rate, Schedule, Temperature, Within, constant
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,62 @@ def test_refused(given: object, message: str) -> None:
 def test_bounds_hold_for_both_ends(kind: object, given: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(kind).validate_python(given)
+
+
+SHAPES = [
+    {"start": 0.04, "end": 0.07, "warmup": 0.1},
+    {"start": 0.04, "end": 0.07, "warmup": 0.1, "until": 0.3, "shape": "cosine"},
+    {"start": 0.5, "end": 0.5, "warmup": 1e-6},
+]
+
+
+@pytest.mark.parametrize("given", SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Temperature, "must be greater than 0, and a warmup begins at 0: leave warmup out"),
+        (Momentum, "may not rise from 0, and a warmup begins at 0: leave warmup out"),
+        (
+            Annotated[Schedule, Within(at_least=1e-3)],
+            "must be at least 0.001, and a warmup begins at 0: leave warmup out",
+        ),
+    ],
+    ids=["temperature", "momentum", "another"],
+)
+def test_bounds_hold_over_a_warmup_too(kind: Any, message: str, given: dict[str, Any]) -> None:
+    """Regression: a temperature of 0 at step 0 made NaN of everything."""
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(kind).validate_python(given)
+    (error,) = caught.value.errors()
+    assert message in error["msg"]
+    assert "\n" not in error["msg"]
+    assert TypeAdapter(kind).validate_python({**given, "warmup": 0})
+    assert TypeAdapter(Rate).validate_python(given)(0.0) == 0
+
+
+@pytest.mark.parametrize("given", [{"start": 0.9, "end": 1.0, "shape": "cosine"}, *SHAPES])
+@pytest.mark.parametrize("kind", [Momentum, Temperature, Rate])
+def test_whatever_is_accepted_stays_within_its_bounds(kind: Any, given: dict[str, Any]) -> None:
+    try:
+        schedule = TypeAdapter(kind).validate_python(given)
+    except ValidationError:
+        return
+    values = [schedule(i / 1000) for i in range(1001)]
+    assert all(0 <= value <= 1 for value in values)
+    assert min(values) > 0 or kind is Rate
+
+
+@pytest.mark.parametrize(("steps", "warm"), [(40, 8), (100, 10), (7, 2)])
+def test_the_warmup_of_dino_is_one_step_ahead(steps: int, warm: int) -> None:
+    """cosine_scheduler of DINO's utils.py, in its own terms, beside the same schedule here."""
+    base, final = 0.5, 1e-3
+    rising = numpy.linspace(0, base, warm)
+    x = numpy.arange(steps - warm)
+    falling = final + 0.5 * (base - final) * (1 + numpy.cos(math.pi * x / len(x)))
+    schedule = Schedule(start=base, end=final, shape="cosine", warmup=warm / steps)
+    ours = [schedule(step / steps) for step in range(steps)]
+    assert ours[warm:] == pytest.approx(falling.tolist(), rel=1e-12)
+    assert [value * warm / (warm - 1) for value in ours[:warm]] == pytest.approx(rising.tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "number"), [(Momentum, 0), (Momentum, 1), (Temperature, 1e-3), (Rate, 0)])

@@ -200,5 +200,5 @@ def test_features_are_scored_in_evaluation_mode(tiny_spec: Callable) -> None:
                 CPU,
             )
             next(train(run))
-            assert run.evaluate_after(0)[0].scores["moved"] < 1e-4
+            assert run.evaluate(run.due(0))[0].scores["moved"] < 1e-4
             assert run.student.training

@@ -6,14 +6,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from dino_lab.building.components import Method, make_method, make_part, misfits
+from dino_lab.building.components import Method, make_component, make_method, misfits
 from dino_lab.errors import Misfit, first_line
+from dino_lab.evaluation.outputs import REPRESENTATIONS
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Evaluator, Loss
+from dino_lab.protocols import (
+    Augment,
+    CheckpointsGradients,
+    ChecksPairs,
+    ChecksSize,
+    Evaluator,
+    HasLastLayer,
+    Loss,
+    ability,
+    members,
+    needs_of,
+    representations_of,
+)
 from dino_lab.registry import Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import Spec, Train
 from dino_lab.types import Views
 
 
@@ -22,11 +36,12 @@ def check(spec: Spec, registry: Registry) -> list[str]:
 
     Gives what is known of them, in lines to print.
     """
-    augment: Augment = make_part(spec, registry, torch.device("cpu"), "augment")
+    augment: Augment = make_component(spec, registry, torch.device("cpu"), "augment")
     with torch.device("meta"):
         method = make_method(
             spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)
         )
+    _check_parameters(method)
     _check_pairs(spec, augment, method.loss)
     for _, pixels in augment.groups:
         _check_size(method.student.backbone, pixels)
@@ -38,9 +53,36 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     check_needs(names, registry, list(zip(its, method.evaluators.values(), strict=True)))
     if spec.train.gradient_checkpointing:
         checkpoint_gradients(method.student)
-    if spec.train.accumulate > spec.train.batch_size:
-        raise Misfit(("train", "accumulate"), f"a batch of {spec.train.batch_size} has no so many parts")
+    _check_parts(spec, method)
+    _check_one_image(spec.train, method)
     return _facts(method)
+
+
+def _check_parameters(method: Method) -> None:
+    parts: dict[tuple[str | int, ...], object] = {
+        ("augment",): method.augment,
+        ("teacher",): method.teacher,
+        ("targets",): method.targets,
+        ("loss",): method.loss,
+    }
+    parts |= {("regularizers", i): part for i, part in enumerate(method.regularizers.values())}
+    for loc, part in parts.items():
+        if (fault := untrained(part, method.student)) is not None:
+            raise Misfit(loc, fault)
+
+
+def untrained(part: object, student: nn.Module | None) -> str | None:
+    """Why a part would not learn what it has to: the optimizer gets the student's parameters alone."""
+    learned = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    named = part.named_parameters() if isinstance(part, nn.Module) else ()
+    lost = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in learned]
+    if not lost:
+        return None
+    return (
+        f"its parameter {lost[0]!r} would never be trained: the optimizer gets those of backbone, head and "
+        "predictor; what is learned belongs there, what is constant is a buffer (register_buffer) or frozen "
+        "(requires_grad_(False))"
+    )
 
 
 def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
@@ -56,15 +98,15 @@ def _check_pairs(spec: Spec, augment: Augment, loss: Loss) -> None:
             f"augment {spec.augment.name!r} gives pairs to push apart, and loss {spec.loss.name!r} knows no "
             "negatives",
         )
-    if hasattr(loss, "check_pairs"):
+    if (checks := ability(loss, ChecksPairs)) is not None:
         with misfits("loss"):
-            loss.check_pairs(pairs)
+            checks.check_pairs(pairs)
 
 
 def _check_size(backbone: Any, pixels: int) -> None:
     try:
-        if hasattr(backbone, "check_size"):
-            backbone.check_size(pixels)
+        if (checks := ability(backbone, ChecksSize)) is not None:
+            checks.check_size(pixels)
         backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
     except Exception as error:
         message = f"refuses the crops of {pixels} x {pixels} px: {first_line(error)}"
@@ -77,19 +119,17 @@ def _check_heads(spec: Spec, student: Network) -> None:
             ("predictor", "dim"),
             f"a predictor gives back what it gets: {student.head.dim} outputs, not {student.predictor.dim}",
         )
-    if spec.optim.freeze_last_layer and not hasattr(student.head, "last_layer"):
+    if spec.optim.freeze_last_layer and ability(student.head, HasLastLayer) is None:
         raise Misfit(
             ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
         )
+    if spec.optim.constant_predictor_lr and student.predictor is None:
+        raise Misfit(("optim", "constant_predictor_lr"), "there is no predictor, so nothing keeps its rate")
 
 
 def _check_teacher(method: Method) -> None:
     """Two images without memory, through student and teacher: both must give as many outputs."""
-    views = Views(
-        [torch.zeros(v, 2, 3, pixels, pixels, device="meta") for v, pixels in method.augment.groups],
-        method.augment.pairs,
-    )
-    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    views, labels = _images(method.augment, 2)
     with torch.no_grad():
         student = method.student(views.crops)
         try:
@@ -101,27 +141,72 @@ def _check_teacher(method: Method) -> None:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
 
 
+def _check_parts(spec: Spec, method: Method) -> None:
+    """Parts of a batch give what the whole batch gives, unless a network looks at more than one image."""
+    loc, parts = ("train", "accumulate"), spec.train.accumulate
+    if parts > spec.train.batch_size:
+        raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
+    if parts == 1:
+        return
+    networks: dict[str, Any] = {"student": method.student, "teacher": method.teacher}
+    for owner, network in networks.items():
+        for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise Misfit(
+                    loc,
+                    f"the {owner} has batch norm ({name}), whose statistics would be those of "
+                    f"{spec.train.batch_size // parts} images and not of the batch of "
+                    f"{spec.train.batch_size}; 1 is right, or networks without batch norm",
+                )
+
+
+def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:
+    """Crops and labels of so many images, without memory."""
+    crops = [torch.zeros(v, count, 3, pixels, pixels, device="meta") for v, pixels in augment.groups]
+    return Views(crops, augment.pairs), torch.zeros(count, dtype=torch.int64, device="meta")
+
+
+def _check_one_image(train: Train, method: Method) -> None:
+    """Networks that get one image at a time must do with it; batch norm has no variance of one value."""
+    if train.batch_size > 1:
+        return
+    views, labels = _images(method.augment, 1)
+    try:
+        with torch.no_grad():
+            method.teacher.forward(views, method.student(views.crops), labels)
+    except ValueError as error:
+        message = "batch norm needs at least 2 images at once, and gets 1"
+        raise Misfit(("train", "batch_size"), message) from error
+
+
 def checkpoint_gradients(network: Network) -> None:
     """Turn gradient checkpointing on in the backbone; a Misfit where it has none."""
-    backbone: Any = network.backbone
+    backbone = ability(network.backbone, CheckpointsGradients)
     with misfits("train", "gradient_checkpointing"):
-        if not hasattr(backbone, "checkpoint_gradients"):
-            raise ValueError(f"the backbone, {type(backbone).__name__}, cannot do that")
+        if backbone is None:
+            raise ValueError(f"the backbone, {type(network.backbone).__name__}, cannot do that")
         backbone.checkpoint_gradients()
 
 
 def check_needs(
     names: dict[str, str], registry: Registry, evaluators: Sequence[tuple[str, Evaluator]]
 ) -> None:
-    """A Misfit where an evaluator, with its name, needs what the component that a field names lacks."""
+    """A Misfit where an evaluator, with its name, needs an ability that the component of a field lacks."""
     for i, (its, evaluator) in enumerate(evaluators):
-        for need in getattr(evaluator, "needs", ()):
-            field, _, capability = need.partition(".")
-            asks, loc = f"{its!r} asks for {capability}", ("evaluators", i, "name")
+        loc = ("evaluators", i, "name")
+        try:
+            needs = needs_of(evaluator)
+        except TypeError as error:
+            raise Misfit(loc, f"{its!r} needs something unknown: {error}") from error
+        for field, needed in needs:
+            asks = f"{its!r} asks for {' and '.join(members(needed))}"
             if field not in names:
                 raise Misfit(loc, f"{asks}, but there is no {field}")
-            if not hasattr(registry.find(KIND_OF_FIELD[field], names[field]).cls, capability):
+            if not registry.find(KIND_OF_FIELD[field], names[field]).has(needed):
                 raise Misfit(loc, f"{asks}, which {field} {names[field]!r} does not give")
+        for name in representations_of(evaluator) - REPRESENTATIONS.keys():
+            known = ", ".join(REPRESENTATIONS)
+            raise Misfit(loc, f"{its!r} asks for the representation {name!r} (there are: {known})")
 
 
 def _facts(method: Method) -> list[str]:

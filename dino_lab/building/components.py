@@ -16,7 +16,6 @@ from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
 from dino_lab.registry import Params, Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD
-from dino_lab.runs.rows import REGULARIZER
 from dino_lab.spec.model import Spec
 
 
@@ -46,7 +45,7 @@ def make_method(
     """All parts but the data, for images of so many channels with such statistics."""
 
     def make(field: str, *context: Any) -> Any:
-        return make_part(spec, registry, device, field, *context)
+        return make_component(spec, registry, device, field, *context)
 
     backbone = make("backbone", channels, max(pixels for _, pixels in augment.groups))
     head = make("head", backbone.dim)
@@ -78,7 +77,7 @@ def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[
         seed_everything(spec.seed, "build", "regularizers", i)
         with misfits("regularizers", i):
             part = registry.build("regularizer", params)
-        found[REGULARIZER + name] = part.to(device)
+        found[name] = part.to(device)
     return found
 
 
@@ -94,7 +93,7 @@ def distinct(names: Sequence[str], separator: str = "_") -> list[str]:
     ]
 
 
-def make_part(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
+def make_component(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
     """The component that a field of the spec names, seeded by that field alone."""
     seed_everything(spec.seed, "build", field)
     with misfits(field):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
 from dino_lab.building.components import misfits
 from dino_lab.errors import Misfit, UserError, first_line
-from dino_lab.protocols import Augment, Data, Evaluator
+from dino_lab.protocols import Augment, ComparesLabels, Data, Evaluator, GivesLabels, ability
 
 
 def check_data(
@@ -28,7 +27,7 @@ def check_data(
             raise Misfit(("data",), f"{name} has {len(values)} numbers for {data.channels} channels")
     images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
     try:
-        augment.forward(images, torch.Generator(device))
+        augment.forward(images, torch.Generator())
     except Exception as error:  # of any augmentation
         what = f"{data.channels} channels and {data.size} x {data.size} px"
         raise Misfit(("augment",), f"refuses images of {what}: {first_line(error)}") from error
@@ -37,20 +36,22 @@ def check_data(
             check_labels(evaluator, data)
 
 
-def check_labels(evaluator: Evaluator, data: Any) -> None:
+def check_labels(evaluator: Evaluator, data: Data) -> None:
     """A UserError where the labels that an evaluator compares decide its score, whatever the network does.
 
     Data that do not give their labels are taken at their number of classes.
     """
-    compared: tuple[str, ...] = getattr(evaluator, "compares_labels", ())
+    comparing = ability(evaluator, ComparesLabels)
     name = evaluator.protocol.partition("/")[0]
-    if not compared:
+    if comparing is None or not comparing.compares_labels:
         return
-    if not callable(getattr(data, "labels", None)):
+    labelled = ability(data, GivesLabels)
+    if labelled is None:
         if data.classes < 2:
             raise UserError(_one_class(name, "the"))
         return
-    labels = {split: data.labels(split) for split in compared}
+    compared = comparing.compares_labels
+    labels = {split: labelled.labels(split) for split in compared}
     if not all(map(len, labels.values())):
         return  # whoever asks for the split says that there is none
     first = compared[0]

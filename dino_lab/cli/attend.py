@@ -1,4 +1,4 @@
-"""The verb that shows where a network looks."""
+"""The verb that draws the attention of a network over images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Of, Plugins, choose_device
-from dino_lab.errors import UserError
+from dino_lab.cli.options import Device, Of, Plugins
+from dino_lab.errors import UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dino_lab.evaluation.attention_maps import Maps
     from dino_lab.evaluation.encoder import Encoder
     from dino_lab.imaging.decode import Pixels
 
@@ -51,7 +54,7 @@ def attend(
     load_plugins(plugin)
     from dino_lab.building.components import distinct
     from dino_lab.cli.frames import BadFile, pictures
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     to = folder / "attention" if to is None else to
     written, bad = 0, 0
@@ -65,32 +68,59 @@ def attend(
                     replace_file(to / f"{frame}.png", drawn)
                     written += 1
             except BadFile as error:
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
                 bad += 1
     if written:
-        print(f"wrote {written} picture{'s' * (written > 1)} to {to}")
+        print(f"wrote {written} picture{'s' * (written > 1)} to {printable(str(to))}")
     if bad:
         raise typer.Exit(2)
 
 
 @contextmanager
 def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
-    from dino_lab.evaluation.subjects import open_run
+    from dino_lab.building.execution import choose_device
     from dino_lab.registry import registry
+    from dino_lab.runs.open import open_run
 
     run = open_run(folder, registry, choose_device(device))
     gc.enable()  # see __main__.py
     with run.encoder(of) as encode:
-        yield encode.at(pixels, run.data.channels)
+        yield encode.at(pixels, run.channels)
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
-    """A PNG of an image [3, H, W] as the network sees it."""
-    import torch
+    """A PNG of an image [3, H, W] as the network sees it.
 
-    from dino_lab.evaluation.attention_maps import maps_of
-    from dino_lab.reports.attention_picture import attended
+    Above: the image and its maps, all on one scale. Below: the scale, and the cells that hold a share `mass`
+    of each map.
+    """
+    import torch
+    from PIL import Image
+
+    from dino_lab.evaluation.attention_maps import maps_of, mass_masks
+    from dino_lab.imaging import pictures as draw
 
     pixels = torch.from_numpy(image)
-    look = encode.look(pixels[None]).to(torch.device("cpu"))
-    return attended(pixels, maps_of(look), head, mass)
+    maps = maps_of(encode.outputs(pixels[None]).to(torch.device("cpu")))
+    names, values = _chosen(maps, head)
+    scale = draw.HeatScale.of(values, maps.kind)
+    whole = draw.plain(pixels)
+    key = Image.new("RGB", whole.size, "white")
+    key.paste(draw.legend_of(scale, whole.width - 2 * draw.MARGIN), (0, draw.MARGIN))
+    above, below = [("image", whole)], [(f"scale, and {100 * mass:g} % of each:", key)]
+    for name, map_, mask in zip(names, values, mass_masks(values, mass), strict=True):
+        above.append((name, draw.overlay(pixels, map_, scale)))
+        below.append((name, draw.cut_out(pixels, mask)))
+    return draw.png(draw.sheet([above, below]))
+
+
+def _chosen(maps: Maps, head: str) -> tuple[list[str], Tensor]:
+    """Names and maps [heads, h, w] of the first image; a UserError where there is no such head."""
+    names, values = maps.names(), maps.values[0]
+    if head == "all":
+        return names, values
+    if head == "mean":
+        return [f"mean of {len(names)} heads" if len(names) > 1 else names[0]], values.mean(0, keepdim=True)
+    if int(head) > len(names):
+        raise UserError(f"--head {head}: there is only {', '.join(names)}")
+    return [names[int(head) - 1]], values[int(head) - 1 : int(head)]

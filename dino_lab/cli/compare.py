@@ -27,20 +27,18 @@ def compare(
     Runs whose specs differ in the seed alone are one line; the first is what differences are told to.
     """
     load_plugins(plugin)
-    from dino_lab.cli.console import print_table
+    from dino_lab.cli.sweep_text import print_study
     from dino_lab.registry import registry
-    from dino_lab.reports.study.grouping import study_of
+    from dino_lab.reports.study.comparison import study_of
+    from dino_lab.reports.study.files import write_study
     from dino_lab.reports.study.results import read_results
-    from dino_lab.reports.study.tables import HEADERS, lines, notes
-    from dino_lab.reports.study.write import write_report
+    from dino_lab.reports.study.table import lines
 
     study = study_of(folders, registry, metric)
-    found = lines(study, read_results(study)) if to is None else write_report(study, to)
+    found = lines(study, read_results(study)) if to is None else write_study(study, to)
     if not any(line.score for line in found):
         raise UserError(f"none of these runs has ended with a {study.metric}")
-    print_table(HEADERS, [line.cells() for line in found], headed=True)
-    for note in notes(study, found):
-        print(note)
+    print_study(study, found)
     if to is not None:
         print(f"everything lies in {to}")
 
@@ -55,15 +53,16 @@ def best(
     """Say which arm of a sweep has the best mean score, and give its spec."""
     load_plugins(plugin)
     from dino_lab.registry import registry
-    from dino_lab.reports.study import grouping, read_study
+    from dino_lab.reports.study import comparison
     from dino_lab.reports.study.results import read_results
-    from dino_lab.reports.study.tables import lines
+    from dino_lab.reports.study.table import lines
     from dino_lab.runs.folder import RunFolder
+    from dino_lab.runs.study import read_study
     from dino_lab.spec.file import dump_yaml
 
     study = read_study(sweep)
     scored = {line.label: line.score for line in lines(study, read_results(study)) if line.score}
-    arm = grouping.best(study, [(label, score.mean) for label, score in scored.items()])
+    arm = comparison.best(study, [(label, score.mean) for label, score in scored.items()])
     score = scored[arm.label]
     half = "" if score.half is None else f" ± {score.half:.4f}"
     print(f"{arm.label}: {study.metric} {score.mean:.4f}{half} over {score.n} of {len(arm.folders)} seed(s)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Of, Plugins, choose_device
+from dino_lab.cli.options import Device, Of, Plugins
 from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
-    import torch
-
     from dino_lab.evaluation.scoring import Scored
     from dino_lab.evaluation.subjects import Subject
-    from dino_lab.spec.evaluation import Evaluation, EvaluationDocument
+    from dino_lab.spec.evaluation import EvaluationDocument
 
-PREFIX = "timm:"
 CHECKPOINT = "last.pt"
-WEIGHTS = ".safetensors"
 
 
 def eval_(
@@ -53,6 +50,8 @@ def eval_(
     target = _folder(target)
     _check_request(target, with_, of, to)
     load_plugins(plugin)
+    from dino_lab.building.execution import choose_device
+    from dino_lab.evaluation.subjects import subject_of
     from dino_lab.registry import registry
     from dino_lab.spec.evaluation import load_evaluation
 
@@ -60,16 +59,21 @@ def eval_(
     where = choose_device(device)
     gc.enable()  # see __main__.py
     with _located(document):
-        subject = _subject(target, document.evaluation if document else None, where, untrained)
+        subject = subject_of(
+            target, registry, where, document.evaluation if document else None, untrained=untrained
+        )
     into_folder = document is None and not untrained
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
-        from dino_lab.evaluation.subjects import write_files
         from dino_lab.runs.folder import RunFolder
 
-        write_files(found, RunFolder(Path(target)), subject.step)
+        for one in found:
+            for name, content in one.named_files.items():
+                RunFolder(Path(target)).write_evaluation(subject.step, name, content)
     if to is not None:
         _write(to, target, untrained, subject, found)
+    if subject.warning:
+        print(subject.warning, file=sys.stderr)
     _print(found)
 
 
@@ -79,13 +83,10 @@ def _folder(target: str) -> str:
     return str(path.parent) if path.name == CHECKPOINT and path.is_file() else target
 
 
-def _is_single(target: str) -> bool:
-    """Whether it is one network, without teacher and student."""
-    return target.startswith(PREFIX) or (target.endswith(WEIGHTS) and Path(target).is_file())
-
-
 def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | None) -> None:
-    if _is_single(target):
+    from dino_lab.evaluation.subjects import PREFIX, WEIGHTS, is_single
+
+    if is_single(target):
         if with_ is None:
             raise UserError(f"{target}: --with FILE says on which data, and by which evaluators")
         if of is not None:
@@ -110,21 +111,6 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
         raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
 
 
-def _subject(target: str, evaluation: Evaluation | None, device: torch.device, untrained: bool) -> Subject:
-    from dino_lab.evaluation.external_model import file_subject, timm_subject
-    from dino_lab.evaluation.subjects import run_subject
-    from dino_lab.registry import registry
-
-    if target.startswith(PREFIX):
-        assert evaluation is not None
-        model = target.removeprefix(PREFIX)
-        return timm_subject(model, registry, device, evaluation, untrained=untrained)
-    if _is_single(target):
-        assert evaluation is not None
-        return file_subject(Path(target), registry, device, evaluation, untrained=untrained)
-    return run_subject(Path(target), registry, device, evaluation, untrained=untrained)
-
-
 def _print(found: Sequence[Scored]) -> None:
     from dino_lab.cli.console import print_table
 
@@ -136,7 +122,7 @@ def _print(found: Sequence[Scored]) -> None:
 
 def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored]) -> None:
     """The JSON file, and in a folder of its name what files the evaluators leave."""
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     for file, content in ((file, content) for one in found for file, content in one.named_files.items()):
         to.with_suffix("").mkdir(exist_ok=True)

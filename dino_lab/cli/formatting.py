@@ -1,20 +1,33 @@
-"""Numbers, times and scores as people say them."""
+"""Verdicts, durations and numbers, as the terminal shows them, and the time that a run still takes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.text import Text
+
+from dino_lab.errors import printable
 
 if TYPE_CHECKING:
     from dino_lab.training.diagnostics import Verdict
 
 
-def verdict_text(verdict: Verdict) -> Text:
-    """A verdict's sentence, its first words green where it learns and red where it has collapsed."""
-    colour = "red" if verdict.collapsed else {"learning": "green"}.get(verdict.name, "cyan")
-    text = Text.assemble(("● ", f"bold {colour}"), verdict.sentence)
-    text.stylize(f"bold {colour}", 2, 2 + len(verdict.name))
+def verdict_text(verdict: Verdict, *, failed: bool = False) -> Text:
+    """A verdict's sentence with a coloured headline.
+
+    Green: learning. Yellow: learning, but doubtful. Red: collapsed. Blue: warming up. Of a run that `failed`
+    the verdict is the last one before that, and has no colour.
+    """
+    sentence = printable(verdict.sentence)
+    if failed:
+        return Text(f"○ before it failed: {sentence}", "dim")
+    colour = {"warming up": "cyan", "learning": "green"}.get(verdict.name, "red")
+    if verdict.doubtful:
+        colour = "yellow"
+    text = Text.assemble(("● ", f"bold {colour}"), sentence)
+    text.stylize(f"bold {colour}", 2, 2 + len(verdict.headline))
     return text
 
 
@@ -28,3 +41,30 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
     """Four digits that matter."""
     return f"{value:.4g}"
+
+
+class TimeLeft:
+    """An estimate of the time that a run still takes, from the steps made since `start`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Count from `step`, and from now on."""
+        self._first = step
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on: the time until now, such as an evaluation before the first step, is left out."""
+        self._began = self._clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds since `start`."""
+        return self._clock() - self._began
+
+    def seconds(self, step: int, total: int) -> float | None:
+        """Seconds from `step` to `total`; None before the first step."""
+        made = step - self._first
+        return self.spent / made * (total - step) if made > 0 else None

@@ -11,7 +11,7 @@ STOPPING = "stopping after this step, then saving; Ctrl-C ends at once"
 
 
 class Interrupt:
-    """Within it, the first SIGINT or SIGTERM asks the run to stop; a second SIGINT ends it at once."""
+    """Within it, the first SIGINT, SIGTERM or SIGHUP asks the run to stop; a second SIGINT ends it."""
 
     def __init__(self, *, announce: bool) -> None:
         self.asked = False
@@ -23,7 +23,7 @@ class Interrupt:
         return self.asked
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from dino_lab.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, where nothing else is said
 
@@ -37,19 +31,3 @@ Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cuda where there is one, else cpu]"),
 ]
-
-
-def choose_device(text: str | None) -> torch.device:
-    """The device that is asked for, or cuda where there is one; a UserError if torch cannot use it."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text is None:
-        return torch.device("cuda" if count else "cpu")
-    kind, _, index = text.partition(":")
-    if text != "cpu" and (kind != "cuda" or (":" in text and not index.isdecimal())):
-        raise UserError(f"--device {text}: should be cpu, cuda or cuda:N")
-    if kind == "cuda" and int(index or 0) >= count:
-        there = f"{count} CUDA device(s), counted from 0" if count else "no CUDA device that torch can use"
-        raise UserError(f"--device {text}: this machine has {there}")
-    return torch.device(text)

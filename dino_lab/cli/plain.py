@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dino_lab.cli.formatting import number
+from dino_lab.cli.formatting import TimeLeft, duration, number
+from dino_lab.errors import printable
 from dino_lab.runs.rows import scores
 
 if TYPE_CHECKING:
@@ -25,24 +26,28 @@ class PlainView:
     ) -> None:
         self.spec, self.device, self.every, self._clock = spec, device, every, clock
         self._printed = float("-inf")
-        self._verdict = ""
+        self._headline = ""
+        self._left = TimeLeft(clock)
 
     def started(self, run: Run, folder: Path, step: int) -> None:
-        """Say what runs where."""
+        """Print what runs where."""
         resumed = f", resumed at step {step}" if step else ""
-        _say(f"{self.spec.name} {self.spec.hash} on {self.device}, {folder}{resumed}")
+        _print(printable(f"{self.spec.name} {self.spec.hash} on {self.device}, {folder}{resumed}"))
+        self._left.start(step)
 
     def row(self, row: Row, verdict: Verdict) -> None:
-        """Print the row if it is time, or if it says something new."""
-        now = self._clock()
-        news = verdict.name != self._verdict or scores(row.numbers) or row.step == row.total
-        if not news and now - self._printed < self.every:
+        """Print the row if it is time, or if it has a score or another verdict."""
+        if row.step == 0:  # the evaluation before training
+            self._left.restart()
+        news = verdict.headline != self._headline or scores(row.numbers) or row.step == row.total
+        if not news and self._clock() - self._printed < self.every:
             return
-        self._printed = now
-        _say(line(row, self.spec.train.epochs, verdict.name))
-        if verdict.name != self._verdict:
-            _say(verdict.sentence)
-        self._verdict = verdict.name
+        self._printed = self._clock()
+        left = self._left.seconds(row.step, row.total)
+        _print(line(row, self.spec.train.epochs, verdict.headline, left))
+        if verdict.headline != self._headline:
+            _print(printable(verdict.sentence))
+        self._headline = verdict.headline
 
     def progressed(self, step: int, total: int) -> None:
         """Nothing: lines are for rows."""
@@ -51,8 +56,8 @@ class PlainView:
         """Nothing: a checkpoint a minute is no news."""
 
 
-def line(row: Row, epochs: int, verdict: str) -> str:
-    """A row in one line."""
+def line(row: Row, epochs: int, headline: str, left: float | None) -> str:
+    """A row in one line; `left` is the time to the end of the run in seconds, where it is known."""
     n = row.numbers
     parts = [f"step {row.step}/{row.total}", f"epoch {row.epoch:.2f}/{epochs}"]
     parts += [f"{key} {number(n[key])}" for key in ("loss", "lr") if key in n]
@@ -61,9 +66,11 @@ def line(row: Row, epochs: int, verdict: str) -> str:
         parts.append(f"entropy {number(n['entropy'])}{of}")
     if "images_per_second" in n:
         parts.append(f"{n['images_per_second']:.0f} images/s")
-    parts += [f"{key} {value:.4f}" for key, value in scores(n).items()]
-    return "  ".join([*parts, verdict])
+    if left:
+        parts.append(f"{duration(left)} left")
+    parts += [f"{printable(key)} {value:.4f}" for key, value in scores(n).items()]
+    return "  ".join([*parts, headline])
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)

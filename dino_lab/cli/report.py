@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Plugins, choose_device
+from dino_lab.cli.options import Device, Plugins
+from dino_lab.errors import printable
 from dino_lab.registry.plugin_files import load_plugins
 
 
@@ -44,13 +45,14 @@ def report(
     from dino_lab.registry import registry
     from dino_lab.reports.arguments import one_run, sorted_out
     from dino_lab.reports.page.html import check_target
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
 
     paths = sorted_out(folders)
     target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     check_target(target)
     gc.enable()  # see __main__.py
     if one_run(paths):
+        from dino_lab.building.execution import choose_device
         from dino_lab.reports.page.run_report import run_report
 
         text, left_out = run_report(paths[0], registry, choose_device(device))
@@ -61,5 +63,5 @@ def report(
     content = text.encode()
     replace_file(target, content)
     for line in left_out:
-        print(f"left out: {line}")
-    print(f"wrote {target}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
+        print(f"left out: {printable(line)}")
+    print(f"wrote {printable(str(target))}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")

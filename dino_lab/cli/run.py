@@ -16,7 +16,6 @@ from dino_lab.cli.options import (
     Plugins,
     Settings,
     SpecPath,
-    choose_device,
 )
 from dino_lab.loggers.names import LoggerName
 from dino_lab.registry.plugin_files import load_plugins
@@ -26,9 +25,16 @@ if TYPE_CHECKING:
 
     from dino_lab.cli.interrupt import Interrupt
     from dino_lab.spec.model import Spec
-    from dino_lab.training.execution import Listener
+    from dino_lab.training.trainer import Listener
 
-EXIT_CODES = {"finished": 0, "already finished": 0, "interrupted": 130, "collapsed": 1, "failed": 1}
+EXIT_CODES = {
+    "finished": 0,
+    "already finished": 0,
+    "interrupted": 130,
+    "stopped": 0,
+    "collapsed": 1,
+    "failed": 1,
+}
 
 
 def run(
@@ -43,6 +49,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.", show_default=False)
     ] = None,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Go on with other data than the run began with.")
+    ] = False,
     log: Annotated[
         list[LoggerName] | None,
         typer.Option(
@@ -61,12 +70,13 @@ def run(
     began = time.monotonic()
     with Interrupt(announce=not out.is_terminal) as interrupt:
         load_plugins(plugin)
+        from dino_lab.building.execution import choose_device
         from dino_lab.cli.summary import Notes, print_summary
         from dino_lab.cli.validate import located
         from dino_lab.loggers.forward import Forward
         from dino_lab.registry import registry
         from dino_lab.spec.file import load
-        from dino_lab.training.experiment import execute
+        from dino_lab.training.trainer import FitOptions, fit
 
         document = load(spec, settings or ())
         target = choose_device(device)
@@ -77,12 +87,10 @@ def run(
         gc.enable()  # see __main__.py
         notes, forward = Notes(), Forward(log or ())
         with located(document), forward, _view(document.spec, str(target), out, interrupt) as view:
-            outcome = execute(
+            outcome = fit(
                 document.spec,
                 registry,
-                runs=runs,
-                device=target,
-                checkpoint_every=checkpoint_every,
+                FitOptions(runs, target, checkpoint_every, accept_data),
                 listeners=[notes, forward, view],
                 stop=interrupt,
             )

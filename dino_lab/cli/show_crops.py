@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Device, Plugins, Settings, SpecPath, choose_device
+from dino_lab.cli.options import Device, Plugins, Settings, SpecPath
 from dino_lab.cli.validate import located
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 
@@ -35,9 +35,10 @@ def show_crops(
     if to is not None and not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     load_plugins(plugin)
+    from dino_lab.building.execution import choose_device
     from dino_lab.registry import registry
     from dino_lab.reports.crop_picture import draw_crops
-    from dino_lab.runs.folder import replace_file
+    from dino_lab.runs.files import replace_file
     from dino_lab.spec.file import load
     from dino_lab.training.crops import first_crops
 
@@ -48,4 +49,6 @@ def show_crops(
     title = f"{name} {hash_}, step 0: crops after augmentation, before normalisation"
     target = to or Path(f"{name}.crops.png")
     replace_file(target, draw_crops(originals, views, title))
-    print(f"wrote {target}: {len(originals)} images, {sum(map(len, views.crops))} crops of each")
+    print(
+        f"wrote {printable(str(target))}: {len(originals)} images, {sum(map(len, views.crops))} crops of each"
+    )

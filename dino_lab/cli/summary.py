@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from dino_lab.cli.formatting import duration, verdict_text
+from dino_lab.errors import printable
 
 if TYPE_CHECKING:
     from dino_lab.training.build import Run
     from dino_lab.training.diagnostics import Verdict
-    from dino_lab.training.execution import Outcome
     from dino_lab.training.loop import Row
+    from dino_lab.training.trainer import Outcome
 
 FILES = {
     "spec.yaml": "the spec as run, every default written out",
@@ -25,6 +26,8 @@ FILES = {
     "rows.jsonl": "the logged numbers",
     "events.out.*": "the same for TensorBoard",
     "last.pt": "the checkpoint",
+    "status.json": "how it ended",
+    "identity.json": "what decides the weights",
     "backbone.safetensors": "the backbone, for plain timm",
     "evaluations": "files of the evaluators, by step",
 }
@@ -33,7 +36,7 @@ STYLES = {"finished": "green", "already finished": "green", "interrupted": "yell
 
 
 class Notes:
-    """A listener that keeps what the summary needs."""
+    """A listener that keeps the speed and the protocols for the summary."""
 
     def __init__(self) -> None:
         self.first_step = 0
@@ -68,8 +71,9 @@ def print_summary(
     """
     lines: list[Text | str] = ["", _headline(outcome, notes, seconds)]
     lines += _scores(outcome)
-    lines += [f"  {protocol}" for protocol in notes.protocols if outcome.scores_after]
-    lines += [verdict_text(outcome.verdict), "", f"everything lies in {outcome.folder}"]
+    lines += [f"  {printable(protocol)}" for protocol in notes.protocols if outcome.scores_after]
+    lines.append(verdict_text(outcome.verdict, failed=outcome.status == "failed"))
+    lines += ["", f"everything lies in {printable(str(outcome.folder))}"]
     lines += [f"  {name:22}{what}" for name, what in FILES.items() if any(outcome.folder.glob(name))]
     if load := _loading(outcome.folder / "backbone.safetensors"):
         lines += ["", "load the backbone:", *(f"  {line}" for line in load.splitlines())]
@@ -90,16 +94,27 @@ def _headline(outcome: Outcome, notes: Notes, seconds: float) -> Text:
         resumed = f" (resumed at step {notes.first_step})" if notes.first_step else ""
         how = f": {done}{resumed}, {duration(seconds)}{speed}"
     style = STYLES.get(outcome.status, "red")
-    reason = f": {outcome.reason}" if outcome.reason else ""
+    reason = f": {printable(outcome.reason)}" if outcome.reason else ""
     return Text.assemble((outcome.status, f"bold {style}"), how, (reason, style))
 
 
-def _scores(outcome: Outcome) -> list[Text | str]:
-    lines: list[Text | str] = []
+def _scores(outcome: Outcome) -> list[Text]:
+    """Each score before training and after it; one of the two where there was a single evaluation."""
+    from dino_lab.runs.folder import RunFolder
+
+    rows = RunFolder(outcome.folder).rows()
+    lines = []
     for name, after in outcome.scores_after.items():
         before = outcome.scores_before.get(name)
-        history = "" if before is None else f"{before:.4f} before training, "
-        lines.append(Text.assemble((name, "bold"), f": {history}", (f"{after:.4f}", "bold"), " after"))
+        steps = [row["step"] for row in rows if name in row]
+        text = Text.assemble((printable(name), "bold"), ": ")
+        if len(steps) != 1 and before is not None:
+            text.append(f"{before:.4f} before training, ")
+        if steps == [0]:
+            text.append(f"{after:.4f} before training, not evaluated since")
+        else:
+            text.append(f"{after:.4f}", "bold").append(" after")
+        lines.append(text)
     return lines
 
 

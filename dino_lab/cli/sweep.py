@@ -5,24 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings
-from dino_lab.errors import SpecError, UserError
-from dino_lab.registry.plugin_files import load_plugins
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from dino_lab.cli.sweep_view import SweepView
-    from dino_lab.sweeps.plan.plan import Plan
-    from dino_lab.sweeps.ray.cluster import Cluster
 
 
 class Executor(StrEnum):
@@ -56,94 +45,35 @@ def sweep(
     """
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
-    from dino_lab.cli.sweep_text import print_plan, print_result
+    from dino_lab.cli.sweep_view import sweep_view
+    from dino_lab.sweeps.ray.cluster import ClusterLost
+    from dino_lab.sweeps.run import run_sweep
 
-    out = console()
     began = time.monotonic()
-    on_ray = executor is Executor.ray and not dry_run
-    # Ray takes seconds to start: meanwhile torch is imported, the plan checked, and a few steps measured.
-    with Interrupt(announce=True) as interrupt, _cluster(address) if on_ray else nullcontext() as there:
-        load_plugins(plugin)
-        import torch
+    try:
+        with Interrupt(announce=True) as interrupt, sweep_view(console(), redraw=not dry_run) as view:
+            result = run_sweep(
+                *(file, settings or ()),
+                runs=runs,
+                executor=executor.value,
+                address=address,
+                checkpoint_every=checkpoint_every,
+                plugins=plugin or (),
+                watcher=view,
+                stop=interrupt,
+                dry_run=dry_run,
+                many=yes,
+            )
+    except ClusterLost as lost:
+        print(lost, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if dry_run:
+        return
+    from dino_lab.cli.sweep_text import print_result
 
-        from dino_lab.registry import registry
-        from dino_lab.reports.study.write import write_report
-        from dino_lab.sweeps.plan.forecast import forecast
-        from dino_lab.sweeps.plan.plan import load_plan
-        from dino_lab.sweeps.plan.search import Search, check_optuna
-        from dino_lab.sweeps.plan.stacks import packs
-        from dino_lab.sweeps.ray.dispatch import STOP_FILE
-        from dino_lab.sweeps.ray.machine import lack, this_machine
-        from dino_lab.sweeps.run import Queue, remaining, run_inline, run_on_ray
-        from dino_lab.training.data_cache import Shelf
-
-        plan = load_plan(file, settings or (), registry, runs=runs, many=yes)
-        if executor is Executor.inline and plan.sweep.scheduler is not None:
-            raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
-        if plan.sweep.search is not None:
-            check_optuna()
-        machine = this_machine()
-        machines = there.machines if there is not None and there.machines else [machine]
-        if (lacks := lack(machines, plan.sweep.resources)) is not None:
-            raise SpecError(plan.line(("resources", lacks[0]), lacks[1]))
-        search = Search(plan, registry, runs) if plan.sweep.search is not None else None
-        todo, alone = packs(remaining(plan, runs), plan.sweep.pack, registry)
-        folder = plan.folder(runs)
-        at_once = 1
-        if executor is not Executor.inline:
-            at_once = sum(one.at_once(plan.sweep.resources) for one in machines)
-        device = "cuda" if plan.sweep.resources.gpu else "cpu"
-        shelf = Shelf()
-        chosen = search.left if search is not None else 0
-        asked = sum(map(len, todo)) + chosen
-        if asked:  # before there are copies of this process, which share what is on the shelf
-            shelf.data((todo[0] if todo else plan.trials)[0].spec, registry)
-        if there is not None and asked:
-            there.prepare(plugin or (), None if device == "cuda" else shelf)
-        on = torch.device(device if machine.gpus else "cpu")
-        data = partial(shelf.data, registry=registry)
-        expected = forecast(plan, todo, chosen, at_once, registry, on, data) if asked else None
-        print_plan(plan, todo, alone, chosen, at_once, expected, folder)
-        if dry_run:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STOP_FILE).unlink(missing_ok=True)
-        queue = Queue(
-            *(plan, todo, search, runs),
-            device=device,
-            checkpoint_every=checkpoint_every,
-            plugins=plugin or (),
-        )
-        with _view(plan, asked, out) as view:
-            if there is None:
-                run_inline(queue, view, interrupt, shelf)
-            elif asked:
-                there.wait()
-                run_on_ray(queue, view, interrupt, at_once=at_once, server=there.server)
-        (folder / STOP_FILE).unlink(missing_ok=True)
-        study = search.study if search is not None else plan.study
-        found = write_report(study, folder)
-    left = len(remaining(plan, runs)) + (search.left if search is not None else 0)
-    total = len(plan.trials) + (plan.sweep.search.samples if plan.sweep.search else 0)
-    print_result(study, found, left, total, folder, time.monotonic() - began)
-    if search is not None and search.refused:
-        print(f"{len(search.refused)} points were no spec; the first: {search.refused[0]}")
-    if left and interrupt():
+    print_result(result, time.monotonic() - began)
+    if result.left and interrupt():
         command = shlex.join(["dino-lab", *sys.argv[1:]])
         print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)
-    raise typer.Exit(1 if left else 0)
-
-
-def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
-    from dino_lab.sweeps.ray.cluster import cluster
-
-    return cluster(address)
-
-
-def _view(plan: Plan, trials: int, out: Console) -> AbstractContextManager[SweepView]:
-    from dino_lab.cli.sweep_view import LiveSweepView, SweepView
-
-    if out.is_terminal:
-        return LiveSweepView(plan.study.metric, trials, out)
-    return nullcontext(SweepView(plan.study.metric, trials))
+    raise typer.Exit(1 if result.left else 0)

@@ -1,86 +1,159 @@
-"""What a sweep says before and after its trials."""
+"""Texts around a sweep: its plan before, its table afterwards."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dino_lab.cli.console import console, print_table
+from dino_lab.cli.formatting import duration
+
 if TYPE_CHECKING:
-    from dino_lab.reports.study.tables import Line
+    from dino_lab.reports.study.table import ArmLine
     from dino_lab.runs.study import Study
-    from dino_lab.sweeps.plan.forecast import Forecast
-    from dino_lab.sweeps.plan.plan import Plan, Trial
+    from dino_lab.sweeps.run import SweepResult
+    from dino_lab.sweeps.session import Overview
+
+_GAP = 2  # columns between two cells
+# Columns that a narrow terminal goes without, the first of them first.
+_DISPENSABLE = ("median", "hours", "images/s", "sd", "seeds", "ended")
 
 
-def print_plan(
-    plan: Plan,
-    packs: list[list[Trial]],
-    alone: dict[str, int],
-    chosen: int,
-    at_once: int,
-    expected: Forecast | None,
-    folder: Path,
-) -> None:
-    """Every arm that is known, how many trials there will be, and how long they will take.
-
-    `chosen` trials come later; `alone` says how many are in no pack, and why; where nothing is left to do,
-    nothing is `expected`.
-    """
-    from dino_lab.cli.console import print_table
-    from dino_lab.cli.formatting import duration
-
-    study, resources = plan.study, plan.sweep.resources
-    todo = [trial for pack in packs for trial in pack]
-    waiting = {trial.spec.hash for trial in todo}
-    rows = []
-    for arm in study.arms:
-        here = sum(path.name in waiting for path in arm.folders.values())
-        kept = len(arm.folders) - here
-        rows.append(
-            [
-                arm.label,
-                ", ".join(map(str, arm.folders)),
-                "baseline" if arm.label == study.baseline else "",
-                f"{kept} done" if kept else "",
-            ]
-        )
-    print_table(["arm", "seeds", "", ""], rows, headed=True)
+def print_plan(overview: Overview) -> None:
+    """Print every known arm, the number of trials, and how long they will take."""
+    plan, study, stacks = overview.plan, overview.plan.study, overview.stacks
+    resources, stacked = plan.sweep.resources, plan.sweep.stack > 1
+    _print_arms(overview)
+    left = sum(map(len, stacks))
     joined = f", {plan.joined} more are the same spec as another" if plan.joined else ""
-    done = len(plan.trials) - len(todo)
+    done = len(plan.trials) - left
     before = f", {done} of them done before" if done else ""
     share = f"{resources.cpu} core(s)" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
-    more = f" and {chosen} that optuna chooses" if plan.sweep.search else ""
-    packed = plan.sweep.pack > 1
-    units = f"{at_once} pack(s)" if packed else f"{at_once}"
+    more = f" and {overview.chosen} that optuna chooses" if plan.sweep.search else ""
+    units = f"{overview.at_once} stack(s)" if stacked else f"{overview.at_once}"
     print(f"{len(plan.trials)} trials{before}{joined}{more}; {units} at once, {share} each")
-    if packed and packs:
-        print(f"{len(todo)} trials in {len(packs)} pack(s) of at most {plan.sweep.pack}")
-        for reason, count in alone.items():
+    if stacked and stacks:
+        print(f"{left} trials in {len(stacks)} stack(s) of at most {plan.sweep.stack}")
+        for reason, count in overview.alone.items():
             print(f"  {count} of them alone: {reason}")
         if not resources.gpu:
-            print("  on a CPU a pack takes longer than its trials one by one; pack: 1 is faster")
-    if expected is not None:
-        unit, first = "pack" if packed else "trial", packs[0] if packs else [plan.trials[0]]
-        shortest, longest = duration(min(expected.each)), duration(max(expected.each))
-        each = shortest if shortest == longest else f"{shortest} to {longest}"
-        beside = f" and {len(first) - 1} more" if len(first) > 1 else ""
-        of = f"{first[0].label}{beside}" if expected.kinds == 1 else f"{expected.kinds} kinds of {unit}s"
-        print(f"about {each} a {unit} and {duration(expected.whole)} in all, by a few steps of {of}")
-    print(f"metric: {study.metric}; tables and pictures will lie in {folder}", flush=True)
+            print("  on a CPU a stack takes longer than its trials one by one; stack: 1 is faster")
+    _print_forecast(overview)
+    print(f"metric: {study.metric}; tables and pictures: {overview.folder}", flush=True)
 
 
-def print_result(
-    study: Study, found: list[Line], left: int, total: int, folder: Path, seconds: float
-) -> None:
-    """The table, how to read it, and where everything lies."""
-    from dino_lab.cli.console import print_table
-    from dino_lab.cli.formatting import duration
-    from dino_lab.reports.study.tables import HEADERS, notes
+def _print_arms(overview: Overview) -> None:
+    study = overview.plan.study
+    waiting = {trial.folder(overview.runs) for stack in overview.stacks for trial in stack}
+    rows = []
+    for arm in study.arms:
+        done = sum(path not in waiting for path in arm.folders.values())
+        role = "baseline" if arm.label == study.baseline else ""
+        rows.append([arm.label, ", ".join(map(str, arm.folders)), role, f"{done} done" if done else ""])
+    _print_columns(["arm", "seeds", "", ""], rows)
 
+
+def _print_forecast(overview: Overview) -> None:
+    expected, stacks, plan = overview.expected, overview.stacks, overview.plan
+    if expected is None:
+        return
+    unit, first = "stack" if plan.sweep.stack > 1 else "trial", stacks[0] if stacks else [plan.trials[0]]
+    shortest, longest = duration(min(expected.each)), duration(max(expected.each))
+    each = shortest if shortest == longest else f"{shortest} to {longest}"
+    beside = f" and {len(first) - 1} more" if len(first) > 1 else ""
+    of = f"{first[0].label}{beside}" if expected.kinds == 1 else f"{expected.kinds} kinds of {unit}s"
+    print(f"about {each} a {unit} and {duration(expected.whole)} in all, by a few steps of {of}")
+
+
+def print_result(result: SweepResult, seconds: float) -> None:
+    """Print the table, its explanation, and the files."""
     print()
-    print_table(HEADERS, [line.cells() for line in found], headed=True)
+    print_study(result.study, result.table)
+    done = result.total - result.left
+    print(f"\n{done} of {result.total} trials, {duration(seconds)}; everything lies in {result.folder}")
+    for path in sorted(result.folder.iterdir()):
+        print(f"  {path.name}")
+    if result.refused:
+        print(f"{len(result.refused)} points were no spec; the first: {result.refused[0]}")
+
+
+def print_study(study: Study, found: Sequence[ArmLine]) -> None:
+    """Print the table of a study, and its explanation."""
+    from dino_lab.reports.study.table import HEADERS, notes
+
+    left_out = _print_columns(HEADERS, [line.cells() for line in found], _DISPENSABLE)
+    if left_out:
+        print(f"not shown, for want of width: {', '.join(left_out)}")
     for note in notes(study, found):
         print(note)
-    print(f"\n{total - left} of {total} trials, {duration(seconds)}; everything lies in {folder}")
-    for path in sorted(folder.iterdir()):
-        print(f"  {path.name}")
+
+
+def _print_columns(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], dispensable: Sequence[str] = ()
+) -> list[str]:
+    """Print a table whose cells are never cut; returns the columns that a terminal has no room for.
+
+    On a terminal that is too narrow, `dispensable` columns go first, then texts wrap, and at last every row
+    is a list of lines.
+    """
+    out = console()
+    if not out.is_terminal:
+        print_table(headers, rows, headed=True)
+        return []
+    kept, left_out = list(range(len(headers))), []
+    for name in dispensable:
+        if _width(headers, rows, kept) <= out.width:
+            break
+        if name in headers:
+            kept.remove(headers.index(name))
+            left_out.append(name)
+    shown = [[row[i] for i in kept] for row in rows]
+    if _least_width([headers[i] for i in kept], shown) <= out.width:
+        _print_wrapped(out, [headers[i] for i in kept], shown)
+    else:
+        _print_as_lines(out, [headers[i] for i in kept], shown)
+    return left_out
+
+
+def _width(headers: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """Columns of the terminal that a table takes whose cells do not wrap."""
+    widths = [max(cell_len(row[i]) for row in (headers, *rows)) for i in kept]
+    return sum(widths) + _GAP * (len(kept) - 1)
+
+
+def _least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The same if every cell wraps between its words."""
+    widths = [
+        max((cell_len(word) for row in (headers, *rows) for word in _words(row[i])), default=0)
+        for i in range(len(headers))
+    ]
+    return sum(widths) + _GAP * (len(headers) - 1)
+
+
+def _words(text: str) -> list[str]:
+    return [text] if "±" in text else text.split()
+
+
+def _print_wrapped(out: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for i, header in enumerate(headers):
+        cells = [header, *(row[i] for row in rows)]
+        least = max((cell_len(word) for cell in cells for word in _words(cell)), default=0)
+        table.add_column(header, min_width=least, overflow="fold", no_wrap=any("±" in cell for cell in cells))
+    for row in rows:
+        table.add_row(Text(row[0], "cyan"), Text(row[1], "bold"), *map(Text, row[2:]))
+    out.print(table)
+
+
+def _print_as_lines(out: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in rows:
+        out.print(Text(row[0], "cyan"), overflow="fold")
+        for header, cell in zip(headers[1:], row[1:], strict=True):
+            if cell:
+                out.print(Text(f"  {header} {cell}"), overflow="fold")

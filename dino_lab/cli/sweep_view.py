@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,20 +15,45 @@ from rich.text import Text
 from dino_lab.cli.formatting import duration, number
 
 if TYPE_CHECKING:
-    from dino_lab.runs.status import Ending
+    from dino_lab.runs.status import Status
     from dino_lab.sweeps.processes.trial import Task
+    from dino_lab.sweeps.session import Overview
 
 STYLES = {"finished": "green", "interrupted": "yellow", "stopped": "yellow"}
 
 
-class SweepView:
-    """A line for each trial that starts, scores or ends."""
+@contextmanager
+def sweep_view(console: Console, *, redraw: bool) -> Iterator[SweepView]:
+    """A table that redraws itself on a terminal, if asked for; else lines."""
+    if not (redraw and console.is_terminal):
+        yield SweepView()
+        return
+    view = LiveSweepView(console)
+    try:
+        yield view
+    finally:
+        view.close()
 
-    def __init__(self, metric: str, trials: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.metric, self.trials, self._clock = metric, trials, clock
-        self.over = 0
-        self.now: dict[str, dict[str, Any]] = {}  # by label, what is known of those that run
-        self._began = clock()
+
+class SweepView:
+    """The plan, then a line for each trial that starts, scores or ends."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.metric, self.trials, self.over = "", 0, 0
+        self.now: dict[str, dict[str, Any]] = {}  # the last numbers of the trials that run, by label
+        self._clock, self._began = clock, clock()
+
+    def planned(self, overview: Overview) -> None:
+        """Print the plan."""
+        from dino_lab.cli.sweep_text import print_plan
+
+        print_plan(overview)
+        self.metric, self.trials = overview.plan.study.metric, overview.trials
+        self._began = self._clock()
+
+    def waiting(self, task: Task) -> None:
+        """Another process is training the trial's spec."""
+        self.say(f"{task.label}: another process is training it; waiting for it, {task.folder}")
 
     def row(self, task: Task, numbers: Mapping[str, Any]) -> None:
         """A trial has started, or written a row."""
@@ -39,15 +64,15 @@ class SweepView:
             self.say(f"{task.label}: epoch {numbers['epoch']:.2f}, {self.metric} {numbers[self.metric]:.4f}")
         self.now.setdefault(task.label, {}).update(numbers)
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, task: Task, ending: Status) -> None:
         """A trial has ended."""
-        self.over += ending.status != "interrupted"
+        self.over += ending.state != "interrupted"
         known = self.now.pop(task.label, {})
         score = f", {self.metric} {known[self.metric]:.4f}" if self.metric in known else ""
-        if ending.status == "interrupted" and not known:
-            return  # it was only waiting
+        if ending.state == "interrupted" and not known:
+            return  # it had not started
         reason = f": {ending.reason}" if ending.reason else ""
-        self.say(f"{task.label}: {ending.status}{reason}{score} ({self.over} of {self.trials}{self._left()})")
+        self.say(f"{task.label}: {ending.state}{reason}{score} ({self.over} of {self.trials}{self._left()})")
 
     def died(self, task: Task) -> None:
         """The process of a trial died; the trial goes on in another."""
@@ -70,19 +95,20 @@ class LiveSweepView(SweepView):
 
     SHOWN = 8  # lines about what has happened
 
-    def __init__(self, metric: str, trials: int, console: Console) -> None:
-        super().__init__(metric, trials)
+    def __init__(self, console: Console) -> None:
+        super().__init__()
         self._said: list[str] = []
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
 
-    def __enter__(self) -> LiveSweepView:
-        self._live.__enter__()
-        return self
+    def planned(self, overview: Overview) -> None:
+        """Print the plan, and begin to draw if there is something to wait for."""
+        super().planned(overview)
+        if overview.trials:
+            self._live.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Draw for the last time."""
+        self._live.stop()
 
     def say(self, text: str) -> None:
         """Keep the last lines."""

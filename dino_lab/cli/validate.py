@@ -50,9 +50,10 @@ def _data_facts(spec: Spec) -> list[str]:
     """What was found of the data, in lines; a Misfit where it does not go with the other parts."""
     import torch
 
-    from dino_lab.building.components import make_evaluators, make_part
+    from dino_lab.building.components import make_component, make_evaluators
     from dino_lab.building.data_check import check_data
     from dino_lab.components.data._storage import never_resident
+    from dino_lab.protocols import GivesReport, ability
     from dino_lab.registry import registry
 
     cpu = torch.device("cpu")
@@ -61,16 +62,16 @@ def _data_facts(spec: Spec) -> list[str]:
         spec = spec.model_copy(update={"data": params.model_copy(update={"download": False})})
     try:
         with never_resident():
-            data = make_part(spec, registry, cpu, "data", cpu)
+            data = make_component(spec, registry, cpu, "data", cpu)
     except Misfit:
         if spec.data is params:
             raise
         return ["data: not there yet; the run downloads it"]
-    augment = make_part(spec, registry, cpu, "augment")
+    augment = make_component(spec, registry, cpu, "augment")
     evaluators = make_evaluators(spec.evaluators, registry).values()
     check_data(data, augment, evaluators, spec.train.batch_size, cpu)
-    if hasattr(data, "found"):
-        return list(data.found().lines())
+    if (reporting := ability(data, GivesReport)) is not None:
+        return reporting.found().lines()
     return [
         f"data: {data.train_images} training and {data.test_images} test images of {data.classes} classes"
     ]

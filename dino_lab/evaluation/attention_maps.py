@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps of some images, none below 0, and what they are."""
+    """Maps of some images, without negative entries, and their kind."""
 
     kind: Literal["attention", "similarity"]
     values: Tensor  # [N, heads, h, w]; a similarity has one head
@@ -31,15 +31,15 @@ class Maps:
         return self.values.mean(1)
 
 
-def maps_of(look: Look) -> Maps:
+def maps_of(output: BackboneOutput) -> Maps:
     """The attention of CLS in the last block, or where there is none the similarity of the tokens.
 
     A UserError where the network gives neither, or they are not finite.
     """
-    if look.attention is not None:
-        maps = Maps("attention", look.attention)
-    elif look.tokens is not None:
-        maps = Maps("similarity", similarity(look.tokens))
+    if output.attention is not None:
+        maps = Maps("attention", output.attention)
+    elif output.tokens is not None:
+        maps = Maps("similarity", similarity(output.tokens))
     else:
         raise UserError("the backbone gives neither attention nor tokens, so there is no map of it")
     if not maps.values.isfinite().all():
@@ -50,8 +50,8 @@ def maps_of(look: Look) -> Maps:
 def similarity(tokens: Tensor) -> Tensor:
     """Cosine of each token [N, D, h, w] and the mean token of its image, less the least one: [N, 1, h, w].
 
-    A network that pools its tokens says by their mean what is in the image; the tokens that are like it have
-    most part in that. It is no attention, and nothing here calls it so.
+    The features of a network that pools its tokens are their mean, to which the tokens most like it
+    contribute most. This is not attention, and has another name wherever it is shown.
     """
     cosine = F.cosine_similarity(tokens, tokens.mean((2, 3), keepdim=True), dim=1)  # [N, h, w]
     return (cosine - cosine.amin((1, 2), keepdim=True))[:, None]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dino_lab import __version__
+from dino_lab.building.components import make_evaluators
 from dino_lab.exports.round_trip import LIMIT
 from dino_lab.exports.subject import Subject
 from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.open import SavedRun
 from dino_lab.runs.rows import scores
 from dino_lab.spec.file import dump_yaml
-from dino_lab.training.build import Run
 
 PARTS = ("augment", "head", "predictor", "teacher", "targets", "loss")
 
 
-def card(run: Run, folder: RunFolder, subject: Subject, *, of: str, lines: str, difference: float) -> str:
+def card(run: SavedRun, subject: Subject, *, of: str, lines: str, difference: float) -> str:
     """Markdown."""
     spec, data = run.spec, run.data
     parts = ", ".join(
@@ -30,7 +31,7 @@ def card(run: Run, folder: RunFolder, subject: Subject, *, of: str, lines: str, 
             "",
             f"- Method: {parts}",
             f"- Data: `{spec.data.name}`, {data.train_images} training and {data.test_images} test images",
-            f"- Training: {_progress(folder)}",
+            f"- Training: {_progress(run.folder)}",
             f"- Images: in 0..1, less mean {mean}, over standard deviation {std}",
             f"- Checked: features of {len(subject.images)} test images differ from the run's by "
             f"{difference:.1e} of the largest (limit {LIMIT:g})",
@@ -44,11 +45,11 @@ def card(run: Run, folder: RunFolder, subject: Subject, *, of: str, lines: str, 
             "",
             "## Scores",
             "",
-            *_scores(run, folder),
+            *_scores(run),
             "",
             "## Spec",
             "",
-            f"Hash {spec.hash}; `dino-lab run` on this file trains it again.",
+            f"Hash {run.folder.hash}; `dino-lab run` on this file trains it again.",
             "",
             "```yaml",
             dump_yaml(spec).rstrip(),
@@ -59,19 +60,22 @@ def card(run: Run, folder: RunFolder, subject: Subject, *, of: str, lines: str, 
 
 
 def _progress(folder: RunFolder) -> str:
-    result = folder.result()
-    if result is not None:
-        return f"finished, {result['step']} of {result['total']} steps; {result['verdict']['sentence']}"
+    status = folder.status()
+    if status.state == "finished":
+        return f"finished, {status.step} of {status.total} steps; {status.sentence}"
     rows = folder.rows()
     return f"not finished; the last row is of step {rows[-1]['step']}" if rows else "not finished"
 
 
-def _scores(run: Run, folder: RunFolder) -> list[str]:
+def _scores(run: SavedRun) -> list[str]:
     """A table of the last scores, each with the protocol that it was measured by."""
-    scored = [row for row in folder.rows() if scores(row)]
+    scored = [row for row in run.folder.rows() if scores(row)]
     if not scored:
         return ["None: no evaluator has run."]
-    protocols = {name: evaluator.protocol for name, evaluator in run.evaluators.items()}
+    protocols = {
+        name: evaluator.protocol
+        for name, evaluator in make_evaluators(run.spec.evaluators, run.registry).items()
+    }
     rows = [
         f"| {name} | {value:.4f} | {protocols.get(name.partition('.')[0], '')} |"
         for name, value in scores(scored[-1]).items()

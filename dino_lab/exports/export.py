@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.exports import onnx_file, safetensors_file, timm_folder, torchscript_file
 from dino_lab.exports.card import card
 from dino_lab.exports.formats import Format
 from dino_lab.exports.round_trip import check_round_trip
 from dino_lab.exports.subject import Subject, subject_of
 from dino_lab.registry import Registry
-from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.open import open_run
 
 
 class Exporter(Protocol):
@@ -60,7 +58,7 @@ def export(folder: Path, registry: Registry, *, to: Path, format: Format, of: st
     exporter, is_folder = EXPORTERS[format], format is Format.timm
     exporter.check()
     _check_place(to, is_folder)
-    run = open_run(folder, registry, torch.device("cpu"))
+    run = open_run(folder, registry)
     subject = subject_of(run, of)
     temporary = to.with_name(f"{to.name}.tmp")
     described = temporary / "README.md" if is_folder else to.with_name(f"{to.name}.md.tmp")
@@ -68,7 +66,7 @@ def export(folder: Path, registry: Registry, *, to: Path, format: Format, of: st
         _remove(temporary)
         lines = exporter.write(subject, temporary, to)
         difference = check_round_trip(subject, lambda: exporter.read(subject, temporary))
-        text = card(run, RunFolder(folder), subject, of=of, lines=lines, difference=difference)
+        text = card(run, subject, of=of, lines=lines, difference=difference)
         described.write_text(text, encoding="utf-8")
         temporary.replace(to)
         if is_folder:

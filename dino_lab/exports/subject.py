@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dino_lab.evaluation.encoder import in_unit_range
 from dino_lab.network import Network
 from dino_lab.runs.backbone_file import description
-from dino_lab.training.build import Run
+from dino_lab.runs.open import SavedRun
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class Whole(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
 
-def subject_of(run: Run, of: str, count: int = 4) -> Subject:
+def subject_of(run: SavedRun, of: str, count: int = 4) -> Subject:
     """The backbone of the teacher or the student, and at most `count` test images with their features."""
-    network: Network = run.network(of).eval()
+    network: Network = run.backbone(of).eval()
     images, _ = next(iter(run.data.test(count)))
-    x = in_unit_range(images, run.augment.groups[0][1])
+    x = in_unit_range(images, run.size)
     with torch.no_grad():
         features = network.encode(x)
     return Subject(
         network.backbone,
-        description(run),
+        description(run.spec, run.augment),
         tuple(network.mean.flatten().tolist()),
         tuple(network.std.flatten().tolist()),
         x,

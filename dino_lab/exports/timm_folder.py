@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.exports.subject import Subject, Whole
+from dino_lab.protocols import GivesTimmConfig, ability
 from dino_lab.runs.backbone_file import timm_inside, write_weights
 
 
@@ -43,9 +44,9 @@ def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
 
 def _config(subject: Subject) -> dict[str, Any]:
     """What timm's `load_model_config_from_path` reads."""
-    backbone: Any = subject.backbone
+    backbone = ability(subject.backbone, GivesTimmConfig)
     others = "; --format safetensors, onnx and torchscript can"
-    if not hasattr(backbone, "timm_config"):
+    if backbone is None:
         raise UserError(f"backbone {subject.name!r} does not say how timm.create_model builds it{others}")
     try:
         architecture, arguments = backbone.timm_config()

@@ -43,7 +43,6 @@ class DataReport:
     class_names: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # what else the user should know, a sentence each
-    fingerprint: str = ""  # of the images' names, their labels and their order; changes where these do
 
     def lines(self) -> list[str]:
         """A line of what was found, one of what was passed over, and one a note."""

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -34,6 +35,7 @@ class Params(BaseModel):
     """Validated parameters of one component; `name` says which."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    component: ClassVar[type | None] = None  # the class whose parameters these are
     name: str
 
 
@@ -49,11 +51,16 @@ class Entry:
     name: str
     cls: type
     params: type[Params]
+    abilities: frozenset[type]  # those of protocols.ABILITIES that the class has
 
     @property
     def where(self) -> str:
         """File and line of the class."""
         return f"{inspect.getsourcefile(self.cls)}:{inspect.getsourcelines(self.cls)[1]}"
+
+    def has(self, ability: type) -> bool:
+        """Whether the class has an ability, one that a plugin defines too."""
+        return ability in self.abilities or _has(self.cls, ability)
 
 
 class Registry:
@@ -66,7 +73,8 @@ class Registry:
         """Class decorator: check the contract of `kind` and make the class known as `name`."""
 
         def add(cls: type[T]) -> type[T]:
-            entry = Entry(kind, name, cls, params_of(cls, kind, name))
+            params = params_of(cls, kind, name)
+            entry = Entry(kind, name, cls, params, _abilities(cls, kind))
             self._refuse_second_owner(entry)
             self._entries[kind, name] = entry
             return cls
@@ -190,28 +198,92 @@ def params_of(cls: type, kind: str, name: str) -> type[Params]:
         raise TypeError(
             f"{cls.__qualname__}: a component has a docstring; it is what `list` and the schema show"
         )
-    return create_model(f"{cls.__name__}Params", __base__=Params, __doc__=doc, **fields)
+    params = create_model(f"{cls.__name__}Params", __base__=Params, __doc__=doc, **fields)
+    params.component = cls
+    return params
 
 
 def _check_contract(cls: type, kind: str) -> None:
-    """Compare parameter names with the protocol of the kind."""
-    from dino_lab.protocols import PROTOCOLS
+    """Compare the names of arguments with the contract of the kind, and with those of its abilities."""
+    from dino_lab.protocols import ABILITIES, FORMER_NAMES, PROTOCOLS, abilities_in, members
 
-    protocol = PROTOCOLS[kind]
-    methods = [m for m, f in vars(protocol).items() if inspect.isfunction(f) and not m.startswith("_")]
+    contract = PROTOCOLS[kind]
+    methods = [m for m, f in vars(contract).items() if inspect.isfunction(f) and not m.startswith("_")]
     for method in ["__init__", *methods]:
         if not hasattr(cls, method):
             raise TypeError(f"{cls.__qualname__}: a {kind} has a method {method}")
-        wanted, given = _positional(protocol, method), _positional(cls, method)
-        if given != wanted:
-            raise TypeError(
-                f"{cls.__qualname__}.{method}: a {kind} takes ({', '.join(wanted)}), not ({', '.join(given)})"
-            )
+        _check_arguments(cls, contract, kind, method)
+    for former, name in FORMER_NAMES.get(kind, {}).items():
+        _rename(cls, former, name)
+    for ability in filter(partial(_has, cls), ABILITIES[kind]):
+        for method, function in members(ability).items():
+            if function is not None and not _forwards(cls, method):
+                _check_arguments(cls, ability, kind, method)
+    if kind == "evaluator" and isinstance(needs := getattr(cls, "needs", None), tuple):
+        try:
+            abilities_in(needs)
+        except TypeError as error:
+            raise TypeError(f"{cls.__qualname__}.needs: {error}") from error
 
 
-def _positional(cls: type, method: str) -> list[str]:
-    parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
-    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+def _check_arguments(cls: type, protocol: type, kind: str, method: str) -> None:
+    wanted, given = _arguments(protocol, method), _arguments(cls, method)
+    if given != wanted:
+        raise TypeError(
+            f"{cls.__qualname__}.{method}: a {kind} takes ({', '.join(wanted)}), not ({', '.join(given)})"
+        )
+
+
+def _arguments(cls: type, method: str) -> list[str]:
+    """Names of the arguments that a caller supplies; a constructor's keywords are what YAML may set."""
+    bound = isinstance(inspect.getattr_static(cls, method), (staticmethod, classmethod))
+    parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[0 if bound else 1 :]
+    optional = [p for p in parameters if p.kind is p.KEYWORD_ONLY and (p.default is not p.empty)]
+    return [
+        p.name
+        for p in parameters
+        if p not in optional and not (p.kind is p.KEYWORD_ONLY and method == "__init__")
+    ]
+
+
+def _forwards(cls: type, method: str) -> bool:
+    """Whether a method is known of an instance only, or takes whatever it is given."""
+    found = getattr(cls, method, None)
+    if not callable(found):
+        return True
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(found).parameters.values())
+
+
+def _rename(cls: type, former: str, name: str) -> None:
+    """Give a class that defines a method under its former name the same method under its name."""
+    owner = next((base for base in cls.__mro__ if former in vars(base) or name in vars(base)), None)
+    if owner is not None and name not in vars(owner):
+        setattr(cls, name, vars(owner)[former])
+
+
+def _abilities(cls: type, kind: str) -> frozenset[type]:
+    from dino_lab.protocols import ABILITIES
+
+    return frozenset(ability for ability in ABILITIES[kind] if _has(cls, ability))
+
+
+def _has(cls: type, ability: type) -> bool:
+    """Whether a class has all methods and attributes of an ability, or declares that its instances do."""
+    from dino_lab.protocols import members
+
+    return all(_declares(cls, name, function is not None) for name, function in members(ability).items())
+
+
+def _declares(cls: type, name: str, is_method: bool) -> bool:
+    for base in cls.__mro__:
+        if name in vars(base):
+            value = vars(base)[name]
+            fits = callable(getattr(cls, name)) or isinstance(value, property) or not is_method
+            return fits and value is not None
+        if name in (annotations := inspect.get_annotations(base)):
+            # A submodule, declared as one, may have the name of a method.
+            return not is_method or "Callable" in str(annotations[name])
+    return False
 
 
 def suggest(word: str, words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Colours that a page decides, light or dark: matplotlib draws with stand-ins that become CSS variables."""
+"""Colours that follow the page, light or dark: matplotlib draws stand-ins, which become CSS variables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
+
+from dino_lab.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +37,7 @@ def dash(index: int) -> Any:
 
 
 def settings() -> dict[str, Any]:
-    """What matplotlib is told while it draws for a page."""
+    """The settings of matplotlib for drawings of a page."""
     from cycler import cycler
 
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -65,7 +67,8 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     with matplotlib.rc_context({"svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = _PARTS.sub("", buffer.getvalue())
-    text = _SIZE.sub(lambda found: f'<svg {found[1]} role="img" aria-label="{escape(label)}">', text, count=1)
+    name = escape(printable(label))
+    text = _SIZE.sub(lambda found: f'<svg {found[1]} role="img" aria-label="{name}">', text, count=1)
     text = _NAMED.sub(r'data-series="\1"', _NUMBERED.sub("", text))
     return Markup(_STYLE.sub(_variable, text).strip())
 

@@ -11,16 +11,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.training.build import Run
+from dino_lab.network import Network
+from dino_lab.protocols import Augment, GivesTimmModel, ability
+from dino_lab.spec.model import Spec
 
 
-def write_backbone(run: Run, to: Path, of: str) -> str:
-    """Write the backbone of the teacher or the student; return the Python lines that load it."""
-    network = run.network(of)
+def write_backbone(network: Network, spec: Spec, augment: Augment, to: Path) -> str:
+    """Write the backbone of a run's network; return the Python lines that load it."""
     temporary = to.with_name(f"{to.name}.tmp")
     try:
         mean, std = (tuple(value.flatten().tolist()) for value in (network.mean, network.std))
-        lines = save_backbone(network.backbone, description(run), mean, std, into=temporary, named=to)
+        lines = save_backbone(
+            network.backbone, description(spec, augment), mean, std, into=temporary, named=to
+        )
         temporary.replace(to)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,10 +52,10 @@ def save_backbone(
     return lines
 
 
-def description(run: Run) -> dict[str, Any]:
+def description(spec: Spec, augment: Augment) -> dict[str, Any]:
     """The backbone as the spec has it, the size of the teacher's crops, and that of the largest."""
-    sizes = [pixels for _, pixels in run.augment.groups]
-    backbone = run.spec.backbone.model_dump(mode="json", serialize_as_any=True)
+    sizes = [pixels for _, pixels in augment.groups]
+    backbone = spec.backbone.model_dump(mode="json", serialize_as_any=True)
     return {"backbone": backbone, "size": sizes[0], "largest": max(sizes)}
 
 
@@ -72,12 +75,13 @@ def described(file: Path) -> dict[str, Any]:
 
 def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:
     """The timm model of a backbone and the line that builds its like; a UserError where it has none."""
-    if not hasattr(backbone, "as_timm"):
+    model = ability(backbone, GivesTimmModel)
+    if model is None:
         raise UserError(
             f"backbone {name!r} has no timm model inside to export; --format onnx and torchscript take any "
             "backbone"
         )
-    return backbone.as_timm()
+    return model.as_timm()
 
 
 def write_weights(model: nn.Module, into: Path, metadata: dict[str, str]) -> None:

@@ -1,53 +1,100 @@
-"""How a trial of a sweep ended, as its run folder keeps it."""
+"""How a run ended: status.json in its folder, for a run of `run` and a trial of a sweep alike."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-FILE = "ending.json"
-EndingStatus = Literal["finished", "collapsed", "stopped", "interrupted", "failed", "not run"]
+from dino_lab.errors import UserError
+from dino_lab.runs.files import replace_file
+
+FILE = "status.json"
+RESULT, ENDING = "result.json", "ending.json"  # what 0.1.0 wrote: of a finished run, of a sweep's trial
+State = Literal["finished", "collapsed", "stopped", "interrupted", "failed", "not run"]
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a run ended; `seconds` is of all its sessions. "stopped": by a scheduler, as one of the weaker."""
+class Status:
+    """How a run ended; "stopped": by a sweep's scheduler, as one of the weaker."""
 
-    status: EndingStatus
+    state: State = "not run"
     step: int = 0
     total: int = 0
-    verdict: str = ""
-    reason: str = ""
-    seconds: float = 0.0
+    verdict: str = ""  # the name of a Verdict, and its sentence
+    sentence: str = ""
+    reason: str = ""  # of a failure
+    seconds: float = 0.0  # of all sessions together
+    scores_before: dict[str, float] = field(default_factory=dict)
+    scores_after: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the last score counts: the run was trained to its end, or its end is a result."""
+        return self.state in ("finished", "collapsed", "stopped")
 
 
-def write_ending(folder: Path, ending: Ending) -> None:
-    """Keep an ending; the seconds of earlier sessions are added."""
-    before = _kept(folder)
-    if before is not None:
-        ending = replace(ending, seconds=ending.seconds + before.seconds)
-    from dino_lab.runs.folder import RunFolder  # brings torch, which a worker of Ray does without
-
+def write_status(folder: Path, status: Status) -> None:
+    """Replace the status of a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    RunFolder(folder).write_text(FILE, json.dumps(asdict(ending), indent=2) + "\n")
+    replace_file(folder / FILE, (json.dumps(asdict(status), indent=2) + "\n").encode())
+    for old in (RESULT, ENDING):
+        (folder / old).unlink(missing_ok=True)
 
 
-def read_ending(folder: Path) -> Ending:
-    """How the run of a folder ended; "not run" if it has not."""
-    from dino_lab.runs.folder import RunFolder
+def read_status(folder: Path) -> Status:
+    """How the run of a folder ended, "not run" if it has not; a UserError where the file is damaged."""
+    for name, read in ((FILE, _read), (RESULT, _read_result), (ENDING, _read_ending)):
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            break
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder / name}: cannot be read ({error})") from None
+        try:
+            return read(json.loads(text), folder)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{folder / name}: not what a run writes ({type(error).__name__}); remove it, and run the "
+                "spec again"
+            ) from None
+    return Status()
 
-    kept, result = _kept(folder), RunFolder(folder).result()
-    if result is None:
-        return kept or Ending("not run")
-    verdict = result["verdict"]["name"]
-    seconds = kept.seconds if kept is not None and kept.status == "finished" else result["seconds"]
-    return Ending("finished", result["step"], result["total"], verdict, "", seconds)
+
+def _read(plain: dict[str, Any], folder: Path) -> Status:
+    known = {f.name for f in fields(Status)}
+    status = Status(**{key: value for key, value in plain.items() if key in known})
+    if status.state not in State.__args__ or not all(  # type: ignore[attr-defined]
+        isinstance(value, (int, float)) for value in (status.step, status.total, status.seconds)
+    ):
+        raise ValueError
+    if not all(isinstance(text, str) for text in (status.verdict, status.sentence, status.reason)):
+        raise ValueError
+    return status
 
 
-def _kept(folder: Path) -> Ending | None:
-    try:
-        return Ending(**json.loads((folder / FILE).read_text()))
-    except FileNotFoundError:
-        return None
+def _read_result(plain: dict[str, Any], folder: Path) -> Status:
+    """Of a finished run of 0.1.0; a sweep kept the seconds of all sessions beside it."""
+    seconds = float(plain["seconds"])
+    if (folder / ENDING).exists():
+        kept = json.loads((folder / ENDING).read_text())
+        seconds = kept["seconds"] if kept["status"] == "finished" else seconds
+    return Status(
+        "finished",
+        plain["step"],
+        plain["total"],
+        plain["verdict"]["name"],
+        plain["verdict"]["sentence"],
+        seconds=seconds,
+        scores_before=dict(plain["scores_before"]),
+        scores_after=dict(plain["scores_after"]),
+    )
+
+
+def _read_ending(plain: dict[str, Any], folder: Path) -> Status:
+    """Of a trial of 0.1.0 that did not finish."""
+    state = plain.pop("status")
+    return _read({**plain, "state": state, "sentence": plain["verdict"]}, folder)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +10,7 @@ from dino_lab.registry import Params
 from dino_lab.schedule import Rate, Schedule, constant
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -50,32 +49,47 @@ class Optim(Section):
     weight_decay: Rate = Schedule(start=0.04, end=0.4, shape="cosine")
     clip: Clip | None = Clip()
     freeze_last_layer: UnitInterval = Field(
-        0.0, description="share of the run in which the head's last layer does not move"
+        0.0, description="share of the run in which the head's last layer has no gradient (DINO's code)"
+    )
+    constant_predictor_lr: bool = Field(
+        False, description="the predictor keeps `lr.start` (SimSiam, arXiv 2011.10566, Sec. 4.2)"
     )
 
 
 class AdamW(Optim):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101); rate, decay and clipping are DINO's (Sec. 3.2)."""
 
     name: Literal["adamw"]
-    betas: tuple[UnitInterval, UnitInterval] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of the running means of g and g^2")
 
 
 class Sgd(Optim):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum; the defaults are SimSiam's (arXiv 2011.10566, Sec. 3)."""
 
     name: Literal["sgd"]
     momentum: UnitInterval = 0.9
+    lr: Rate = Field(
+        Schedule(start=0.05, end=0.0, shape="cosine"), description="MoCo (arXiv 1911.05722) starts at 0.03"
+    )
     weight_decay: Rate = constant(1e-4)
+    clip: Clip | None = None
 
 
 class Lars(Optim):
-    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888); 1-D tensors take the plain step."""
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888); 1-D tensors take the plain step.
+
+    The defaults are SimCLR's (arXiv 2002.05709, Sec. 2.3), of 100 epochs.
+    """
 
     name: Literal["lars"]
     momentum: UnitInterval = 0.9
     trust_coefficient: float = Field(0.001, gt=0)
-    weight_decay: Rate = constant(1e-6)
+    lr: Rate = Field(
+        Schedule(start=0.3, end=0.0, shape="cosine", warmup=0.1),
+        description="BYOL (arXiv 2006.07733, Sec. 3.3) starts at 0.2",
+    )
+    weight_decay: Rate = Field(constant(1e-6), description="BYOL (arXiv 2006.07733, Sec. 3.3) has 1.5e-6")
+    clip: Clip | None = None
 
 
 class Train(Section):
@@ -122,11 +136,12 @@ class Spec(BaseModel):
     evaluators: tuple[Params, ...] = ()
 
     def dump(self) -> dict[str, object]:
-        """Plain data with every default written out; what is written to disk and hashed."""
+        """Plain data with every default written out; what is written to disk."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
     @property
     def hash(self) -> str:
-        """12 hex digits that name this spec and no other."""
-        text = json.dumps(self.dump(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """12 hex digits that name what decides the weights; see `dino_lab.spec.identity`."""
+        from dino_lab.spec.identity import identity_of
+
+        return identity_of(self).hash

@@ -1,121 +1,89 @@
-"""A plan, carried out: what is done already is left alone, the rest goes to an executor."""
+"""A sweep file, trained and summed up: what `dino-lab sweep` does, without a command line."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from dino_lab.registry import registry
-from dino_lab.runs.status import Ending, read_ending
-from dino_lab.spec.file import dump_yaml
-from dino_lab.sweeps.plan.plan import Plan, Trial
-from dino_lab.sweeps.plan.search import Search
-from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
-from dino_lab.sweeps.ray.dispatch import STOP_FILE, Rules, Watcher, dispatch
-from dino_lab.training.data_cache import Shelf
+from dino_lab.errors import UserError
+from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.sweeps.watcher import Silent, SweepWatcher
 
-
-def remaining(plan: Plan, runs: Path) -> list[Trial]:
-    """Trials that are not over. A collapse is a result; so is a scheduler's end, for a plan that has one."""
-    over = {"finished", "collapsed"} | ({"stopped"} if plan.sweep.scheduler else set())
-    return [trial for trial in plan.trials if read_ending(trial.folder(runs)).status not in over]
+if TYPE_CHECKING:
+    from dino_lab.reports.study.table import ArmLine
+    from dino_lab.runs.study import Study
+    from dino_lab.sweeps.ray.cluster import Cluster
 
 
-class Queue:
-    """What is left to do, as plain data with absolute paths: packs that are known, then what is chosen."""
+@dataclass(frozen=True)
+class SweepResult:
+    """How far a sweep is, and its table."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        packs: Sequence[Sequence[Trial]],
-        search: Search | None,
-        runs: Path,
-        *,
-        device: str,
-        checkpoint_every: float,
-        plugins: Sequence[Path],
-    ) -> None:
-        self.plan, self.search, self.runs = plan, search, runs
-        self._device, self._checkpoint_every, self._plugins = device, checkpoint_every, plugins
-        self.known = [[self._task(trial) for trial in pack] for pack in packs]
-
-    def _task(self, trial: Trial) -> Task:
-        return Task(
-            label=trial.label,
-            name=trial.spec.name,
-            hash=trial.spec.hash,
-            spec=dump_yaml(trial.spec),
-            runs=str(self.runs.resolve()),
-            place=str(Path.cwd()),
-            device=self._device,
-            threads=self.plan.sweep.resources.cpu,
-            checkpoint_every=self._checkpoint_every,
-            stop_file=str(self.plan.folder(self.runs).resolve() / STOP_FILE),
-            plugins=tuple(str(file.resolve()) for file in self._plugins),
-        )
-
-    def chosen(self) -> Task | None:
-        """The next trial that was not known; None once there are no more."""
-        trial = self.search.next() if self.search is not None else None
-        return self._task(trial) if trial is not None else None
-
-    @property
-    def paths(self) -> list[str]:
-        """Files and folders that trials need: where they start, plugins, and what specs name that is here."""
-        words = [word for trial in self.plan.trials for word in _words(trial.spec.dump())]
-        named = [Path(word) for word in words if os.sep in word and os.path.exists(word)]
-        return list(dict.fromkeys(str(path.absolute()) for path in (Path(), *self._plugins, *named)))
-
-    def over(self, task: Task) -> None:
-        """A trial has ended, and its folder says how."""
-        if self.search is not None:
-            self.search.over(task.hash)
-
-    def __iter__(self) -> Iterator[list[Task]]:
-        yield from self.known
-        while (task := self.chosen()) is not None:
-            yield [task]
+    folder: Path  # of tables and pictures
+    study: Study
+    table: tuple[ArmLine, ...]  # a line for each arm; empty after a dry run
+    total: int  # trials of the whole sweep
+    left: int  # trials that are not over, or have failed
+    refused: tuple[str, ...] = ()  # why points that a search chose are no spec
 
 
-def _words(value: Any) -> Iterator[str]:
-    """Every text of nested mappings and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _words(item)
+def run_sweep(
+    file: Path,
+    settings: Sequence[str] = (),
+    *,
+    runs: Path = Path("runs"),
+    executor: Literal["ray", "inline"] = "ray",
+    address: str | None = None,
+    checkpoint_every: float = 60.0,
+    plugins: Sequence[Path] = (),
+    watcher: SweepWatcher | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    dry_run: bool = False,
+    many: bool = False,
+) -> SweepResult:
+    """Run the trials of a sweep file that are not over, and write its tables and pictures.
+
+    `settings` are texts `key=value`: a key of the sweep file changes the sweep, any other key the base.
+    Trials run side by side on Ray (`executor="ray"`; on the cluster at `address`, HOST:PORT, or else on one
+    of this machine alone) or one after the other in this process (`"inline"`). `checkpoint_every` is in
+    seconds. Once `stop` returns true, every trial saves and ends. A dry run ends with the plan. More than
+    1,000 trials need `many`.
+
+    Raises SpecError for a file that is wrong, UserError for anything else that cannot be done, ClusterLost
+    if Ray ended during the sweep; the same call goes on from there.
+    """
+    watcher = watcher or Silent()
+    on_ray = executor == "ray" and not dry_run
+    # Ray takes seconds to start; meanwhile torch is imported, the plan checked and its duration measured.
+    with _cluster(address) if on_ray else nullcontext() as cluster:
+        load_plugins(plugins)
+        from dino_lab.registry import registry
+        from dino_lab.sweeps.plan.plan import load_plan
+        from dino_lab.sweeps.session import Session, locked
+
+        plan = load_plan(file, settings, registry, runs=runs, many=many)
+        if executor == "inline" and plan.sweep.scheduler is not None:
+            raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
+        with nullcontext() if dry_run else locked(plan.folder(runs)):
+            session = Session(
+                *(plan, runs, cluster),
+                side_by_side=executor == "ray",
+                checkpoint_every=checkpoint_every,
+                plugins=plugins,
+            )
+            watcher.planned(session.overview)
+            if dry_run:
+                left = session.overview.trials
+                return SweepResult(session.folder, plan.study, (), len(plan.trials), left)
+            session.train(watcher, stop)
+            done = session.write()
+    return SweepResult(session.folder, done.study, done.table, done.total, done.left, done.refused)
 
 
-def run_inline(queue: Queue, watcher: Watcher, stop: Callable[[], bool], shelf: Shelf) -> None:
-    """One after the other, in this process."""
+def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
+    from dino_lab.sweeps.ray.cluster import cluster
 
-    def ended(task: Task, ending: Ending) -> None:
-        watcher.ended(task, ending)
-        queue.over(task)
-
-    for pack in queue:
-        if stop():
-            break
-        specs = [spec_of(task) for task in pack]
-        shared = shelf.data(specs[0], registry)
-        run_trials(pack, specs, watcher.row, ended, asked=stop, shared=shared)
-
-
-def run_on_ray(
-    queue: Queue, watcher: Watcher, stop: Callable[[], bool], *, at_once: int, server: str | None
-) -> None:
-    """As many at once as there is room for; by the server that listens at `server`, or each worker's own."""
-    sweep, plan = queue.plan.sweep, queue.plan
-    rules = Rules(
-        resources=sweep.resources,
-        max_failures=sweep.max_failures,
-        scheduler=sweep.scheduler,
-        metric=sweep.metric,
-        mode=sweep.mode,
-        epochs=max(trial.spec.train.epochs for trial in plan.trials),
-        chosen=sweep.search.samples if sweep.search else 0,
-        at_once=at_once,
-    )
-    dispatch(queue, rules, watcher, stop=stop, folder=plan.folder(queue.runs), server=server)
+    return cluster(address)

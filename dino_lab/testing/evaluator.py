@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +25,8 @@ class EvaluatorTrial(Stateless):
     def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
         """The scores of the method's network before training, in the order of their names."""
         with self.subject.trying("forward", "it should return scores by name"):
-            scores = self.subject.method.evaluate([(self.subject.entry.name, part)])[0].scores
+            (scored,) = self.subject.method.evaluate([(self.subject.entry.name, part)])
+            scores = scored.scores
         if not isinstance(scores, dict) or not scores:
             self.subject.fail(
                 f"forward returns {scores!r}; it should be a dict of at least one score by name"
@@ -33,6 +35,11 @@ class EvaluatorTrial(Stateless):
             self.expect(
                 isinstance(name, str) and isinstance(score, (int, float)) and math.isfinite(score),
                 f"says {name!r}: {score!r}; a score should be a finite number with a name",
+            )
+        for file, content in scored.files.items():
+            self.expect(
+                file == Path(file).name and isinstance(content, bytes),
+                f"writes {file!r}: {type(content).__name__}; files should be bytes by a name without folder",
             )
         return [torch.tensor([scores[name] for name in sorted(scores)], dtype=torch.float64)]
 

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dino_lab.errors import UserError
+from dino_lab.protocols import GivesAnnotations, GivesSegments, HasClassNames, SharedData, ability
 from dino_lab.testing.subject import pictures
 from dino_lab.testing.trial import Size, Stateless
-from dino_lab.types import Views
+from dino_lab.types import VOID, Views
 
 MOST_IMAGES = 1000  # a larger training split is not read as a whole
 
@@ -33,9 +35,13 @@ class DataTrial(Stateless):
             "has fewer than 3 images; give it more to be tried with",
         )
         said = []
-        for name, arguments in (("train", (B, 0, 0)), ("test", (B,)), ("bank", (B,))):
+        for name, batches, arguments in (
+            ("train", part.train, (B, 0, 0)),
+            ("test", part.test, (B,)),
+            ("bank", part.bank, (B,)),
+        ):
             with self.subject.trying(f"{name}{arguments}", "it should give batches"):
-                for images, labels in islice(getattr(part, name)(*arguments), 2 if name == "train" else 1):
+                for images, labels in islice(batches(*arguments), 2 if name == "train" else 1):
                     self._check_batch(part, name, images, labels, B, device)
                     said += [images, labels]
         return said
@@ -61,7 +67,7 @@ class DataTrial(Stateless):
             [len(images) for images, _ in across] == [2, 2],
             "train ends or gives an incomplete batch at the end of an epoch; it should go on without end",
         )
-        if getattr(part, "resident", False):
+        if (shared := ability(part, SharedData)) is not None and shared.resident:
             other = self.make(self.sizes[0], seed=1)
             self.expect(
                 all(torch.equal(next(part.test(7))[i], next(other.test(7))[i]) for i in (0, 1)),
@@ -70,10 +76,59 @@ class DataTrial(Stateless):
             )
         if part.train_images <= MOST_IMAGES:
             self._check_splits(part)
+        if (named := ability(part, HasClassNames)) is not None:
+            count = len(named.class_names)
+            self.expect(
+                count == part.classes,
+                f"has {count} class_names; it should have one for each of its {part.classes} classes",
+            )
+        if (annotated := ability(part, GivesAnnotations)) is not None:
+            self._check_annotations(annotated)
+
+    def _check_annotations(self, part: GivesAnnotations) -> None:
+        """Shapes, and the images of the test split by their indices."""
+        rows, square = torch.tensor([2, 0]), [2, part.size, part.size]
+        with self.subject.trying("annotated('test', [2, 0])", "it should give images, masks and boxes"):
+            try:
+                images, labels, masks, parts, boxes = part.annotated("test", rows)
+            except UserError:  # data that have masks with other parameters only
+                return
+        self._check_tensor("annotated", "images", images, torch.uint8, [2, part.channels, *square[1:]])
+        self._check_tensor("annotated", "labels", labels, torch.int64, [2])
+        self._check_tensor("annotated", "masks", masks, torch.bool, square)
+        self._check_tensor("annotated", "parts", parts, torch.uint8, square)
+        self._check_tensor("annotated", "boxes", boxes, torch.int64, [2, 4])
+        test, truth = next(part.test(3))
+        self.expect(
+            torch.equal(images, test[rows]) and torch.equal(labels, truth[rows]),
+            "annotated('test', [2, 0]) has other images or labels than test has at these places",
+        )
+        if (segmented := ability(part, GivesSegments)) is None:
+            return
+        with self.subject.trying("segmented('test', [2, 0])", "it should give objects and their classes"):
+            objects, classes = segmented.segmented("test", rows)
+        self._check_tensor("segmented", "objects", objects, torch.uint8, square)
+        self._check_tensor("segmented", "classes", classes, torch.uint8, square)
+        self.expect(
+            bool(((classes <= part.classes) | (classes == VOID)).all()),
+            f"segmented gives a class above {part.classes}; they should be labels + 1, 0 or {VOID}",
+        )
+
+    def _check_tensor(self, method: str, name: str, found: Any, dtype: torch.dtype, shape: list[int]) -> None:
+        right = f"they should be {dtype} {shape} on the CPU"
+        if not isinstance(found, Tensor):
+            self.subject.fail(f"{method} gives {name} of the type {type(found).__name__}; {right}")
+        self.expect(
+            found.dtype == dtype and list(found.shape) == shape and found.device.type == "cpu",
+            f"{method} gives {name} {found.dtype} {list(found.shape)} on {found.device}; {right}",
+        )
 
     def _check_splits(self, part: Any) -> None:
-        for name, images in (("test", part.test_images), ("bank", part.train_images)):
-            count = sum(len(labels) for _, labels in getattr(part, name)(7))
+        for name, batches, images in (
+            ("test", part.test, part.test_images),
+            ("bank", part.bank, part.train_images),
+        ):
+            count = sum(len(labels) for _, labels in batches(7))
             self.expect(
                 count == images, f"{name} gives {count} images; it should give each of the {images} once"
             )
@@ -117,7 +172,7 @@ class AugmentTrial(Stateless):
     def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
         """The crops."""
         images = pictures(*size).to(device)
-        generator = torch.Generator(device).manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         with self.subject.trying(f"forward of images {list(images.shape)}", "it should return Views"):
             views = part.forward(images, generator)
         self.expect(

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
+from dino_lab.protocols import (
+    Backbone,
+    ChecksSize,
+    GivesAttention,
+    GivesOutputs,
+    GivesTimmConfig,
+    GivesTimmModel,
+    GivesTokens,
+    HasLastLayer,
+    ability,
+)
 from dino_lab.testing.subject import numbers
 from dino_lab.testing.trial import Size, Stateful, same
+from dino_lab.types import BackboneOutput
 
 
 class BackboneTrial(Stateful):
@@ -37,11 +51,22 @@ class BackboneTrial(Stateful):
             "says something else to the same images in evaluation mode; nothing should be random or change "
             "there",
         )
-        for method in ("tokens", "attention"):
-            if hasattr(part, method):
-                self._check_map(part, method, images)
-        if hasattr(part, "as_timm"):
-            self._check_timm(part)
+        # A UserError where a backbone has it for some of its models only.
+        if (with_tokens := ability(part, GivesTokens)) is not None:
+            with suppress(UserError):
+                self._check_map(part, "tokens", with_tokens.tokens(images), images)
+        if (with_attention := ability(part, GivesAttention)) is not None:
+            with suppress(UserError):
+                self._check_map(part, "attention", with_attention.attention(images), images)
+        if (whole := ability(part, GivesOutputs)) is not None:
+            self._check_outputs(whole, images)
+        if (timm := ability(part, GivesTimmModel)) is not None:
+            self._check_timm(timm)
+        if (sizes := ability(part, ChecksSize)) is not None:
+            for _, pixels in self.subject.method.augment.groups:
+                right = "it should refuse no size that forward takes"
+                with self.subject.trying(f"check_size({pixels})", right):
+                    sizes.check_size(pixels)
 
     def _images(self, size: Size) -> Tensor:
         batch, group = size
@@ -53,26 +78,51 @@ class BackboneTrial(Stateful):
         with self.subject.trying(f"forward of images {list(images.shape)}", right):
             return part(images)
 
-    def _check_map(self, part: Any, method: str, images: Tensor) -> None:
-        try:
-            found = getattr(part, method)(images)
-        except UserError:  # a backbone that has it for some of its models only
-            return
-        wanted = f"[{len(images)}, {part.dim if method == 'tokens' else 'heads'}, h, w]"
+    def _check_map(self, part: Backbone, name: str, found: Tensor, images: Tensor) -> None:
+        wanted = f"[{len(images)}, {part.dim if name == 'tokens' else 'heads'}, h, w]"
         fits = found.ndim == 4 and len(found) == len(images)
-        fits = fits and (method != "tokens" or found.shape[1] == part.dim)
-        self.expect(fits, f"{method} has the shape {list(found.shape)}; it should be {wanted}")
-        if method == "attention":
+        fits = fits and (name != "tokens" or found.shape[1] == part.dim)
+        self.expect(fits, f"{name} has the shape {list(found.shape)}; it should be {wanted}")
+        if name == "attention":
             most = found.sum((2, 3)).max().item()
             self.expect(most <= 1.001, f"attention sums to {most:g}; over all patches it should be at most 1")
 
-    def _check_timm(self, part: Any) -> None:
+    def _check_outputs(self, part: GivesOutputs, images: Tensor) -> None:
+        with self.subject.trying("outputs(images, 1)", "it should return a BackboneOutput"):
+            output = part.outputs(images, 1)
+        self.expect(
+            isinstance(output, BackboneOutput),
+            f"outputs is of the type {type(output).__name__}; it should be a BackboneOutput",
+        )
+        self.expect(
+            torch.allclose(output.features, self._call(part, images), atol=1e-4),
+            "outputs has other features than forward; they should be the same",
+        )
+        if output.blocks is not None:
+            shape, right = list(output.blocks.shape), [len(images), 1, part.dim]
+            self.expect(
+                shape == right, f"outputs has blocks {shape} of the last block; they should be {right}"
+            )
+        for name, found in (("tokens", output.tokens), ("attention", output.attention)):
+            if found is not None:
+                self._check_map(part, name, found, images)
+
+    def _check_timm(self, part: GivesTimmModel) -> None:
         import timm
 
         model, line = part.as_timm()
         right = "it should build a model of timm that takes the weights of the one inside"
         with self.subject.trying(f"as_timm's line {line}", right):
             eval(line, {"timm": timm}).load_state_dict(model.state_dict())
+        if (configured := ability(part, GivesTimmConfig)) is None:
+            return
+        with self.subject.trying("timm_config", right):
+            try:
+                architecture, arguments = configured.timm_config()
+            except UserError:
+                return
+            arguments = json.loads(json.dumps(arguments))
+            timm.create_model(architecture, **arguments).load_state_dict(model.state_dict())
 
 
 class HeadTrial(Stateful):
@@ -94,9 +144,9 @@ class HeadTrial(Stateful):
         self._call(part, features).square().sum().backward()
         expect_gradients(self, [features.grad])
         expect_gradients(self, [p.grad for p in part.parameters() if p.requires_grad])
-        if hasattr(part, "last_layer"):
+        if (head := ability(part, HasLastLayer)) is not None:
             self.expect(
-                isinstance(part.last_layer, nn.Module) and any(True for _ in part.last_layer.parameters()),
+                isinstance(head.last_layer, nn.Module) and any(True for _ in head.last_layer.parameters()),
                 "its last_layer has no parameters; it should be what optim.freeze_last_layer holds still",
             )
 

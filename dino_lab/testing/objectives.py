@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dino_lab.protocols import GivesMeasures, ability
 from dino_lab.testing.networks import expect_gradients
 from dino_lab.testing.subject import CPU, numbers
 from dino_lab.testing.trial import Size, Stateful, same
@@ -86,6 +87,8 @@ class LossTrial(Stateful):
             "is the same whichever pairs it is given; it should compare only where pairs[s, t] is not 0",
         )
         part = self.make(size)
+        if (measuring := ability(part, GivesMeasures)) is not None:
+            self._check_measures(measuring, student, target, pairs)
         if part.negatives:
             self._call(part, student, target, 2 * pairs - 1)
         if part.cross_entropy:
@@ -96,6 +99,25 @@ class LossTrial(Stateful):
                 f"says cross_entropy = True, but is {value:g}, below the target's entropy {least:g}; it "
                 "should say False",
             )
+
+    def _check_measures(self, part: GivesMeasures, student: Tensor, target: Tensor, pairs: Tensor) -> None:
+        before = [tensor.clone() for tensor in self._state(part)]
+        with self.subject.trying("measure", "it should return scalars by name"):
+            measures = part.measure(student, target, pairs)
+        self.expect(
+            isinstance(measures, dict) and all(isinstance(name, str) for name in measures),
+            f"measure is of the type {type(measures).__name__}; it should be a dict of scalars by name",
+        )
+        for name, value in measures.items():
+            fits = isinstance(value, Tensor) and value.shape == () and bool(value.isfinite())
+            self.expect(fits, f"measures {name!r} as {value!r}; it should be a finite scalar tensor")
+        self.expect(
+            same(before, self._state(part)),
+            "measure changes its state; it should leave that to forward, which is called after it",
+        )
+
+    def _state(self, part: Any) -> list[Tensor]:
+        return list(part.state_dict().values())
 
     def _call(self, part: Any, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
         before = [student.detach().clone(), target.clone()]

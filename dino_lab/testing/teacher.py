@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.network import Network
+from dino_lab.protocols import GivesAnswer, ability
 from dino_lab.testing.subject import numbers
 from dino_lab.testing.trial import Size, Stateful, same
 from dino_lab.types import Views
@@ -78,10 +79,10 @@ class TeacherTrial(Stateful):
 
     def _check_answer(self, part: Any, output: Tensor, size: Size) -> None:
         """That it is the same whoever asks the network."""
-        if not hasattr(part, "answer"):
+        if (answering := ability(part, GivesAnswer)) is None:
             return
         with torch.no_grad():
-            answer = part.answer(part.network(self._crops(size, output.device)[:1]))
+            answer = answering.answer(part.network(self._crops(size, output.device)[:1]))
         self.expect(
             same([answer], [output]),
             "answer says something else than forward; it should make the same of the network's output, or be "

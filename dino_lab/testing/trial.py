@@ -10,6 +10,7 @@ from typing import Any, ClassVar, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from dino_lab.building.check import untrained
 from dino_lab.building.seeding import seed_everything
 from dino_lab.protocols import PROTOCOLS
 from dino_lab.registry import Params
@@ -46,6 +47,7 @@ class Trial(ABC):
         self._check_determinism()
         self.check_memory()
         self.rules()
+        self._check_parameters()
 
     def make(
         self, size: Size, seed: int = 0, device: torch.device = CPU, params: Params | None = None
@@ -79,6 +81,15 @@ class Trial(ABC):
                     type(value) is wanted,
                     f"its {name} is {value!r}; it should be of the type {wanted.__name__}",
                 )
+
+    def _check_parameters(self) -> None:
+        entry = self.subject.entry
+        if entry.kind in ("augment", "teacher", "targets", "loss", "regularizer"):
+            context = self.context(self.sizes[0], CPU)
+            part = self.subject.registry.build(entry.kind, self.subject.params, *context)
+            student = next((given for given in context if isinstance(given, nn.Module)), None)
+            fault = untrained(part, student)
+            self.expect(fault is None, fault or "")
 
     def _check_determinism(self) -> None:
         size = self.sizes[0]

@@ -1,27 +1,38 @@
-"""From a `Spec` to a `Run`: everything live, and its state."""
+"""From a `Spec` to a `Run`: everything that training needs, and its state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from dino_lab.building.check import check, checkpoint_gradients
-from dino_lab.building.components import make_method, make_part, misfits
+from dino_lab.building.check import check
+from dino_lab.building.components import make_component, make_method, misfits
+from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
 from dino_lab.errors import Misfit
-from dino_lab.evaluation.encoder import Encoder
-from dino_lab.evaluation.scoring import Scored, frozen, network_of, score
-from dino_lab.kernels.linear import use_faster_linear
+from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
-from dino_lab.protocols import Augment, Data, Evaluator, Loss, Regularizer, SharedData, Targets, Teacher
+from dino_lab.protocols import (
+    Augment,
+    ChecksClasses,
+    Data,
+    Evaluator,
+    Loss,
+    Regularizer,
+    SharedData,
+    Targets,
+    Teacher,
+    ability,
+)
 from dino_lab.registry import Registry
-from dino_lab.spec.model import Spec, Train
-from dino_lab.training.optimizer import make_optimizer
+from dino_lab.runs.rows import REGULARIZER
+from dino_lab.spec.model import Spec
+from dino_lab.training.optimizer import load_optimizer, make_optimizer
 
 STATEFUL = ("student", "teacher", "targets", "loss", "optimizer")
 
@@ -59,7 +70,7 @@ class Run:
 
     def generator(self, step: int) -> torch.Generator:
         """The source of every random number of the crops of this step."""
-        return crop_generator(self.spec.seed, step, self.device)
+        return crop_generator(self.spec.seed, step)
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""
@@ -72,14 +83,17 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+            if name == "optimizer":
+                load_optimizer(self.optimizer, self.student, state[name])
+            else:
+                part.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
         return {part: getattr(self, part) for part in STATEFUL} | self.regularizers
 
     def network(self, of: str) -> Network:
         """The teacher's network if `of` is "teacher" and it has one, else the student."""
-        return network_of(of, self.student, self.teacher)
+        return self.teacher.network if of == "teacher" and self.teacher.network is not None else self.student
 
     def due(self, steps: int) -> list[tuple[str, Evaluator]]:
         """Name and evaluator of those that are due after so many steps: at 0 and at the ends of epochs."""
@@ -87,29 +101,44 @@ class Run:
         last = steps == self.total_steps
         return [(n, e) for n, e in self.evaluators.items() if not inside and (last or epoch % e.every == 0)]
 
-    def evaluate_after(self, steps: int) -> list[Scored]:
-        """What the evaluators find that are due after so many steps."""
-        return self.evaluate(self.due(steps))
-
     def evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> list[Scored]:
-        """What these evaluators, by name, find of the networks as they are now."""
+        """What these evaluators, by name, measure of the networks as they are now."""
         return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
-
-    @contextmanager
-    def encoder(self, of: str) -> Iterator[Encoder]:
-        """The teacher's network, or the student's, in evaluation mode, at the size of the teacher's crops."""
-        network = self.network(of)
-        with frozen(network):
-            yield Encoder(network, self.augment.groups[0][1], self.autocast)
 
 
 def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:
     """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
 
-    `shared` is what the spec's own data part would give, where it is in memory already.
+    `shared` is what the spec's own data part would give, where it is in memory already. A Misfit says which
+    parts do not go together.
     """
     check(spec, registry)
-    data: Data = shared.to(device) if shared else make_part(spec, registry, device, "data", device)
+    make = partial(make_component, spec, registry, device)
+    data: Data = shared.to(device) if shared else make("data", device)
+    _check_batch(spec, data)
+    method = make_method(
+        spec, registry, device, make("augment"), channels=data.channels, mean=data.mean, std=data.std
+    )
+    if (checking := ability(method.teacher, ChecksClasses)) is not None:
+        with misfits("head", "dim"):
+            checking.check_classes(data.classes)
+    parts: tuple[Any, ...] = (method.student, method.teacher)  # which may have a network of its own
+    for part in parts:
+        arrange(part, spec.train, device)
+    for network in filter(None, (method.student, method.teacher.network)):
+        arrange_training(network, spec.train)
+    return Run(
+        spec=spec,
+        device=device,
+        data=data,
+        **vars(method)
+        | {"regularizers": {REGULARIZER + name: part for name, part in method.regularizers.items()}},
+        optimizer=make_optimizer(spec.optim, method.student),
+        parameters=[p for p in method.student.parameters() if p.requires_grad],
+    )
+
+
+def _check_batch(spec: Spec, data: Data) -> None:
     if not data.train_images:
         raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
     if spec.train.batch_size > data.train_images:
@@ -117,38 +146,3 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
             ("train", "batch_size"),
             f"{spec.train.batch_size} is more than the {data.train_images} training images there are",
         )
-    augment = make_part(spec, registry, device, "augment")
-    method = make_method(
-        spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
-    )
-    if hasattr(method.teacher, "check_classes"):
-        with misfits("head", "dim"):
-            method.teacher.check_classes(data.classes)
-    for network in filter(None, (method.student, method.teacher.network)):
-        _apply(spec.train, network)
-    parts: tuple[Any, ...] = (method.student, method.teacher)  # which may have another network of its own
-    for part in parts:
-        use_faster_linear(part, device)
-    return Run(
-        spec=spec,
-        device=device,
-        data=data,
-        **vars(method),
-        optimizer=make_optimizer(spec.optim, method.student),
-        parameters=[p for p in method.student.parameters() if p.requires_grad],
-    )
-
-
-def autocast(device: torch.device, settings: Train) -> torch.autocast:
-    """The precision of the networks' matrix products, as a context."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
-
-
-def _apply(settings: Train, network: Network) -> None:
-    """How the network is computed, which changes nothing of what it says but rounding."""
-    if settings.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if settings.gradient_checkpointing:
-        checkpoint_gradients(network)
-    if settings.compile:
-        network.compile()

@@ -11,8 +11,8 @@ import json
 
 import torch
 
-from dino_lab.building.components import make_part
-from dino_lab.protocols import SharedData
+from dino_lab.building.components import make_component
+from dino_lab.protocols import SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 
@@ -40,9 +40,10 @@ def _made(spec: Spec, registry: Registry) -> SharedData | None:
     # More than one would leave a pool of threads, for which a forked copy waits for ever.
     torch.set_num_threads(1)
     try:
-        data: SharedData = make_part(spec, registry, torch.device("cpu"), "data", torch.device("cpu"))
+        data = make_component(spec, registry, torch.device("cpu"), "data", torch.device("cpu"))
     except Exception:
         return None  # the run itself will say why
     finally:
         torch.set_num_threads(before)
-    return data if getattr(data, "resident", False) else None
+    shared = ability(data, SharedData)
+    return shared if shared is not None and shared.resident else None

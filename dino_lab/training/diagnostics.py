@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dino_lab.runs.rows import main_score, scores
 from dino_lab.types import Output
 
-PATIENCE = 5  # rows in a row that must agree before a collapse is called one
+PATIENCE = 5  # consecutive rows that must agree before a collapse is called one
 UNIFORM = 0.99  # share of ln K above which a target says nothing
 ONE_OUTPUT = 1.5  # effective number of outputs in use below which there is only one
 NO_SPREAD = 0.02  # feature spread below which all features are the same
 # Features that drew together: a spread below 0.1 (a mean cosine above 0.99), and below half of the first
 # row's, for a network may start low. Of 24 methods on the embedded shapes those that learn stay above 0.2.
 LITTLE_SPREAD, SHRUNKEN = 0.1, 0.5
+ACCURACIES = ("nn", "top1", "accuracy")  # how the names of scores end that are higher for better features
 
 
 @torch.no_grad()
@@ -68,46 +70,88 @@ def diagnose_distribution(target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the numbers say, in words."""
+    """What the numbers of a run say, as a name for programs and a sentence for people.
+
+    `sentence` is a headline, a colon, and the numbers behind it. `doubtful` is True where the name alone
+    promises too much: signs of a collapse gather, or the score is not above that before training.
+    """
 
     name: Literal["warming up", "learning", "collapsed to uniform", "collapsed to one output"]
     sentence: str
+    doubtful: bool = False
 
     @property
     def collapsed(self) -> bool:
         """Nothing more will be learned."""
         return self.name.startswith("collapsed")
 
+    @property
+    def headline(self) -> str:
+        """The sentence without its numbers."""
+        return self.sentence.partition(":")[0]
+
 
 class Reader:
-    """Reads row after row and says what it sees; a collapse must show in several rows running."""
+    """Reads row after row and gives a verdict; a collapse must show in several consecutive rows."""
 
     def __init__(self, warm_up: float) -> None:
         """`warm_up`: share of the run in which nothing is called a collapse."""
         self._warm_up = warm_up
         self._signs: deque[str] = deque(maxlen=PATIENCE)
         self._first_spread: float | None = None
+        self._score = ""  # the name of the accuracy that is followed
+        self._untrained = self._latest = math.nan
         self.verdict = Verdict("warming up", "warming up: no row yet")
 
     def read(self, numbers: Mapping[str, float], progress: float) -> Verdict:
         """The verdict after one more row."""
+        self._follow_score(numbers)
         if "loss" not in numbers:
             return self.verdict
         if self._first_spread is None:
             self._first_spread = numbers["feature_spread"]
         self._signs.append(_sign(numbers, self._first_spread))
+        self.verdict = self._judge(numbers, progress, self._first_spread)
+        return self.verdict
+
+    def _follow_score(self, numbers: Mapping[str, float]) -> None:
+        """Keep the first and the latest value of the main accuracy."""
+        found = {name: value for name, value in scores(numbers).items() if name.endswith(ACCURACIES)}
+        if not self._score and (name := main_score(found)):
+            self._score, self._untrained = name, found[name]
+        elif self._score in found:
+            self._latest = found[self._score]
+
+    def _judge(self, numbers: Mapping[str, float], progress: float, first_spread: float) -> Verdict:
+        signs = self._consecutive_signs()
+        if not all(map(math.isfinite, (numbers["loss"], numbers["feature_spread"]))):
+            return Verdict(
+                "learning", f"not finite: loss {numbers['loss']}, {_spread(numbers)}", doubtful=True
+            )
         if progress < self._warm_up:
             until = f"until {self._warm_up:.0%} of the run"
-            self.verdict = Verdict("warming up", f"warming up {until}: {_state(numbers)}")
-        elif len(self._signs) == PATIENCE and all(self._signs):
+            return Verdict("warming up", f"warming up {until}: {_state(numbers)}")
+        if signs == PATIENCE:
             # A collapse may swing between the two kinds; it is called by what it is now.
             if self._signs[-1] == "uniform":
-                self.verdict = Verdict("collapsed to uniform", _uniform(numbers))
-            else:
-                self.verdict = Verdict("collapsed to one output", _one_output(numbers, self._first_spread))
-        else:
-            self.verdict = Verdict("learning", f"learning: {_state(numbers)}")
-        return self.verdict
+                return Verdict("collapsed to uniform", _uniform(numbers))
+            return Verdict("collapsed to one output", _one_output(numbers, first_spread))
+        if signs:
+            headline = f"signs of collapse ({signs} of {PATIENCE} rows)"
+            seen = [_state(numbers)]
+            if "outputs_in_use" in numbers:
+                seen += [f"{numbers['outputs_in_use']:.1f} outputs in use", _spread(numbers)]
+            return Verdict("learning", f"{headline}: {', '.join(seen)}", doubtful=True)
+        if self._latest <= self._untrained:
+            compared = f"{self._score} {self._latest:.4f}, {self._untrained:.4f} untrained"
+            sentence = f"learning, but no better than untrained yet: {compared}; {_state(numbers)}"
+            return Verdict("learning", sentence, doubtful=True)
+        return Verdict("learning", f"learning: {_state(numbers)}")
+
+    def _consecutive_signs(self) -> int:
+        """How many of the latest rows, without a gap, show a sign of collapse."""
+        latest_first = list(reversed(self._signs))
+        return latest_first.index("") if "" in latest_first else len(latest_first)
 
 
 def _sign(numbers: Mapping[str, float], first_spread: float) -> str:
@@ -123,9 +167,13 @@ def _sign(numbers: Mapping[str, float], first_spread: float) -> str:
 
 def _state(numbers: Mapping[str, float]) -> str:
     if "entropy" not in numbers:
-        return f"feature spread {numbers['feature_spread']:.2f}, rank {numbers['effective_rank']:.1f}"
+        return f"{_spread(numbers)}, rank {numbers['effective_rank']:.1f}"
     text = f"target entropy {numbers['entropy']:.2f} of at most {numbers['entropy_max']:.2f}"
     return text + (f", KL {numbers['kl']:.3f}" if "kl" in numbers else "")
+
+
+def _spread(numbers: Mapping[str, float]) -> str:
+    return f"feature spread {numbers['feature_spread']:.2f}"
 
 
 def _uniform(numbers: Mapping[str, float]) -> str:

@@ -1,30 +1,35 @@
-"""The loop."""
+"""The loop of one run: DINO, arXiv 2104.14294, Algorithm 1, with every part a component."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from dino_lab.building.seeding import seed_everything
+from dino_lab.protocols import GivesMeasures, ability
+from dino_lab.training.accumulate import forward
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
 from dino_lab.training.optimizer import clip_gradients, set_rates
-from dino_lab.training.stacked.forward import AtOnce, OneByOne
 from dino_lab.types import Output, Views
 
-Item = TypeVar("Item")
-Batch = tuple[Tensor, Tensor]  # images and labels
-Seen = tuple[Tensor, dict[str, Tensor]]  # of a run: what was minimised, and the numbers of a row
+Numbers = dict[str, Tensor | float]  # of a row, on whatever device they were computed
 
 
 class NonFinite(Exception):
-    """The loss is no longer a number; raised before the weights are touched (on a GPU, at the next row)."""
+    """Loss or gradient is no number; raised before the weights move (on a GPU, at the next row)."""
+
+
+class NoBatch(Exception):
+    """The next batch could not be had because of `cause`; nothing has moved since the last step."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -36,158 +41,93 @@ class Row:
     epoch: float
     numbers: dict[str, float]
     waited: float = 0.0  # seconds for this step's images; on a GPU those of the host, which may run ahead
+    finite: Tensor | None = None  # whether loss and gradient have been numbers since the last row
 
 
 def train(run: Run, start: int = 0) -> Iterator[Row]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
-    for (row,) in train_together([run], start):
-        if isinstance(row, NonFinite):
-            raise row
-        yield row
+    spec, total_steps = run.spec, run.total_steps
+    batches = run.data.train(spec.train.batch_size, spec.seed, start)
+    finite = torch.ones((), dtype=torch.bool, device=run.device)
+    for step in range(start, total_steps):
+        images, labels, waited = next_batch(batches)  # uint8 [B, C, H, W], int64 [B]
+        progress, writes = step / total_steps, writes_row(run, step)
+        seed_everything(spec.seed, "step", step)
+        run.optimizer.zero_grad()
+
+        views = run.augment.forward(images, run.generator(step))  # crops by size [V, B, C, H, W]
+        student, teacher, backward = forward(run, views, labels)  # z, p [S, B, K] and [T, B, K]
+        objective, numbers = compare(run, views, student, teacher, progress, writes=writes)
+        backward(objective)
+        finite, changed = update(run, step, objective, finite, check=writes or run.device.type == "cpu")
+
+        row = on_host(numbers | changed) if writes else {}
+        yield Row(step + 1, total_steps, (step + 1) / run.steps_per_epoch, row, waited, finite)
 
 
-def train_together(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | NonFinite]]:
-    """As `train`, for several runs with equal `data` and `train` sections: a row of each, or why not.
-
-    After a NonFinite the others go on in a new call.
-    """
-    settings, total = runs[0].spec.train, runs[0].total_steps
-    networks, alike = OneByOne(runs) if len(runs) == 1 else AtOnce(runs), _alike(runs)
-    for step, (waited, batches) in enumerate(_timed(islice(_batches(runs, start), total - start)), start):
-        writes = (step + 1) % settings.log_every == 0 or runs[0].ends_epoch(step)
-        generators = [run.generator(step) for run in runs]
-        if len(runs) == 1:
-            seed_everything(runs[0].spec.seed, "step", step)
-
-        networks.zero_grad()
-        parts: list[list[Seen]] = []
-        for images, labels in _parts(batches, settings.accumulate):
-            views = _views(runs, alike, images, generators)
-            share = len(images[0]) / len(batches[0][0])
-            parts.append(_backward(runs, networks, views, labels, step, share=share, writes=writes))
-        networks.hand_out_gradients()
-        moved = [
-            _move(run, step, seen, writes) for run, seen in zip(runs, zip(*parts, strict=True), strict=True)
-        ]
-        epoch = (step + 1) / runs[0].steps_per_epoch
-        yield [
-            its if isinstance(its, NonFinite) else Row(step + 1, total, epoch, its, waited) for its in moved
-        ]
+def next_batch(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
+    """Images, labels, and the seconds that they took to come; a NoBatch where they cannot be had."""
+    began = time.perf_counter()
+    try:
+        images, labels = next(batches)
+    except Exception as error:
+        raise NoBatch(error) from error
+    return images, labels, time.perf_counter() - began
 
 
-def _batches(runs: Sequence[Run], start: int) -> Iterator[list[Batch]]:
-    """A batch for each run, the same for those with the same seed."""
-    size = runs[0].spec.train.batch_size
-    sources = {run.spec.seed: run.data.train(size, run.spec.seed, start) for run in runs}
-    for batches in zip(*sources.values(), strict=True):
-        by_seed = dict(zip(sources, batches, strict=True))
-        yield [by_seed[run.spec.seed] for run in runs]
+def writes_row(run: Run, step: int) -> bool:
+    """Whether a row is written after step `step` (from 0)."""
+    return (step + 1) % run.spec.train.log_every == 0 or run.ends_epoch(step)
 
 
-def _timed(items: Iterable[Item]) -> Iterator[tuple[float, Item]]:
-    """Each item, and the seconds that it took to come."""
-    iterator, end = iter(items), object()
-    while True:
-        began = time.perf_counter()
-        item = next(iterator, end)
-        if item is end:
-            return
-        yield time.perf_counter() - began, cast(Item, item)
-
-
-def _parts(batches: Sequence[Batch], parts: int) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """The batches of all runs, cut in parts: images and labels of each run."""
-    images, labels = ([tensor.chunk(parts) for tensor in column] for column in zip(*batches, strict=True))
-    for part in range(len(images[0])):
-        yield [chunks[part] for chunks in images], [chunks[part] for chunks in labels]
-
-
-def _alike(runs: Sequence[Run]) -> list[int]:
-    """For each run, the first that has the same crops."""
-    kinds = [(run.spec.seed, run.spec.augment) for run in runs]
-    return [kinds.index(kind) for kind in kinds]
-
-
-def _views(
-    runs: Sequence[Run],
-    alike: Sequence[int],
-    images: Sequence[Tensor],
-    generators: Sequence[torch.Generator],
-) -> list[Views]:
-    """Crops for each run, made once for those that are alike."""
-    made: list[Views] = []
-    for i, run in enumerate(runs):
-        made.append(run.augment.forward(images[i], generators[i]) if alike[i] == i else made[alike[i]])
-    return made
-
-
-def _backward(
-    runs: Sequence[Run],
-    networks: OneByOne,
-    views: Sequence[Views],
-    labels: Sequence[Tensor],
-    step: int,
-    *,
-    share: float,
-    writes: bool,
-) -> list[Seen]:
-    """Networks, targets, losses and gradients of one part of a batch; of each run, its share of what is
-    minimised and of each number.
-    """
-    with runs[0].autocast():
-        students = networks.students(views)  # features [S, B, D]; z, p [S, B, K]
-        teachers = networks.teachers(views, students, labels)  # [T, B, K]
-    seen = []
-    for run, its, student, teacher in zip(runs, views, students, teachers, strict=True):
-        if len(runs) > 1:  # what components draw is what they draw when the run is alone
-            seed_everything(run.spec.seed, "step", step)
-        seen.append(_compare(run, its, student, teacher, step / run.total_steps, writes=writes))
-    torch.autograd.backward([total * share for total, _ in seen])
-    return [
-        (total.detach() * share, {key: value * share for key, value in numbers.items()})
-        for total, numbers in seen
-    ]
-
-
-def _compare(
+def compare(
     run: Run, views: Views, student: Output, teacher: Tensor, progress: float, *, writes: bool
-) -> Seen:
-    """What is minimised, and the numbers of a row."""
+) -> tuple[Tensor, Numbers]:
+    """What is minimised, and the numbers of a row where one is written."""
     target = run.targets.forward(teacher.float(), progress)  # [T, B, K]
     compared = (student.p.float(), target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)
-    added = {name: part.forward(views, student) for name, part in run.regularizers.items()}
-    total = loss + sum(part.weight * added[name] for name, part in run.regularizers.items())
+    penalties = {name: part.forward(views, student) for name, part in run.regularizers.items()}
+    objective = loss + sum(part.weight * penalties[name] for name, part in run.regularizers.items())
+    if not writes:
+        return objective, {}
+    numbers = {"loss": loss, **measured, **penalties, **diagnose(student, teacher)}
+    if run.targets.distribution:
+        numbers |= diagnose_distribution(target.detach(), views.pairs)
+        if run.loss.cross_entropy:
+            numbers["kl"] = loss - numbers["entropy"]
+    return objective, {name: value.detach() for name, value in numbers.items()}
 
-    numbers = {"loss": loss.detach()}
-    if writes:
-        numbers |= measured | {name: value.detach() for name, value in added.items()}
-        numbers |= diagnose(student, teacher)
-        if run.targets.distribution:
-            numbers |= diagnose_distribution(target.detach(), views.pairs)
-            if run.loss.cross_entropy:
-                numbers["kl"] = numbers["loss"] - numbers["entropy"]
-    return total, numbers
+
+def update(run: Run, step: int, objective: Tensor, finite: Tensor, *, check: bool) -> tuple[Tensor, Numbers]:
+    """Clip the gradients, move the student, then the teacher; whether all is finite so far, and numbers.
+
+    `check` waits for the device, and raises a NonFinite before anything moves.
+    """
+    progress = step / run.total_steps
+    norm = clip_gradients(run.parameters, run.spec.optim.clip)
+    finite = finite & objective.detach().isfinite() & norm.isfinite()
+    if check and not finite:
+        what = "the gradient's norm" if objective.isfinite() else "the loss"
+        value = norm.item() if objective.isfinite() else objective.item()
+        raise NonFinite(f"{what} is {value} at step {step}")
+    lr, weight_decay = set_rates(run.optimizer, run.spec.optim, run.spec.train.batch_size, progress)
+    run.optimizer.step()
+    run.teacher.update(run.student, progress, run.ends_epoch(step))
+    return finite, {"gradient_norm": norm, "lr": lr, "weight_decay": weight_decay}
+
+
+def on_host(numbers: Numbers) -> dict[str, float]:
+    """All numbers as Python's, in one copy from the device."""
+    on_device = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    copied = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+    found = dict(zip(on_device, copied, strict=True))
+    return {name: found[name] if name in found else float(value) for name, value in numbers.items()}
 
 
 @torch.no_grad()
 def _measure(run: Run, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-    """What the loss says of itself beside its value, if it says anything."""
-    return run.loss.measure(student, target, pairs) if hasattr(run.loss, "measure") else {}
-
-
-def _move(run: Run, step: int, seen: Sequence[Seen], writes: bool) -> dict[str, float] | NonFinite:
-    """Clip, move student and teacher; the numbers of a row, if one is written."""
-    loss = torch.stack([part for part, _ in seen]).sum()
-    if (writes or run.device.type == "cpu") and not loss.isfinite():
-        return NonFinite(f"the loss is {loss.item()} at step {step}")
-    progress = step / run.total_steps
-    norm = clip_gradients(run.parameters, run.spec.optim.clip)
-    lr, weight_decay = set_rates(run.optimizer, run.spec.optim, run.spec.train.batch_size, progress)
-    run.optimizer.step()
-    run.teacher.update(run.student, progress, run.ends_epoch(step))
-    if not writes:
-        return {}
-    numbers = {key: float(sum(part[key] for _, part in seen)) for key in seen[0][1]}
-    return numbers | {"gradient_norm": norm.item(), "lr": lr, "weight_decay": weight_decay}
+    """What the loss measures beside its value, if anything."""
+    measures = ability(run.loss, GivesMeasures)
+    return {} if measures is None else measures.measure(student, target, pairs)

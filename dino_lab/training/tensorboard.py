@@ -13,6 +13,9 @@ class Events:
     """Writes the numbers of each row under their own names; on a resumed run, from `step` on."""
 
     def __init__(self, folder: Path, step: int) -> None:
+        if step == 0:  # events of a session that no checkpoint covers, which is trained again
+            for file in folder.glob("events.out.tfevents.*"):
+                file.unlink()
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, row: Row) -> None:

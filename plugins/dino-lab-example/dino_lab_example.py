@@ -71,7 +71,7 @@ class Tint(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Views:
         x = F.interpolate(images / 255, self.groups[0][1], mode="bilinear", antialias=True).clamp(0, 1)
-        uniform = torch.rand(2, *x.shape[:2], 1, 1, generator=generator, device=x.device)
+        uniform = torch.rand(2, *x.shape[:2], 1, 1, generator=generator).to(x.device)
         return Views([x * (1 - self.strength * uniform)], self.pairs)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 class Planted(nn.Module):
@@ -25,9 +25,9 @@ class Planted(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         cells = F.avg_pool2d(images, self.cell)
-        return Look(self(images), None, cells, cells if self._attention else None)
+        return BackboneOutput(self(images), None, cells, cells if self._attention else None)
 
 
 class Drawn:

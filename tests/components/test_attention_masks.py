@@ -51,7 +51,7 @@ def test_scores_are_those_of_loops(size: int) -> None:
     maps[3] = torch.where(maps[3] > 0, 255, 0)  # an image without an object
     asked, data = encoder(size, 2), Drawn(images, maps)
     scores = AttentionMasks(images=None, masses=(0.3, 0.6)).forward(asked, data)
-    attention = asked.annotated(data, None).look.attention
+    attention = asked.annotated(data, None).output.attention
     assert attention is not None
     best: dict[float, list[float]] = {0.3: [], 0.6: []}
     heads: dict[float, list[list[float]]] = {0.3: [], 0.6: []}
@@ -98,14 +98,15 @@ def test_the_picture(attention: bool) -> None:
     data, asked = Drawn(noise(3, 16), objects(3, 16)), encoder(16, attention=attention)
     files = AttentionMasks(images=3, pictures=2).files(asked, data)
     image = Image.open(io.BytesIO(files["heads.png"]))
-    assert image.size == (6 + (2 + 2 * (3 if attention else 1)) * 166, 6 + 2 * 182)
+    scale = 40 + 6  # the colours and their numbers, above the pictures
+    assert image.size == (6 + (2 + 2 * (3 if attention else 1)) * 166, 6 + scale + 2 * 182)
 
 
 def test_images_may_be_shown_at_another_size() -> None:
     data, asked = Drawn(noise(2, 16), objects(2, 16)), encoder(16)
     larger = AttentionMasks(images=2, pixels=32)
     assert larger.forward(asked, data) != AttentionMasks(images=2).forward(asked, data)
-    assert asked.at(32, 3).annotated(data, 2).look.attention.shape == (2, 3, 8, 8)  # type: ignore[union-attr]
+    assert asked.at(32, 3).annotated(data, 2).output.attention.shape == (2, 3, 8, 8)  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_scored() -> None:

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_lab.components.augment import _by_batch, _by_crop
+from dino_lab.components.augment._draw import Drawn
 from dino_lab.components.augment._policy import Policy
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
@@ -119,6 +122,27 @@ def test_crops_can_be_made_again(name: str) -> None:
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_other_devices_are_told_what_the_cpu_drew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a GPU drew numbers of its own. Here a device without memory stands for it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    augment, one, other = build(name, **turned(name, 10)), seeded(7), seeded(7)
+    here = augment(batch(), one).crops
+    there = augment(batch().to("meta"), other).crops
+    assert torch.equal(one.get_state(), other.get_state())
+    assert [crop.shape for crop in there] == [crop.shape for crop in here]
+    assert {crop.device.type for crop in there} == {"meta"}
+
+
+def test_what_was_drawn_goes_to_a_device_whole() -> None:
+    policy = build("single", **turned("single", 5.0), grey_probability=0.5).policy
+    drawn = policy.draw(3, 16, 16, seeded(0))
+    moved = drawn.to(torch.device("meta"))
+    for field in fields(Drawn):
+        assert getattr(drawn, field.name).device.type == "cpu", field.name
+        assert getattr(moved, field.name).device.type == "meta", field.name
 
 
 def test_pairs() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from dino_lab.building.seeding import seed_everything
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._positions import interpolate_as_dino
 from dino_lab.components.backbones.timm import Timm
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.errors import UserError
@@ -101,6 +103,96 @@ def test_vit_features_are_the_normed_class_token_and_tokens_the_normed_patches()
     torch.testing.assert_close(vit(x), out[:, 0])
     torch.testing.assert_close(vit(x).mean(-1), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(vit.tokens(x)[:, :, 2, 1], out[:, 1 + 2 * 4 + 1])
+
+
+def cubic(x: float) -> float:
+    """Keys' kernel with a = -0.75."""
+    x, a = abs(x), -0.75
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def interpolated(grid: list[list[float]], side: int) -> list[list[float]]:
+    """DINO's interpolation of one feature of the positions to side x side, number by number.
+
+    A patch i lies at (i + 1/2) / s - 1/2 with s = (side + 0.1) / grid; the border repeats; nothing is widened
+    where the grid shrinks.
+    """
+    n = len(grid)
+
+    def taps(i: int) -> list[tuple[int, float]]:
+        centre = (i + 0.5) * n / (side + 0.1) - 0.5
+        first = math.floor(centre) - 1
+        return [(min(max(k, 0), n - 1), cubic(centre - k)) for k in range(first, first + 4)]
+
+    return [
+        [sum(a * b * grid[y][x] for y, a in taps(i) for x, b in taps(j)) for j in range(side)]
+        for i in range(side)
+    ]
+
+
+def registers() -> VisionTransformer:
+    """Whose class and register tokens have no positions."""
+    given = {"embed_dim": 24, "depth": 1, "num_heads": 3, "reg_tokens": 2, "no_embed_class": True}
+    model = VisionTransformer(img_size=16, patch_size=4, dynamic_img_size=True, **given)
+    interpolate_as_dino(model)
+    return model
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 6])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_vit(positions="dino").model,
+        lambda: Timm(3, 64, model="test_vit", positions="dino").model,
+        registers,
+    ],
+    ids=["vit", "timm", "registers"],
+)
+def test_positions_may_be_those_of_dino(make: Callable[[], Any], side: int) -> None:
+    model = make().double()
+    grid, size = 4, side * model.patch_embed.patch_size[0]
+    count = 0 if model.no_embed_class else model.num_prefix_tokens
+    with torch.no_grad():
+        model.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+        model.patch_embed.proj.weight.zero_()  # so that patches are positions alone
+        model.patch_embed.proj.bias.zero_()
+        model.cls_token.zero_()
+        tokens = model._pos_embed(model.patch_embed(torch.zeros(1, 3, size, size).double()))[0]
+    torch.testing.assert_close(tokens[:count], model.pos_embed[0, :count])
+    plane = model.pos_embed[0, count:].T.unflatten(1, (grid, grid))
+    for feature in (0, 7):
+        found = tokens[model.num_prefix_tokens :, feature].unflatten(0, (side, side)).tolist()
+        exact = plane[feature].tolist() if side == grid else interpolated(plane[feature].tolist(), side)
+        assert found == [pytest.approx(row, rel=1e-5, abs=1e-5) for row in exact]
+
+
+def test_positions_of_dino_reach_features_copies_and_everything_else_that_is_asked() -> None:
+    torch.manual_seed(0)
+    ours, plain = small_vit(positions="dino").eval(), small_vit().eval()
+    plain.load_state_dict(ours.state_dict())
+    twin = copy.deepcopy(ours)
+    torch.testing.assert_close(ours(images(16)), plain(images(16)))
+    found = ours(images(8))
+    assert not torch.allclose(found, plain(images(8)), atol=1e-4)
+    torch.testing.assert_close(twin(images(8)), found)
+    torch.testing.assert_close(ours.look(images(8), 1).features, found)
+    with torch.no_grad():
+        twin.model.pos_embed.add_(torch.randn_like(twin.model.pos_embed))
+    assert not torch.allclose(twin(images(8)), found, atol=1e-4)
+    torch.testing.assert_close(ours(images(8)), found)
+
+
+def test_positions_of_dino_are_refused_where_none_are_interpolated() -> None:
+    with pytest.raises(ValueError, match="ResNet does not interpolate position embeddings"):
+        Timm(3, 32, model="resnet10t", positions="dino")
+
+
+def test_patches_that_are_not_trained() -> None:
+    frozen = [name for name, p in small_vit(train_patches=False).named_parameters() if not p.requires_grad]
+    assert frozen == ["model.patch_embed.proj.weight", "model.patch_embed.proj.bias"]
+    assert all(p.requires_grad for p in small_vit().parameters())
 
 
 def test_vit_starts_with_a_standard_deviation_of_2_percent() -> None:
@@ -365,3 +457,13 @@ def test_a_gpu_float32_and_long_sequences_keep_the_fused_kernel() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert products_pay(torch.zeros(2, 197, 8))
         assert not products_pay(torch.zeros(2, 785, 8))
+
+
+def test_a_list_of_tokens_is_no_patch_tokens() -> None:
+    """As timm's CoaT and EfficientViM give."""
+    from dino_lab.components.backbones import _tokens
+
+    model = torch.nn.Module()
+    model.forward_features = lambda images: [images, images]  # type: ignore[assignment]
+    with pytest.raises(UserError, match="gives no patch tokens"):
+        _tokens.tokens(model, torch.zeros(1, 3, 8, 8))

@@ -22,7 +22,7 @@ from dino_lab.components.evaluators.copy_detection import CopyDetection
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 SIDE = 16
 
@@ -37,11 +37,11 @@ class Pixels(nn.Module):
         self.factor, self.seen = factor, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.look(images, 1).features
+        return self.outputs(images, 1).features
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         self.seen += len(images)
-        return Look(images.flatten(1) * self.factor, tokens=images)
+        return BackboneOutput(images.flatten(1) * self.factor, tokens=images)
 
 
 def encoder(backbone: nn.Module, wants: tuple[str, ...] = ()) -> Encoder:
@@ -184,9 +184,9 @@ def test_another_size_is_another_score(shapes: Shapes) -> None:
 class Fixed(Pixels):
     """It takes one size only."""
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         assert images.shape[-1] == SIDE, "Input size doesn't match model"
-        return super().look(images, blocks)
+        return super().outputs(images, blocks)
 
 
 def test_a_size_that_the_network_refuses_is_one_line(shapes: Shapes) -> None:

@@ -345,13 +345,3 @@ def test_classes_that_training_lacks_come_last_and_are_told(tmp_path: Path) -> N
     assert sorted(data.labels("test").tolist()) == [0, 0, 2, 2]
     [note] = data.found().notes
     assert note.startswith("2 of 4 test images are of classes that no training image has (a)")
-
-
-def test_the_fingerprint_is_of_names_labels_and_order(root: Path, tmp_path: Path) -> None:
-    first = opened(root).fingerprint()
-    root = root.rename(tmp_path / "moved")
-    assert opened(root).fingerprint() == first
-    (root / "a" / "000.png").rename(root / "a" / "other.png")
-    second = opened(root).fingerprint()
-    (root / "a" / "other.png").unlink()
-    assert len({first, second, opened(root).fingerprint(), opened(root, limit=9).fingerprint()}) == 4

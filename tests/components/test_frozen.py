@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from dino_lab.building.check import check
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.heads.linear import Linear
-from dino_lab.components.teachers._saved_run import SavedRun
 from dino_lab.components.teachers._timm_model import TimmModel
-from dino_lab.components.teachers.frozen import Frozen
+from dino_lab.components.teachers.frozen import Frozen, TrainedRun
 from dino_lab.errors import Misfit, UserError
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.network import Network
 from dino_lab.registry import registry
+from dino_lab.runs.open import open_run
 from dino_lab.training.build import build
 from dino_lab.types import Output, Views
 
@@ -81,7 +80,7 @@ def test_the_teacher_is_the_network_of_the_run(
     network = open_run(folder, registry, CPU).network(of).eval()
     with torch.no_grad():
         theirs = network(crops().crops).z
-    teacher = Frozen(student(), run=SavedRun(path=folder, of=of))
+    teacher = Frozen(student(), run=TrainedRun(path=folder, of=of))
     shutil.rmtree(folder)  # nothing of it is still needed
     torch.testing.assert_close(teacher(crops(), NOTHING, LABELS), theirs, rtol=1e-5, atol=1e-6)
     assert theirs.std() > 0
@@ -93,8 +92,8 @@ def test_of_a_distilled_run_the_student_teaches(folder: Path, tiny_spec: Callabl
         f"teacher={{name: frozen, run: {{path: {folder}}}}}", "train.epochs=1", "evaluators=[]", "seed=1"
     )
     second = execute(spec).folder
-    network = open_run(second, registry, CPU).student.eval()
-    teacher = Frozen(student(), run=SavedRun(path=second))
+    network = open_run(second, registry, CPU).network("student").eval()
+    teacher = Frozen(student(), run=TrainedRun(path=second))
     with torch.no_grad():
         theirs = network(crops().crops).z
     torch.testing.assert_close(teacher(crops(), NOTHING, LABELS), theirs, rtol=1e-5, atol=1e-6)
@@ -141,7 +140,7 @@ def test_a_run_that_cannot_teach_says_why(
 ) -> None:
     spoil(folder)
     with pytest.raises(UserError, match=message) as caught:
-        Frozen(student(), run=SavedRun(path=folder))
+        Frozen(student(), run=TrainedRun(path=folder))
     assert len(str(caught.value).splitlines()) == 1
     assert str(folder) in str(caught.value) or "vitt" in message
     with pytest.raises(Misfit) as misfit:
@@ -151,7 +150,7 @@ def test_a_run_that_cannot_teach_says_why(
 
 def test_a_run_with_another_number_of_outputs_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"the network of \S+ has 32 outputs, and head\.dim is 48"):
-        Frozen(student(48), run=SavedRun(path=folder))
+        Frozen(student(48), run=TrainedRun(path=folder))
 
 
 def test_a_teacher_that_cannot_see_the_crops_is_refused(folder: Path, tiny_spec: Callable) -> None:
@@ -184,7 +183,7 @@ def test_a_resumed_student_keeps_its_teacher(
 
 def test_one_teacher_only(folder: Path) -> None:
     with pytest.raises(ValueError, match="either run or timm"):
-        Frozen(student(), run=SavedRun(path=folder), timm=TimmModel(model="resnet10t"))
+        Frozen(student(), run=TrainedRun(path=folder), timm=TimmModel(model="resnet10t"))
 
 
 @pytest.mark.parametrize(("output", "outputs"), [("logits", 1000), ("features", 96)])

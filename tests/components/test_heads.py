@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dino_lab.components.heads.linear import Linear
@@ -99,6 +101,15 @@ def test_prototypes_are_normalised_by_batch_before_each_gelu() -> None:
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.GELU, nn.Linear, nn.BatchNorm1d, nn.GELU, nn.Linear]
 
 
+def test_prototypes_of_swav_have_relu() -> None:
+    head = prototypes(activation="relu", layers=2, batch_norm=True)
+    first, norm, _, second = head.mlp
+    x = standardised(features() @ first.weight.T) * norm.weight + norm.bias
+    x = x.clamp(min=0) @ second.weight.T
+    expected = F.normalize(x, dim=1) @ F.normalize(head.last_layer.weight, dim=1).T
+    torch.testing.assert_close(head(features()), expected)
+
+
 @pytest.mark.parametrize("layers", [2, 3])
 def test_mlp_is_the_formula(layers: int) -> None:
     head = Mlp(6, hidden=8, dim=3, layers=layers).double()
@@ -117,6 +128,33 @@ def test_mlp_without_batch_norm_keeps_its_biases() -> None:
     head = Mlp(6, hidden=8, dim=3, batch_norm=False)
     assert [type(module) for module in head.layers] == [nn.Linear, nn.ReLU, nn.Linear]
     assert head.layers[0].bias is not None
+
+
+@pytest.mark.parametrize("kind", ["plain", "scale", "affine"])
+def test_mlp_with_a_batch_norm_behind_its_output_is_the_formula(kind: Any) -> None:
+    head = Mlp(6, hidden=8, dim=3, output_batch_norm=kind).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    first, inner, _, last, outer = head.layers
+    hidden = standardised(features() @ first.weight.T) * inner.weight + inner.bias
+    expected = standardised(hidden.clamp(min=0) @ last.weight.T)
+    if kind != "plain":
+        expected = expected * outer.weight + (outer.bias if kind == "affine" else 0)
+    torch.testing.assert_close(head(features()), expected)
+    learned = [name for name, p in head.layers[4].named_parameters() if p.requires_grad]
+    assert learned == {"plain": [], "scale": ["weight"], "affine": ["weight", "bias"]}[kind]
+
+
+def standardised(x: Tensor) -> Tensor:
+    return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize(("norm", "asked", "has"), [("none", False, False), ("plain", True, False)])
+def test_mlp_may_have_no_bias_at_its_output(norm: Any, asked: bool, has: bool) -> None:
+    head = Mlp(6, hidden=8, dim=3, output_batch_norm=norm, output_bias=asked)
+    assert (head.layers[3].bias is not None) is has
 
 
 def test_linear_is_one_matrix() -> None:

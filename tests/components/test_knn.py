@@ -70,7 +70,7 @@ def encode(images: Tensor) -> Tensor:
 
 
 def naive(data: Vectors, k: int, temperature: float, top: int = 1) -> float:
-    """Section 4.1 and appendix F.1 of the paper, one test image at a time."""
+    """Section 4.1 and appendix F.1 of the paper, one test image at a time; who has no vote is not ranked."""
     bank, labels = data.features("bank")
     images, truth = data.features("test")
     hits = 0
@@ -79,10 +79,10 @@ def naive(data: Vectors, k: int, temperature: float, top: int = 1) -> float:
             sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y) for y in bank
         ]
         nearest = sorted(range(len(bank)), key=lambda i: -cosines[i])[:k]
-        votes: dict[int, float] = defaultdict(float)
+        votes: defaultdict[int, float] = defaultdict(float)
         for i in nearest:
             votes[labels[i]] += math.exp(cosines[i] / temperature)
-        hits += right in sorted(range(data.classes), key=lambda label: -votes[label])[:top]
+        hits += right in sorted(votes, key=lambda label: -votes[label])[:top]
     return hits / len(images)
 
 
@@ -102,6 +102,26 @@ def test_top_5_is_that_of_a_loop() -> None:
     scores = Knn(k=(20,)).forward(encoder(), data)
     assert scores["20nn_top5"] == pytest.approx(naive(data, 20, 0.07, top=5))
     assert scores["20nn"] < scores["20nn_top5"] < 1
+
+
+@pytest.mark.parametrize("classes", [6, 10, 40])
+def test_every_k_counts_only_classes_that_were_voted_for(classes: int) -> None:
+    """Regression: classes without a vote filled the top 5, so noise scored 0.5 at k = 1."""
+    data = Vectors(train=60, test=40, classes=classes)
+    ks = tuple(range(1, 61))
+    scores = Knn(k=ks).forward(encoder(), data)
+    for k in ks:
+        assert scores[f"{k}nn"] == pytest.approx(naive(data, k, 0.07)), k
+        assert scores[f"{k}nn_top5"] == pytest.approx(naive(data, k, 0.07, top=5)), k
+    assert scores["1nn_top5"] == scores["1nn"]
+    assert scores["2nn_top5"] < scores["60nn_top5"]
+
+
+def test_a_vote_that_is_tiny_is_a_vote() -> None:
+    """At this temperature all votes but the nearest's vanish in float32."""
+    data = Vectors(train=60, test=40, classes=10)
+    scores = Knn(k=(4,), temperature=2e-3).forward(encoder(), data)
+    assert scores["4nn_top5"] == pytest.approx(naive(data, 4, 1.0, top=5))
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
@@ -206,7 +226,16 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 
 def test_protocol_names_every_constant() -> None:
     knn = Knn(k=(5, 7), temperature=0.2, of="student")
-    for part in ("knn/1:", "k=5,7", "T=0.2", "exp(cosine/T)", "student", "training split", "test split"):
+    for part in (
+        "knn/2:",
+        "k=5,7",
+        "T=0.2",
+        "exp(cosine/T)",
+        "student",
+        "training split",
+        "test split",
+        "voted",
+    ):
         assert part in knn.protocol
     assert "\n" not in knn.protocol
     assert "bfloat16" not in knn.protocol

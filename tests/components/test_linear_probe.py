@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.evaluators._linear import train_heads
-from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
+from dino_lab.components.evaluators._probing import (
+    accuracies,
+    inputs,
+    only_seen,
+    standardisation,
+    validation_part,
+)
 from dino_lab.components.evaluators.linear_probe import RATES, LinearProbe
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Encoder, Split
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import Split
 from dino_lab.network import Network
 
 
@@ -110,6 +117,15 @@ def test_accuracies_are_those_of_scikit_learn(classes: int) -> None:
         assert found[f"top{k}"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_accuracies_among_the_classes_that_were_seen() -> None:
+    """Of scores [8, 7], with classes 1, 2 and 4 seen: one image at a time."""
+    scores, labels = torch.randn(8, 7, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 7
+    found = accuracies(only_seen(scores, torch.tensor([4, 1, 2, 2])), labels)
+    first = [max((1, 2, 4), key=row.__getitem__) for row in scores.tolist()]
+    assert found["top1"] == sum(a == b for a, b in zip(first, labels.tolist(), strict=True)) / 8
+    assert found["top5"] == 3 / 8  # the images with labels 1, 2 and 4
+
+
 def test_standardisation_is_that_of_scikit_learn() -> None:
     x = torch.randn(50, 4) * torch.tensor([1.0, 100.0, 0.01, 0.0]) + torch.tensor([0.0, 7.0, -3.0, 0.3])
     mean, std = standardisation(x)
@@ -166,6 +182,19 @@ def test_any_number_of_classes_and_classes_without_images(classes: int, seen: in
     scores = LinearProbe(epochs=2).forward(encoder(), Clouds(train=90, test=5, classes=classes, seen=seen))
     assert ("top5" in scores) is (classes > 5)
     assert all(0 <= score <= 1 for score in scores.values())
+
+
+@pytest.mark.parametrize("seen", [6, 4, 2])
+def test_a_class_without_training_images_is_never_guessed(seen: int) -> None:
+    data = Clouds(train=90, test=40, classes=8, seen=seen)
+    images, labels = data.splits["test"]
+    for absent in range(seen, 8):
+        data.splits["test"] = images, torch.full_like(labels, absent)
+        scores = LinearProbe(epochs=1, rates=(1e-5,)).forward(encoder(), data)
+        assert (scores["top1"], scores["top5"]) == (0, 0)
+    data.splits["test"] = images, labels
+    top5 = LinearProbe(epochs=1).forward(encoder(), data)["top5"]
+    assert top5 == 1 if seen < 6 else top5 < 1
 
 
 def test_classes_of_one_image_each_leave_nothing_to_choose_by() -> None:

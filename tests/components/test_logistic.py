@@ -75,12 +75,23 @@ def test_any_number_of_classes_and_classes_without_images(classes: int, seen: in
     assert all(0 <= score <= 1 for score in scores.values())
 
 
-def test_a_class_without_training_images_is_never_guessed() -> None:
-    data = Clouds(classes=8, seen=6)
+@pytest.mark.parametrize("seen", [6, 4, 2])
+def test_a_class_without_training_images_is_never_guessed(seen: int) -> None:
+    """Regression: with fewer than five classes seen, those not seen filled the top 5."""
+    data = Clouds(classes=8, seen=seen)
     images, labels = data.splits["test"]
-    data.splits["test"] = images, torch.full_like(labels, 7)
-    scores = Logistic().forward(encoder(), data)
-    assert (scores["top1"], scores["top5"]) == (0, 0)
+    for absent in range(seen, 8):
+        data.splits["test"] = images, torch.full_like(labels, absent)
+        scores = Logistic().forward(encoder(), data)
+        assert (scores["top1"], scores["top5"]) == (0, 0)
+
+
+def test_labels_that_the_test_split_lacks_change_nothing() -> None:
+    """With four classes seen, the top 5 are those four: right wherever the label is one of them."""
+    data = Clouds(classes=8, seen=4)
+    images, labels = data.splits["test"]
+    data.splits["test"] = images[labels < 2], labels[labels < 2]
+    assert Logistic().forward(encoder(), data)["top5"] == 1
 
 
 def test_one_class_is_refused() -> None:
@@ -91,7 +102,7 @@ def test_one_class_is_refused() -> None:
 def test_protocol_names_every_constant() -> None:
     protocol = Logistic(iterations=70, seed=4, of="student").protocol
     for part in (
-        "logistic/1",
+        "logistic/2",
         "C=0.0001,0.001",
         "70 iterations",
         "0.1 of",

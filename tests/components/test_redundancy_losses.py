@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dino_lab.components.losses._pairs import weights
@@ -54,6 +55,20 @@ def vicreg(z: Rows, other: Rows, factors: tuple[float, float, float] = (25, 25, 
     return factors[0] * s + factors[1] * (v(z) + v(other)) + factors[2] * (c(z) + c(other))
 
 
+def vicreg_code(z: Rows, other: Rows, factors: tuple[float, float, float] = (25, 25, 1)) -> float:
+    """What the authors' code minimises: F.mse_loss, and half of each side's mean hinge; the rest is Eq. 6."""
+    d = len(z[0])
+    return vicreg(z, other, (factors[0] / d, factors[1] / 2, factors[2]))
+
+
+def by_torch(x: Tensor, y: Tensor) -> Tensor:
+    """The same as statements of torch, of two views [n, d]."""
+    hinges = [F.relu(1 - (side.var(0) + 1e-4).sqrt()).mean() / 2 for side in (x, y)]
+    off = [side.T.cov() * (1 - torch.eye(side.shape[1])) for side in (x, y)]
+    covariances = [matrix.square().sum() / x.shape[1] for matrix in off]
+    return 25 * F.mse_loss(x, y) + 25 * sum(hinges) + sum(covariances)
+
+
 def barlow(z: Rows, other: Rows, trade_off: float = 0.005) -> float:
     """Eq. 1 and 2, of two views [n][d] that are centred along the batch."""
 
@@ -74,7 +89,12 @@ def test_two_views_are_the_papers(B: int, K: int) -> None:
     """As siamese gives them: the target is the student."""
     z = draw(2, B, K)
     one, two = z.tolist()
-    assert Vicreg(K)(z, z, TWO_VIEWS).item() == pytest.approx(vicreg(one, two), rel=1e-8)
+    paper = Vicreg(K, scaling="paper")(z, z, TWO_VIEWS).item()
+    assert paper == pytest.approx(vicreg(one, two), rel=1e-8)
+    code = Vicreg(K)(z, z, TWO_VIEWS).item()
+    assert code == pytest.approx(vicreg_code(one, two), rel=1e-8)
+    if K > 1:
+        assert code == pytest.approx(by_torch(*z).item(), rel=1e-6)
     assert Barlow(K)(z, z, TWO_VIEWS).item() == pytest.approx(barlow(one, two), rel=1e-8, abs=1e-8)
 
 
@@ -83,7 +103,9 @@ def test_factors_and_constants_are_where_they_belong() -> None:
     one, two = z.tolist()
     for factors in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 5, 7)]:
         loss = Vicreg(4, invariance=factors[0], variance=factors[1], covariance=factors[2])
-        assert loss(z, z, TWO_VIEWS).item() == pytest.approx(vicreg(one, two, factors), rel=1e-10)
+        assert loss(z, z, TWO_VIEWS).item() == pytest.approx(vicreg_code(one, two, factors), rel=1e-10)
+    same = Vicreg(4, scaling="paper", invariance=25 / 4, variance=12.5)  # as the docstring says
+    assert same(z, z, TWO_VIEWS).item() == pytest.approx(Vicreg(4)(z, z, TWO_VIEWS).item(), rel=1e-12)
     assert Vicreg(4, deviation=1e-3)(z, z, TWO_VIEWS) < Vicreg(4)(z, z, TWO_VIEWS)
     assert Barlow(4, off_diagonal=2.0)(z, z, TWO_VIEWS).item() == pytest.approx(barlow(one, two, 2.0))
 
@@ -91,9 +113,11 @@ def test_factors_and_constants_are_where_they_belong() -> None:
 def test_vicreg_says_what_its_terms_are() -> None:
     z = draw(2, 5, 4)
     one, two = z.tolist()
-    terms = Vicreg(4).measure(z, z, TWO_VIEWS)
-    for name, factors in [("invariance", (1, 0, 0)), ("variance", (0, 1, 0)), ("covariance", (0, 0, 1))]:
-        assert terms[name].item() == pytest.approx(vicreg(one, two, factors), rel=1e-10)
+    code, paper = Vicreg(4), Vicreg(4, scaling="paper")
+    for loss, naive in ((code, vicreg_code), (paper, vicreg)):
+        terms = loss.measure(z, z, TWO_VIEWS)
+        for name, factors in [("invariance", (1, 0, 0)), ("variance", (0, 1, 0)), ("covariance", (0, 0, 1))]:
+            assert terms[name].item() == pytest.approx(naive(one, two, factors), rel=1e-10)
 
 
 def unordered(pairs: Tensor) -> dict[frozenset[int], list[tuple[int, int]]]:
@@ -113,7 +137,8 @@ def test_any_pairs_are_the_mean_over_pairs_each_counted_once(pairs: Tensor, siam
     student = draw(S, B, K)
     target = student[:T] if siamese else draw(T, B, K, seed=1)
     views, others = student.tolist(), target.tolist()
-    for naive, loss in ((vicreg, Vicreg(K)), (barlow, Barlow(K))):
+    losses = ((vicreg, Vicreg(K, scaling="paper")), (vicreg_code, Vicreg(K)), (barlow, Barlow(K)))
+    for naive, loss in losses:
         terms = [
             mean([naive(views[s], others[t]) for s, t in compared]) for compared in unordered(pairs).values()
         ]

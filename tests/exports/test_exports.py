@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from dino_lab.cli import app as cli
 from dino_lab.errors import UserError
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.exports import round_trip
 from dino_lab.exports.export import export
 from dino_lab.exports.formats import Format, choose_format
 from dino_lab.exports.subject import subject_of
 from dino_lab.registry import register, registry
+from dino_lab.runs.open import open_run
 
 CPU = torch.device("cpu")
 LACKING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -48,7 +48,7 @@ BACKBONES = {
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Callable[[str], Path]:
     """A short run of each backbone, made once."""
     from dino_lab.spec.file import load
-    from dino_lab.training.experiment import execute
+    from dino_lab.training.trainer import FitOptions, fit
 
     made: dict[str, Path] = {}
 
@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Callable[[
             root = tmp_path_factory.mktemp("run")
             (root / "tiny.yaml").write_text(tiny_text)
             spec = load(root / "tiny.yaml", ["train.epochs=1", *BACKBONES[name]]).spec
-            made[name] = execute(spec, registry, runs=root, device=CPU, checkpoint_every=3600.0).folder
+            made[name] = fit(spec, registry, FitOptions(root, CPU)).folder
         return made[name]
 
     return run
@@ -99,7 +99,7 @@ def test_what_is_printed_gives_the_features_of_the_run(
     assert done.difference < 1e-5
     card = (to / "README.md" if format == "timm" else to.with_name(f"{to.name}.md")).read_text()
     assert all(
-        text in card for text in (done.lines, run.spec.hash, "targets `center`", "knn/1", f"The {of}'s")
+        text in card for text in (done.lines, run.spec.hash, "targets `center`", "knn/2", f"The {of}'s")
     )
     left = {"b"} if format == "timm" else {to.name, f"{to.name}.md"}
     assert {file.name for file in tmp_path.iterdir()} == left
@@ -138,7 +138,7 @@ def test_the_card_has_the_last_scores(runs: Callable[[str], Path], tmp_path: Pat
     export(runs("vit"), registry, to=to, format=Format.safetensors, of="teacher")
     rows = [json.loads(line) for line in (runs("vit") / "rows.jsonl").read_text().splitlines()]
     card = to.with_name("b.safetensors.md").read_text()
-    assert f"| knn.5nn | {rows[-1]['knn.5nn']:.4f} | knn/1" in card
+    assert f"| knn.5nn | {rows[-1]['knn.5nn']:.4f} | knn/2" in card
     assert "finished, 4 of 4 steps" in card
 
 

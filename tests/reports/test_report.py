@@ -12,9 +12,9 @@ import pytest
 
 from dino_lab.errors import UserError
 from dino_lab.reports.study.figures import draw_figures
+from dino_lab.reports.study.files import write_study
 from dino_lab.reports.study.results import read_result, read_results
-from dino_lab.reports.study.write import write_report
-from dino_lab.runs.status import Ending, read_ending, write_ending
+from dino_lab.runs.status import Status, read_status, write_status
 from dino_lab.runs.study import FILE, Arm, Study, read_study
 
 
@@ -26,7 +26,7 @@ def run(folder: Path, scores: list[float], status: str = "finished", reason: str
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     verdict = "collapsed to uniform" if status == "collapsed" else "learning"
-    write_ending(folder, Ending(status, 3, 3, verdict, reason, 36.0))  # type: ignore[arg-type]
+    write_status(folder, Status(status, 3, 3, verdict, "", reason, 36.0))  # type: ignore[arg-type]
     return folder
 
 
@@ -47,7 +47,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_the_table_says_what_mattered_and_how_sure_that_is(study: Study, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    low, high, gone = write_report(study, folder)
+    low, high, gone = write_study(study, folder)
     assert low.cells()[:7] == ["low", "3", "0.5000 ± 0.4968", "0.5000", "0.2000", "", "baseline"]
     assert high.reading == "better"
     assert high.cells()[5] == "+0.1000 ± 0.0248"
@@ -65,7 +65,7 @@ def test_the_table_says_what_mattered_and_how_sure_that_is(study: Study, tmp_pat
     (record, *_) = csv.DictReader((folder / "table.csv").read_text().splitlines())
     assert (float(record["mean"]), float(record["t"])) == (0.5, 0.1)
     assert pyarrow.parquet.read_table(folder / "table.parquet").num_rows == 3
-    assert r"high\_| & 3 & 0.6000 $\pm$" in (folder / "table.tex").read_text()
+    assert r"high\_\textbar{} & 3 & 0.6000 $\pm$" in (folder / "table.tex").read_text()
 
 
 def test_numbers_that_were_drawn_lie_at_their_place(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_numbers_that_were_drawn_lie_at_their_place(tmp_path: Path) -> None:
 
 def test_pictures_are_the_same_every_time(study: Study, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_report(study, tmp_path / name)
+        write_study(study, tmp_path / name)
     for picture in (tmp_path / "a").glob("*.svg"):
         assert picture.read_bytes() == (tmp_path / "b" / picture.name).read_bytes()
 
@@ -110,7 +110,7 @@ def test_axes_that_no_arm_shares_are_not_crossed(study: Study) -> None:
 
 
 def test_a_smaller_metric_may_be_the_better_one(study: Study, tmp_path: Path) -> None:
-    _, high, _ = write_report(Study(**{**vars(study), "mode": "min"}), tmp_path / "out")
+    _, high, _ = write_study(Study(**{**vars(study), "mode": "min"}), tmp_path / "out")
     assert high.reading == "worse"
 
 
@@ -124,11 +124,10 @@ def test_a_study_comes_back(study: Study, tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def test_seconds_of_all_sessions_count(tmp_path: Path) -> None:
-    write_ending(tmp_path, Ending("interrupted", 1, 3, "learning", "", 5.0))
-    write_ending(tmp_path, Ending("finished", 3, 3, "learning", "", 7.0))
-    assert read_ending(tmp_path).seconds == 12.0
-    assert read_ending(tmp_path / "nowhere").status == "not run"
+def test_a_folder_without_a_run_has_not_run(tmp_path: Path) -> None:
+    write_status(tmp_path, Status("finished", 3, 3, "learning", seconds=12.0))
+    assert read_status(tmp_path).seconds == 12.0
+    assert read_status(tmp_path / "nowhere").state == "not run"
 
 
 def test_an_unfinished_run_has_a_curve_and_no_score(tmp_path: Path) -> None:

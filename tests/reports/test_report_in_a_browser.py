@@ -102,7 +102,8 @@ def test_a_run(run: Path, open_page: Callable[..., Opened]) -> None:
     # Every picture is there.
     broken = "[...document.images].filter((one) => !one.complete || !one.naturalWidth).length"
     assert page.evaluate(broken) == 0
-    assert page.locator("#attention img").count() == 8 * (1 + 1 + 2)
+    assert page.locator("#attention .gallery img").count() == 8 * (1 + 1 + 2)
+    assert page.locator("#attention .scale img").count() == 1
 
     tip = page.locator("#tip")
     assert not tip.is_visible()
@@ -163,6 +164,8 @@ def test_a_phone_scrolls_one_way(
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     ends = "[...document.querySelectorAll('#scores tr')].map(row => row.getBoundingClientRect().right)"
     assert all(right <= 390 for right in page.evaluate(ends)), "what the score is now is out of sight"
+    height = page.locator("#curves").bounding_box()["height"]
+    assert height < 500, "charts hide the rest of the page"
     size = "parseFloat(getComputedStyle(document.querySelector('#curves text')).fontSize)"
     scale = "(() => { const one = document.querySelector('#curves svg'); return one.getBoundingClientRect().width / one.viewBox.baseVal.width; })()"
     assert page.evaluate(size) * page.evaluate(scale) > 8, "too small to read"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
-from dino_lab.imaging.pictures import picture_of
+from dino_lab.imaging.pictures import HeatScale, overlay, picture_of
 from dino_lab.registry import registry
-from dino_lab.reports.page.attention_gallery import overlay
-from dino_lab.reports.page.base_spec import parent_of
-from dino_lab.reports.page.chart import Line, thinned
-from dino_lab.reports.page.evaluator_files import charts_of, read_evaluations
-from dino_lab.reports.page.neighbours import nearest_in
-from dino_lab.reports.page.run_curves import Rows, comparison_charts, run_charts
+from dino_lab.reports.page.base_spec import base_spec_of
+from dino_lab.reports.page.chart import ChartLine, thinned
+from dino_lab.reports.page.evaluator_files import charts_of, read_evaluator_files
+from dino_lab.reports.page.galleries import nearest_in, principal_colours
+from dino_lab.reports.page.run_curves import RunRows, comparison_charts, run_charts, single_numbers
+from dino_lab.reports.page.samples import _drawn, multiplications, sample_sizes
 from dino_lab.reports.page.scatter import embedded
-from dino_lab.reports.page.token_gallery import principal_colours
 from dino_lab.spec.file import load
 
 
@@ -58,28 +60,31 @@ def test_tokens_of_fewer_than_three_numbers_have_colours() -> None:
 def test_an_overlay_is_brightest_where_the_weight_is_largest() -> None:
     weights = torch.zeros(4, 4)
     weights[1, 2] = 0.02
-    found = overlay(torch.full((1, 16, 16), 0.2), weights).sum(0)
+    scale = HeatScale.of(weights, "attention")
+    image = torch.full((1, 16, 16), 51, dtype=torch.uint8)
+    found = torch.from_numpy(np.asarray(overlay(image, weights, scale, 16)).astype(int)).sum(-1)
     row, column = divmod(int(found.argmax()), 16)
     assert (row // 4, column // 4) == (1, 2)
-    assert overlay(torch.ones(1, 4, 4), torch.zeros(4, 4)).isfinite().all()
+    assert overlay(image, torch.zeros(4, 4), HeatScale.of(torch.zeros(4, 4), "attention")).size == (160, 160)
 
 
 def test_a_thinned_line_keeps_its_ends_and_its_peaks() -> None:
     y = [math.sin(i / 500) for i in range(10_000)]
     y[4321], y[77] = 50.0, math.nan
-    thin = thinned(Line("a", list(range(10_000)), y), 400)
+    thin = thinned(ChartLine("a", list(range(10_000)), y), 400)
     assert len(thin.x) <= 400
     assert max(thin.y) == 50.0
     assert thin.x == sorted(thin.x)
     assert thin.x[0] < 50
     assert thin.x[-1] > 9950
-    short = thinned(Line("a", [0, 1, 2], [1.0, math.inf, 2.0]))
+    short = thinned(ChartLine("a", [0, 1, 2], [1.0, math.inf, 2.0]))
     assert (short.x, short.y) == ([0, 2], [1.0, 2.0])
 
 
 ROWS = [
     {"step": 0, "epoch": 0.0, "knn.5nn": 0.2, "spectrum.rank": 9.0},
     {"step": 2, "epoch": 1.0, "loss": 2.0, "entropy": 1.0, "entropy_max": 3.0, "kl": 1.0, "regularizer.koleo": 4.0, "lr": 0.1, "weight_decay": 0.04, "odd": 1.0, "knn.5nn": 0.4, "spectrum.rank": 7.0},
+    {"step": 4, "epoch": 2.0, "loss": 1.5, "entropy": 0.9, "entropy_max": 3.0, "kl": 0.6, "regularizer.koleo": 3.0, "lr": 0.05, "weight_decay": 0.04, "odd": 2.0},
 ]  # fmt: skip
 
 
@@ -92,8 +97,29 @@ def test_every_number_of_a_row_has_a_chart() -> None:
     assert charts["Scores of knn"].lines[0].y == [0.2, 0.4]
 
 
+def test_what_stands_in_one_row_is_a_number_and_no_chart() -> None:
+    charts = {chart.title for chart in run_charts(ROWS[:2])}
+    assert charts == {"Scores of knn", "spectrum.rank"}
+    found = {one.title: (one.value, one.epoch) for one in single_numbers(ROWS[:2])}
+    assert next(iter(found)) == "Loss"
+    assert found == {
+        "Loss": (2.0, 1.0),
+        "Entropy of the target": (1.0, 1.0),
+        "KL of target and student": (1.0, 1.0),
+        "Learning rate": (0.1, 1.0),
+        "Weight decay": (0.04, 1.0),
+        "Regularizer koleo": (4.0, 1.0),
+        "odd": (1.0, 1.0),
+    }
+    assert {one.title for one in single_numbers(ROWS)} == {"Weight decay"}
+    assert run_charts(ROWS[:1]) == []
+    assert single_numbers(ROWS[:1]) == []
+    one_dot = [RunRows(name, 0, ROWS[:2]) for name in "ab"]
+    assert {chart.title for chart in comparison_charts(one_dot, "knn.5nn")} == {"knn.5nn", "spectrum.rank"}
+
+
 def test_several_runs_share_charts() -> None:
-    runs = [Rows("a", 0, ROWS), Rows("b", 1, ROWS[:1])]
+    runs = [RunRows("a", 0, ROWS), RunRows("b", 1, ROWS[:1])]
     charts = {c.title: c for c in comparison_charts(runs, "spectrum.rank")}
     assert list(charts)[:3] == ["spectrum.rank", "knn.5nn", "Loss"]
     assert [line.name for line in charts["knn.5nn"].lines] == ["a", "b"]
@@ -131,7 +157,7 @@ def test_what_evaluators_left_is_read_last_first(tmp_path: Path) -> None:
     Image.effect_noise((2500, 2500), 90).convert("RGB").save(
         tmp_path / "evaluations/000012/attend.student.big.png"
     )
-    found = read_evaluations(tmp_path)
+    found = read_evaluator_files(tmp_path)
     kept = {item.title: item for item in found.shown}
     picture = kept["clusters: confusion (teacher)"]
     assert (picture.step, picture.earlier_step) == (12, 0)
@@ -144,26 +170,26 @@ def test_what_evaluators_left_is_read_last_first(tmp_path: Path) -> None:
     assert any("to keep the page below 5 MB" in line for line in found.left_out)
 
 
-def test_the_parent_is_what_the_file_extends_as_long_as_that_is_so(tiny: Path, tmp_path: Path) -> None:
+def test_the_base_is_what_the_file_extends_as_long_as_that_is_so(tiny: Path, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text("extends: tiny.yaml\ntargets: {momentum: 0.5}\n")
     command = ["dino-lab", "run", "child.yaml", "--set", "train.epochs=2", "--set=seed=3"]
     environment = {"command": command, "directory": str(tmp_path)}
     spec = load(child, ["train.epochs=2", "seed=3"]).spec
-    found = parent_of(spec, environment, registry)
+    found = base_spec_of(spec, environment, registry)
     assert found.name == str(tiny)
     assert [(c.key, c.old, c.new) for c in found.changes] == [
         ("seed", "0", "3"), ("targets.momentum", "0.9", "0.5"), ("train.epochs", "3", "2"),
     ]  # fmt: skip
 
-    alone = parent_of(
+    alone = base_spec_of(
         load(tiny, ["seed=1"]).spec, {"command": ["x", "run", str(tiny), "--set", "seed=1"]}, registry
     )
     assert (alone.name, [c.key for c in alone.changes]) == (str(tiny), ["seed"])
 
     child.write_text("extends: tiny.yaml\ntargets: {momentum: 0.6}\n")
     for changed in (environment, {}, {"command": ["dino-lab", "sweep", "s.yaml"]}):
-        defaults = parent_of(spec, changed, registry)
+        defaults = base_spec_of(spec, changed, registry)
         assert defaults.name == "the defaults"
         changes = {c.key: (c.old, c.new) for c in defaults.changes}
         assert changes["targets.momentum"] == ("0.9", "0.5")
@@ -192,3 +218,57 @@ def test_tsne_keeps_two_heaps_apart() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_images_of_any_number_of_channels_have_a_picture(channels: int) -> None:
     assert picture_of(torch.zeros(channels, 5, 6, dtype=torch.uint8)).size == (6, 5)
+
+
+def test_the_number_of_images_depends_on_the_network_alone() -> None:
+    assert sample_sizes(0) == sample_sizes(1e6) == (500, 1500)
+    assert sample_sizes(4e9) == (50, 150)
+    assert sample_sizes(1e12) == (40, 120)
+
+
+def test_multiplications_are_those_of_the_layers() -> None:
+    """Of 8 x 8 pixels: 3 x 3 kernels of 3 channels at 6 x 6 places for 4 outputs, then 4 numbers to 5."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    network = SimpleNamespace(backbone=layers)
+
+    class Asked:
+        def __init__(self) -> None:
+            self.network = network
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return layers(images.float())
+
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    found = multiplications(Asked(), images)  # type: ignore[arg-type]
+    assert found == 6 * 6 * 4 * 3 * 3 * 3 + 4 * 5
+    assert not layers[0]._forward_hooks
+
+
+@pytest.mark.parametrize("has_read", [True, False])
+def test_drawn_images_are_a_random_part_and_the_same_every_time(has_read: bool) -> None:
+    images, labels = torch.arange(50).view(50, 1, 1, 1).to(torch.uint8), torch.arange(50) % 7
+
+    def read(split: str, rows: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(images[row], labels[row]) for row in rows]
+
+    data = SimpleNamespace(
+        test_images=50, test=lambda size: zip(images.split(size), labels.split(size), strict=True)
+    )
+    if has_read:
+        data.read = read
+    batches = list(_drawn(data, 20))
+    seen = torch.cat([batch[0] for batch in batches]).flatten().tolist()
+    assert seen == torch.randperm(50, generator=torch.Generator().manual_seed(0))[:20].tolist()
+    assert torch.cat([batch[1] for batch in batches]).tolist() == [number % 7 for number in seen]
+
+
+def test_evaluator_files_of_any_damage_are_a_line_each(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluations" / "000012"
+    folder.mkdir(parents=True)
+    (folder / "a.teacher.deep.json").write_text("[" * 100_000)
+    (folder / "a.teacher.large.json").write_text(f'{{"x": [0, 1], "y": [1{"0" * 400}, 2]}}')
+    (folder / "a.teacher.cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30)
+    (folder / "a.teacher.note.txt").write_text("good")
+    found = read_evaluator_files(tmp_path)
+    assert [file.title for file in found.shown] == ["a: note (teacher)"]
+    assert len(found.left_out) == 3

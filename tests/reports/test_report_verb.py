@@ -7,13 +7,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from dino_lab.cli import app as cli
+from dino_lab.errors import UserError
+from dino_lab.registry import registry
+from dino_lab.reports.page.html import page
+from dino_lab.reports.page.network_section import Pictures
+from dino_lab.reports.page.run_facts import read_facts
 from dino_lab.runs.study import Arm, Study
+from dino_lab.training.diagnostics import Verdict
 
 SECTIONS = (
     "scores",
@@ -55,7 +62,7 @@ def test_a_run_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run.name in page
     assert json.loads((run / "result.json").read_text())["verdict"]["sentence"].partition(": ")[2] in page
     assert "ln K = 3.47" in page  # 32 outputs
-    assert "knn/1: k=5" in page
+    assert "knn/2: k=5" in page
     assert "64 px" not in page
     assert "16 px, both" in page
     assert "8 px, student" in page
@@ -247,3 +254,68 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert report(run) == 2
     assert "rows.jsonl, env.json, result.json or ending.json is damaged" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_part_that_fails_is_left_out_in_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("'list' object has no attribute 'ndim'\nmore")
+
+    monkeypatch.setattr("dino_lab.evaluation.encoder.Encoder.look", fail)
+    assert report(run) == 0
+    out = capsys.readouterr().out
+    line = "AttributeError: 'list' object has no attribute 'ndim'\n"
+    assert f"left out: attention: {line}" in out
+    assert f"left out: tokens: {line}" in out
+    wanted = [name for name in SECTIONS if name not in ("attention", "tokens")]
+    assert sections((run / "report.html").read_text()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("rows.jsonl", "[1, 2]\n"),
+        ("rows.jsonl", '{"step": 0}\n'),
+        ("rows.jsonl", '{"step": 0, "epoch": 0, "loss": "low"}\n'),
+        ("rows.jsonl", "[" * 100_000 + "\n"),
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", '{"verdict": {"name": 3, "sentence": 4}, "step": 1, "total": 1, "seconds": 1}'),
+        ("result.json", '{"verdict": {"name": "a", "sentence": "b"}, "step": 1, "total": 1, "seconds": "x"}'),
+        ("env.json", "[]"),
+        ("env.json", '{"command": 5}'),
+    ],
+)
+def test_damaged_files_are_one_line(file: str, content: str, run: Path) -> None:
+    (run / file).write_text(content)
+    with pytest.raises(UserError, match="damaged"):
+        read_facts(run, registry)
+
+
+def test_control_characters_are_written_out() -> None:
+    text = page("run.html.j2", **EVIL_PAGE)
+    assert "\x1b" not in text
+    assert r"<title>a\x1b[2J\nb 0123</title>" in text
+    assert r"left \x1b[31m out" in text
+
+
+class Facts:
+    """As much of a run as a page needs."""
+
+    title = "a\x1b[2J\nb 0123"
+    spec = SimpleNamespace(name="a\x1b[2J\nb", hash="0123", seed=0)
+    verdict = Verdict("learning", "learning: \x1b")
+    status, seconds, path, tone, failed = "finished", None, Path("x\x1b"), "good", False
+    scores: tuple[()] = ()
+
+
+EVIL_PAGE: dict[str, object] = {
+    "facts": Facts,
+    "base": SimpleNamespace(name="b\x1b", changes=[]),
+    "pictures": Pictures(),
+    "spec_yaml": "key: \x1b",
+    "left_out": ["left \x1b[31m out"],
+    **dict.fromkeys(("protocols", "environment", "charts", "singles", "files"), ()),
+    "file_charts": {},
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import jsonschema
 import pytest
 from spec_components import GOOD, registry
 
+from dino_lab.protocols import ABILITIES, PROTOCOLS
 from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
-from dino_lab.spec import json_schema, reference_page
+from dino_lab.spec import contracts_page, json_schema, reference_page
 from dino_lab.spec.compose import compose
 from dino_lab.spec.file import dump_yaml, load_text
 from dino_lab.spec.nodes import data
@@ -125,6 +127,25 @@ def without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_generated_files_are_current(file: str, generate: Any, module: str) -> None:
     current = (ROOT / file).read_text(encoding="utf-8")
     assert current == generate(default_registry), f"run: python -m dino_lab.spec.{module} > {file}"
+
+
+def test_the_page_of_contracts_is_current() -> None:
+    current = (ROOT / "docs/contracts.md").read_text(encoding="utf-8")
+    assert current == contracts_page.page(), "run: python -m dino_lab.spec.contracts_page > docs/contracts.md"
+
+
+def test_the_page_of_contracts_has_every_kind_and_ability_with_its_words_and_arguments() -> None:
+    page = contracts_page.page()
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert [heading[3:].lower() for heading in headings[1:-1]] == list(PROTOCOLS)
+    for contract in (*PROTOCOLS.values(), *(one for some in ABILITIES.values() for one in some)):
+        assert f"\nclass {contract.__name__}(" in page
+        assert inspect.getdoc(contract) in page
+    assert "    train_images: int  # 0 where there is no training split" in page
+    assert "    def forward(self, images: Tensor, generator: torch.Generator) -> Views: ...\n```" in page
+    assert '\n    @property\n    def resident(self) -> bool:\n        """Whether all images' in page
+    assert "\n        ...\n" not in page
+    assert page.count("```") == 2 * (page.count("```python\n") + page.count("```text\n"))
 
 
 @pytest.mark.usefixtures("only_fakes")

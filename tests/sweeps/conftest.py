@@ -12,9 +12,9 @@ import pytest
 @pytest.fixture
 def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
     """While it is entered, SIGTERM comes with the row of a step."""
-    from dino_lab.sweeps import run
+    from dino_lab.sweeps import session
 
-    original = run.run_trials
+    original = session.run_trials
 
     @contextmanager
     def at(step: int) -> Iterator[None]:
@@ -27,7 +27,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractC
             original(tasks, specs, once, ended, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run, "run_trials", interrupt)
+            patch.setattr(session, "run_trials", interrupt)
             yield
 
     return at

@@ -14,8 +14,7 @@ from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.spec.model import Spec
 from dino_lab.sweeps.plan import forecast as module
-from dino_lab.sweeps.plan.forecast import forecast
-from dino_lab.sweeps.plan.measure import Measured
+from dino_lab.sweeps.plan.forecast import Measured, forecast
 from dino_lab.sweeps.plan.plan import Plan, load_plan
 
 CPU = torch.device("cpu")
@@ -46,8 +45,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def ask(plan: Plan, at_once: int = 1, chosen: int = 0) -> module.Forecast:
-    packs = [[trial] for trial in plan.trials]
-    return forecast(plan, packs, chosen, at_once, registry, CPU, lambda spec: None)
+    stacks = [[trial] for trial in plan.trials]
+    return forecast(plan, stacks, chosen, at_once, registry, CPU, lambda spec: None)
 
 
 def test_each_kind_of_trial_is_measured_once(plan: Callable[[str], Plan], seen: list[int]) -> None:
@@ -99,7 +98,8 @@ def test_a_metric_that_no_row_has_is_told(plan: Callable[[str], Plan], seen: lis
         ask(wrong)
 
 
-def test_the_estimate_of_a_real_trial(plan: Callable[[str], Plan]) -> None:
+def test_the_estimate_of_a_real_trial(plan: Callable[[str], Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 600.0)  # however busy the machine is
     found = ask(plan("grid: {backbone.depth: [1, 2]}\nset: {train.epochs: 1}"))
     assert found.kinds == 2
     assert all(0 < seconds < 60 for seconds in found.each)

@@ -10,10 +10,10 @@ import pytest
 from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
-from dino_lab.sweeps.plan.expand import label
+from dino_lab.sweeps.plan.arms import label
 from dino_lab.sweeps.plan.model import Resources
 from dino_lab.sweeps.plan.plan import Plan, load_plan
-from dino_lab.sweeps.ray.machine import Machine, lack
+from dino_lab.sweeps.ray.capacity import Machine, shortage
 
 HEAD = "base: tiny.yaml\nmetric: knn.5nn\n"
 Make = Callable[..., Plan]
@@ -215,5 +215,5 @@ def test_more_than_there_is_is_refused() -> None:
         "0.5 of a GPU for one trial, and this machine has none that can be used",
     )
     cluster = [Machine(2, 0, "small"), Machine(8, 0, "large")]
-    assert lack(cluster, Resources(cpu=8)) is None
-    assert lack(cluster, Resources(cpu=9)) == ("cpu", "9 cores for one trial, and large has 8")
+    assert shortage(cluster, Resources(cpu=8)) is None
+    assert shortage(cluster, Resources(cpu=9)) == ("cpu", "9 cores for one trial, and large has 8")

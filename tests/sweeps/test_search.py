@@ -14,10 +14,10 @@ from dino_lab.cli import app as cli
 from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import Ending, write_ending
+from dino_lab.runs.status import Status, write_status
 from dino_lab.runs.study import read_study
-from dino_lab.sweeps.plan.plan import Plan, Trial, load_plan
-from dino_lab.sweeps.plan.search import FILE, Search, check_optuna
+from dino_lab.sweeps.plan.optuna_search import FILE, OptunaSearch, check_optuna
+from dino_lab.sweeps.plan.plan import Plan, PlannedTrial, load_plan
 
 SPACE = "space: {optim.lr: {log_uniform: [1.0e-4, 1.0]}}\n"
 MIXED = """\
@@ -41,14 +41,14 @@ def plan(tiny: Path, tmp_path: Path) -> Callable[..., Plan]:
     return make
 
 
-def finish(trial: Trial, runs: Path, loss: float) -> None:
+def finish(trial: PlannedTrial, runs: Path, loss: float) -> None:
     """Leave what a run would."""
     folder = RunFolder(trial.folder(runs))
-    write_ending(folder.path, Ending("collapsed", 12, 12))
+    write_status(folder.path, Status("collapsed", 12, 12))
     folder.append_row({"step": 12, "epoch": 3.0, "loss": loss})
 
 
-def distance(trial: Trial) -> float:
+def distance(trial: PlannedTrial) -> float:
     """A loss that is least at a rate of 0.01."""
     import math
 
@@ -57,12 +57,12 @@ def distance(trial: Trial) -> float:
 
 @needs_optuna
 def test_it_finds_what_is_best(plan: Callable[..., Plan], tmp_path: Path) -> None:
-    search = Search(plan(SPACE, 30), registry, tmp_path)
+    search = OptunaSearch(plan(SPACE, 30), registry, tmp_path)
     distances = []
     while (trial := search.next()) is not None:
         distances.append(distance(trial))
         finish(trial, tmp_path, distances[-1])
-        search.over(trial.spec.hash)
+        search.over(trial.key)
     assert len(distances) == 30
     # Of 20 that are drawn at random the mean distance would be about 1.
     assert sum(distances[-10:]) / 10 < 0.5
@@ -72,35 +72,35 @@ def test_it_finds_what_is_best(plan: Callable[..., Plan], tmp_path: Path) -> Non
 
 @needs_optuna
 def test_it_goes_on_where_it_was_stopped(plan: Callable[..., Plan], tmp_path: Path) -> None:
-    first = Search(plan(SPACE, 6), registry, tmp_path)
+    first = OptunaSearch(plan(SPACE, 6), registry, tmp_path)
     trials = [first.next() for _ in range(3)]
     for trial in trials[:2]:
         assert trial is not None
         finish(trial, tmp_path, distance(trial))
-        first.over(trial.spec.hash)
+        first.over(trial.key)
     # The third was running when everything was killed.
     file = plan(SPACE, 6).folder(tmp_path) / FILE
     assert plan(SPACE, 8).folder(tmp_path) == file.parent  # more samples continue it
-    again = Search(plan(SPACE, 8), registry, tmp_path)
+    again = OptunaSearch(plan(SPACE, 8), registry, tmp_path)
     assert again.left == 6
     assert [arm.label for arm in again.study.arms[1:]] == [t.label for t in trials if t is not None]
     assert again.next() == trials[2]
-    asked = [trial.spec.hash for trial in trials if trial is not None]
+    asked = [trial.key for trial in trials if trial is not None]
     while (trial := again.next()) is not None:
-        assert trial.spec.hash not in asked  # a new draw is none of those before
-        asked.append(trial.spec.hash)
+        assert trial.key not in asked  # a new draw is none of those before
+        asked.append(trial.key)
     assert len(asked) == 8
     assert [len(json.loads(line)) for line in file.read_text().splitlines()] == [1] * 8
 
 
 @needs_optuna
 def test_conditions_hold_and_what_is_the_same_runs_once(plan: Callable[..., Plan], tmp_path: Path) -> None:
-    search = Search(plan(MIXED, 12), registry, tmp_path)
+    search = OptunaSearch(plan(MIXED, 12), registry, tmp_path)
     trials = []
     while (trial := search.next()) is not None:
         trials.append(trial)
         finish(trial, tmp_path, 1.0)
-        search.over(trial.spec.hash)
+        search.over(trial.key)
     plain = [trial for trial in trials if trial.spec.targets.name == "softmax"]
     assert len(plain) == 1  # though it was asked for again
     assert 1 < len(trials) < 12

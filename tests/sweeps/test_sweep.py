@@ -14,9 +14,9 @@ import pytest
 from dino_lab.cli import app as cli
 from dino_lab.cli import sweep as verb
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.sweeps.plan.plan import SWEEPS
-from dino_lab.sweeps.ray.machine import Machine
+from dino_lab.sweeps.ray.capacity import Machine
 
 TEXT = "base: tiny.yaml\nmetric: knn.5nn\ngrid: {targets.momentum: [0, 0.9]}\nset: {train.epochs: 1}\n"
 
@@ -68,12 +68,12 @@ def test_a_sweep_ends_with_a_table_and_is_not_run_twice(
     assert float(high["mean"]) * 2 == pytest.approx(sum(sorted(scores)), abs=2)
     assert (sweep.folder / "curves.svg").exists()
 
-    from dino_lab.sweeps import run
+    from dino_lab.sweeps import session
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("nothing is left to do")
 
-    monkeypatch.setattr(run, "run_trials", fail)
+    monkeypatch.setattr(session, "run_trials", fail)
     assert sweep("--set", "seeds=2") == 0
     again = capsys.readouterr().out
     assert "4 trials, 4 of them done before" in again
@@ -111,7 +111,7 @@ def test_a_dry_run_leaves_nothing(sweep: Sweep, capsys: pytest.CaptureFixture[st
 def test_what_cannot_be_is_one_line(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dino_lab.sweeps.ray.machine.this_machine", lambda: Machine(2, 0))
+    monkeypatch.setattr("dino_lab.sweeps.session.this_machine", lambda: Machine(2, 0))
     for arguments, words in (
         (["--set", "metric=knn.top1"], "(there are: knn.5nn, knn.5nn_top5)"),
         (
@@ -163,8 +163,8 @@ def test_a_collapse_is_a_result(tiny: Path, tmp_path: Path) -> None:
     assert line["ended"] == "1 collapsed to uniform"
     assert line["n"] == "1"
     (folder,) = (sweep.runs / "tiny").iterdir()
-    ending = read_ending(folder)
-    assert ending.status == "collapsed"
+    ending = read_status(folder)
+    assert ending.state == "collapsed"
     assert ending.step < ending.total
 
 

@@ -24,7 +24,7 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.sweeps.plan.plan import SWEEPS
 
 pytestmark = [
@@ -172,8 +172,8 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
 
 
-def test_a_pack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
-    settings = ("--set", "pack=2", "--set", "train.epochs=30")
+def test_a_stack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+    settings = ("--set", "stack=2", "--set", "train.epochs=30")
     whole = Sweep(tmp_path / "whole")
     whole.run("--executor", "inline", *settings)
     running = sweep.start(*settings)
@@ -225,11 +225,11 @@ def test_a_scheduler_ends_the_weak_early(sweep: Sweep, scheduler: str) -> None:
         f"scheduler={scheduler}",
     ]
     out = sweep.run(*asked)
-    endings = [read_ending(folder) for folder in sweep.runs.glob("base/*")]
-    assert {ending.status for ending in endings} == {"finished", "stopped"}
-    assert all(ending.step < 160 for ending in endings if ending.status == "stopped")
+    endings = [read_status(folder) for folder in sweep.runs.glob("base/*")]
+    assert {ending.state for ending in endings} == {"finished", "stopped"}
+    assert all(ending.step < 160 for ending in endings if ending.state == "stopped")
     assert len(sweep.scores()) == 6
-    assert out.count(": stopped") == sum(ending.status == "stopped" for ending in endings)
+    assert out.count(": stopped") == sum(ending.state == "stopped" for ending in endings)
     again = sweep.run(*asked)
     assert "6 trials, 6 of them done before" in again
 

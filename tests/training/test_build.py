@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
         (["augment.local_size=10"], ("backbone",), "10"),
         (["predictor={name: mlp, hidden: 8, dim: 8}"], ("predictor", "dim"), "32 outputs, not 8"),
         (["head={name: linear, dim: 8}"], ("optim", "freeze_last_layer"), "no last layer"),
+        (["optim.constant_predictor_lr=true"], ("optim", "constant_predictor_lr"), "there is no predictor"),
         (["train.accumulate=25"], ("train", "accumulate"), "parts"),
         (["backbone={name: timm, model: resnet18x}"], ("backbone",), "resnet18"),
         (["data={name: parquet, path: absent, size: 16}"], ("data", "path"), "absent does not exist"),
@@ -46,6 +47,47 @@ def test_what_does_not_fit_is_said_before_work_starts(
         build(tiny_spec(*settings), registry, CPU)
     assert caught.value.loc == loc
     assert message in caught.value.message
+
+
+MLP = ("head={name: mlp, hidden: 8, dim: 16}", "targets={name: identity}", "optim.freeze_last_layer=0")
+ONE_WAY = ("augment={name: asymmetric, size: 16, one_way: true}", "loss={name: info_nce, queue: 16}")
+ONE_VIEW = ("augment={name: single, size: 16}", "teacher={name: labels}", "loss={name: cross_entropy}")
+RESNET = ("backbone={name: timm, model: test_resnet}", "augment.local_views=1", "augment.local_size=16")
+LITTLE = "train.batch_size: batch norm needs at least 2 images at once, and gets 1$"
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "parts", "message"),
+    [
+        (
+            (*MLP, *ONE_WAY),
+            4,
+            4,
+            "train.accumulate: .* gets 1 in a part of a batch of 4; at most 2 parts fit",
+        ),
+        ((*MLP, *ONE_WAY), 10, 4, "train.accumulate: .* gets 1 in a part of a batch of 10"),  # 3, 3, 3, 1
+        ((*MLP, *ONE_WAY), 10, 5, None),
+        ((*MLP, *ONE_WAY), 1, 1, LITTLE),
+        ((*MLP, *ONE_VIEW), 1, 1, LITTLE),
+        ((*MLP, *ONE_VIEW), 2, 1, None),
+        (RESNET, 1, 1, LITTLE),
+        (RESNET, 8, 8, "train.accumulate: .* gets 1 in a part of a batch of 8; at most 4 parts fit"),
+        (RESNET, 8, 4, None),
+        ((), 1, 1, None),  # no batch norm
+        (("head.batch_norm=true",), 1, 1, None),  # four views of an image are four values
+    ],
+)
+def test_batch_norm_never_gets_one_image(
+    tiny_spec: Callable, settings: tuple[str, ...], batch: int, parts: int, message: str | None
+) -> None:
+    """Regression: validated, and ended in torch's "Expected more than 1 value per channel"."""
+    spec = tiny_spec(*settings, f"train.batch_size={batch}", f"train.accumulate={parts}")
+    if message is None:
+        check(spec, registry)
+        next(train(build(spec, registry, CPU)))
+        return
+    with pytest.raises(Misfit, match=message):
+        check(spec, registry)
 
 
 def test_pairs_to_push_apart_need_a_loss_with_negatives(tiny_spec: Callable) -> None:
@@ -87,6 +129,62 @@ def test_a_teacher_must_answer_as_the_student_does(tiny_spec: Callable) -> None:
         with pytest.raises(Misfit, match=r"gives \(2, 2, 1\) .* not \(2, 2, 32\)") as caught:
             check(tiny_spec("teacher={name: terse}"), registry)
     assert caught.value.loc == ("teacher",)
+
+
+class Learned(nn.Module):
+    """A loss with a temperature to learn."""
+
+    negatives = cross_entropy = False
+
+    def __init__(self, dim: int, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.ParameterDict({"log": nn.Parameter(torch.zeros(()), requires_grad=not frozen)})
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return (student[0] - target[0]).square().mean() * self.scale["log"].exp()
+
+
+class LearnedWeight(nn.Module):
+    """A regularizer with a weight to learn."""
+
+    weight = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, views: Views, student: Output) -> Tensor:
+        return self.factor * student.z.square().mean()
+
+
+class Reader(nn.Module):
+    """A teacher that keeps the student, whose parameters are trained, and is it."""
+
+    network = None
+
+    def __init__(self, student: Network) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
+        return student.z[:2].detach()
+
+    def update(self, student: Network, progress: float, ends_epoch: bool) -> None: ...
+
+
+def test_a_parameter_that_no_optimizer_gets_is_refused(tiny_spec: Callable) -> None:
+    with registry.scratch():
+        registry.register("loss", "learned")(Learned)
+        registry.register("regularizer", "learned")(LearnedWeight)
+        registry.register("teacher", "reader")(Reader)
+        with pytest.raises(Misfit, match=r"its parameter 'scale\.log' would never be trained: ") as caught:
+            check(tiny_spec("loss={name: learned}"), registry)
+        assert caught.value.loc == ("loss",)
+        given = "regularizers=[{name: koleo}, {name: learned}]"
+        with pytest.raises(Misfit, match=r"its parameter 'factor' would never") as caught:
+            check(tiny_spec(given), registry)
+        assert caught.value.loc == ("regularizers", 1)
+        check(tiny_spec("loss={name: learned, frozen: true}", "teacher={name: reader}"), registry)
 
 
 def test_changing_the_head_leaves_the_backbone_as_it_was(tiny_spec: Callable) -> None:
@@ -178,7 +276,7 @@ def test_a_second_evaluator_of_a_name_bears_a_number(tiny_spec: Callable) -> Non
     run = build(
         tiny_spec("evaluators=[{name: knn, k: [5]}, {name: knn, k: [5], of: student}]"), registry, CPU
     )
-    found = [name for scored in run.evaluate_after(0) for name in scored.named_scores]
+    found = [name for scored in run.evaluate(run.due(0)) for name in scored.named_scores]
     assert [name for name in found if name.endswith("5nn")] == ["knn.5nn", "knn_2.5nn"]
 
 
@@ -186,7 +284,7 @@ def test_evaluation_leaves_the_run_as_it_was(tiny_spec: Callable) -> None:
     run = build(tiny_spec(), registry, CPU)
     before = {key: value.clone() for key, value in run.student.state_dict().items()}
     modes = [module.training for module in run.teacher.modules()]
-    (scored,) = run.evaluate_after(0)
+    (scored,) = run.evaluate(run.due(0))
     assert scored.named_scores.keys() >= {"knn.5nn"}
     assert all(torch.equal(value, before[key]) for key, value in run.student.state_dict().items())
     assert modes == [module.training for module in run.teacher.modules()]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dino_lab.training.diagnostics import PATIENCE, Reader, diagnose, diagnose_distribution
+from dino_lab.training.diagnostics import PATIENCE, Reader, Verdict, diagnose, diagnose_distribution
 from dino_lab.types import Output
 
 PAIRS = 1 - torch.eye(4, 2, dtype=torch.int8)
@@ -125,3 +125,58 @@ def test_a_collapse_that_swings_is_called_by_what_it_is_now() -> None:
     one, uniform = {"entropy": 0.1, "outputs_in_use": 1.2}, {"entropy": 3.99, "outputs_in_use": 50.0}
     names = [reader.read(row | kind, 0.5).name for kind in (one, one, uniform, one, uniform, one)]
     assert names[-3:] == ["learning", "collapsed to uniform", "collapsed to one output"]
+
+
+ROW = {"loss": 1.0, "entropy": 1.0, "entropy_max": 4.0, "outputs_in_use": 20.0}
+ROW |= {"feature_spread": 0.4, "effective_rank": 3.0}
+
+
+def test_signs_of_a_collapse_are_counted_while_they_gather() -> None:
+    reader = Reader(warm_up=0.1)
+    sharp = {"entropy": 1e-7, "outputs_in_use": 1.0}
+    kinds = [{}, sharp, sharp, {}, *[sharp] * PATIENCE]
+    seen = [reader.read(ROW | kind, 0.5) for kind in kinds]
+    assert [one.headline for one in seen] == [
+        "learning",
+        "signs of collapse (1 of 5 rows)",
+        "signs of collapse (2 of 5 rows)",
+        "learning",
+        *(f"signs of collapse ({i} of 5 rows)" for i in (1, 2, 3, 4)),
+        "collapsed to one output",
+    ]
+    assert [one.doubtful for one in seen] == [False, True, True, False, True, True, True, True, False]
+    assert [one.collapsed for one in seen] == [False] * 8 + [True]
+    assert "target entropy 0.00 of at most 4.00, 1.0 outputs in use, feature spread 0.40" in seen[1].sentence
+
+
+def scored(*rows: dict[str, float]) -> Verdict:
+    """The verdict after an evaluation before training, and after each of these rows."""
+    reader = Reader(warm_up=0.1)
+    reader.read(rows[0], 0.0)
+    for row in rows[1:]:
+        reader.read(ROW | row, 0.5)
+    return reader.verdict
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"knn.20nn": 0.25}, {}], "learning: target"),
+        ([{"knn.20nn": 0.25}, {"knn.20nn": 0.26}], "learning: target"),
+        ([{"knn.20nn": 0.25}, {"knn.20nn": 0.25}, {}], "learning, but no better than untrained yet: knn.20nn 0.2500, 0.2500 untrained; target"),
+        ([{"knn.20nn": 0.25}, {"knn.20nn": 0.3}, {"knn.20nn": 0.2}], "learning, but no better than untrained yet: knn.20nn 0.2000, 0.2500 untrained; target"),
+        # Lower may be better there, or better and worse may not be known.
+        ([{"invariance.blur": 0.25, "spectrum.rankme": 9.0}, {"invariance.blur": 0.2, "spectrum.rankme": 8.0}], "learning: target"),
+    ],
+)  # fmt: skip
+def test_learning_says_whether_the_score_rose(rows: list[dict[str, float]], sentence: str) -> None:
+    verdict = scored(*rows)
+    assert verdict.name == "learning"
+    assert verdict.sentence.startswith(sentence)
+    assert verdict.doubtful == ("but" in sentence)
+
+
+def test_numbers_that_are_not_finite_are_not_called_learning() -> None:
+    verdict = Reader(warm_up=0.1).read(ROW | {"loss": math.nan}, 0.5)
+    assert (verdict.headline, verdict.doubtful) == ("not finite", True)
+    assert "loss nan" in verdict.sentence

@@ -11,7 +11,7 @@ import torch
 from dino_lab.building.check import check
 from dino_lab.errors import Misfit, UserError
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.evaluation.subjects import run_subject, write_files
+from dino_lab.evaluation.subjects import run_subject
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
@@ -65,7 +65,9 @@ def test_evaluating_a_run_again_writes_its_files_again(tiny_spec: Callable, exec
     (last / "picky.teacher.tokens.txt").unlink()
     for of in (None, "student"):
         subject = run_subject(outcome.folder, registry, CPU)
-        write_files(subject.score(of), RunFolder(outcome.folder), subject.step)
+        for scored in subject.score(of):
+            for name, content in scored.named_files.items():
+                RunFolder(outcome.folder).write_evaluation(subject.step, name, content)
     assert sorted(file.name for file in last.iterdir()) == [
         "picky.student.tokens.txt",
         "picky.teacher.tokens.txt",

@@ -12,86 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_methods import METHODS
 
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.registry import registry
+from dino_lab.runs.checkpoint import load_checkpoint
+from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
-
-# A head without prototypes, for losses on its outputs.
-OUTPUTS = ["head={name: mlp, hidden: 32, dim: 16}", "targets={name: identity}", "optim.freeze_last_layer=0"]
-TWO_VIEWS = "augment={name: two_view, size: 16}"
-BOTH_SIDES = "teacher={name: siamese, stop_gradient: false}"
-
-METHODS = {
-    "dino": [],
-    "dino accumulated": ["train.accumulate=2"],
-    "dino without multi-crop": ["augment={name: two_view, size: 16}"],
-    "dino without centring": ["targets={name: softmax}"],
-    "dino with sinkhorn": ["targets={name: sinkhorn}"],
-    "dino with batch softmax": ["targets={name: batch_softmax}"],
-    "student copy": ["teacher={name: periodic, unit: step}"],
-    "previous iteration": ["teacher={name: periodic, unit: step, lag: 1}"],
-    "every third step": ["teacher={name: periodic, every: 3, unit: step, lag: 1}"],
-    "every other epoch": ["teacher={name: periodic, every: 2, unit: epoch}"],
-    "frozen": ["teacher={name: frozen, mode: train}"],
-    "labels": [
-        "augment={name: single, size: 16}",
-        "head={name: linear, dim: 10}",
-        "teacher={name: labels, smoothing: 0.1}",
-        "targets={name: identity}",
-        "loss={name: cross_entropy, temperature: 1.0}",
-        "optim.freeze_last_layer=0",
-    ],
-    "byol": [
-        "augment={name: two_view, size: 16}",
-        "head={name: mlp, hidden: 32, dim: 16}",
-        "predictor={name: mlp, hidden: 32, dim: 16}",
-        "targets={name: identity}",
-        "loss={name: mse}",
-        "optim={name: lars, lr: 0.2}",
-    ],
-    "simsiam": [
-        "augment={name: two_view, size: 16}",
-        "head={name: mlp, hidden: 32, dim: 16}",
-        "predictor={name: mlp, hidden: 32, dim: 16}",
-        "teacher={name: siamese}",
-        "targets={name: identity}",
-        "loss={name: mse}",
-        "optim={name: sgd, lr: 0.05}",
-    ],
-    "simclr": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: info_nce}"],
-    "moco v2": [  # a queue that a batch does not divide
-        *OUTPUTS,
-        "augment={name: asymmetric, size: 16, one_way: true, local_views: 1, local_size: 8}",
-        "loss={name: info_nce, in_batch: false, queue: 50}",
-    ],
-    "moco accumulated": [
-        *OUTPUTS,
-        TWO_VIEWS,
-        "loss={name: info_nce, in_batch: false, queue: 70}",
-        "train.accumulate=2",
-    ],
-    "moco v3": [
-        *OUTPUTS,
-        TWO_VIEWS,
-        "predictor={name: mlp, hidden: 32, dim: 16}",
-        "loss={name: info_nce, in_batch: paired, scale_by_temperature: true}",
-    ],
-    "patch discrimination": [
-        *OUTPUTS,
-        "augment={name: triplet, size: 16}",
-        BOTH_SIDES,
-        "loss={name: info_nce, in_batch: false}",
-    ],
-    "vicreg": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: vicreg}"],
-    "barlow twins": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: barlow}"],
-    "dino with koleo": ["regularizers=[{name: koleo}, {name: koleo, on: projections}]"],
-    "resnet": ["backbone={name: timm, model: resnet10t}", "teacher={name: ema, buffers: ema}"],
-    "resnet before": [
-        "backbone={name: timm, model: test_resnet}",
-        "teacher={name: periodic, every: 3, unit: step, buffers: own}",
-    ],
-}
 
 
 def tensors(state: object, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -128,14 +54,16 @@ def test_the_queue_is_resumed(tiny_spec: Callable, execute: Callable) -> None:
     outcome = execute(tiny_spec(*METHODS["moco v2"]), stop=lambda: next(steps) >= 4)
     saved = torch.load(outcome.folder / "last.pt", weights_only=True)["loss"]["queue"]
     assert saved.shape == (50, 16)
-    run = open_run(outcome.folder, registry, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    run = build(RunFolder(outcome.folder).spec(registry), registry, cpu)
+    assert not torch.equal(run.loss.queue, saved)
+    checkpoint = load_checkpoint(outcome.folder, run.spec.hash, cpu)
+    assert checkpoint is not None
+    run.load_state_dict(checkpoint.state)
     assert torch.equal(run.loss.queue, saved)
-    assert not torch.equal(build(run.spec, registry, run.device).loss.queue, saved)
 
 
 def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
-    from dino_lab.runs.folder import RunFolder
-
     folders = [execute(tiny_spec(), runs=tmp_path / name).folder for name in "ab"]
     rows = [RunFolder(folder).rows() for folder in folders]
     for row in (*rows[0], *rows[1]):

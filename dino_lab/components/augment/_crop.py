@@ -21,12 +21,12 @@ def draw_boxes(
     tries the first that fits counts, and where none fits the largest centred box with an allowed ratio
     (torchvision.transforms.RandomResizedCrop.get_params; Szegedy et al., arXiv 1409.4842, Sec. 6).
     """
-    uniform = torch.rand(4, TRIES, *shape, generator=generator, device=generator.device)
+    uniform = torch.rand(4, TRIES, *shape, generator=generator)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
     ratio = torch.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * uniform[1])
     h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
     fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
-    countdown = torch.arange(TRIES, 0, -1, dtype=torch.uint8, device=generator.device)
+    countdown = torch.arange(TRIES, 0, -1, dtype=torch.uint8)
     left_over = (fits * countdown.view(-1, *[1] * len(shape))).amax(dim=0)  # tries from the first that fits
     first = (TRIES - left_over.clamp(min=1).long()).expand(4, 1, *shape)
     h, w, *share = torch.stack([h, w, uniform[2], uniform[3]]).gather(1, first).squeeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,14 +26,23 @@ class Drawn:
 
     def flat(self) -> Drawn:
         """With V and B made one."""
+        return self._map(lambda part: part.flatten(0, 1))
+
+    def to(self, device: torch.device) -> Drawn:
+        """On a device; copied from pinned memory, for which the host does not wait."""
+        if device.type == "cuda":
+            return self._map(lambda part: part.pin_memory().to(device, non_blocking=True))
+        return self._map(lambda part: part.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Drawn:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        changed: dict[str, Any] = {name: None if part is None else part.flatten(0, 1) for name, part in parts}
+        changed: dict[str, Any] = {name: None if part is None else function(part) for name, part in parts}
         return Drawn(**changed)
 
 
 def uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """In [0, 1), on the generator's device."""
-    return torch.rand(*shape, generator=generator, device=generator.device)
+    """In [0, 1), on the CPU: for the same seed a GPU would draw other numbers."""
+    return torch.rand(*shape, generator=generator)
 
 
 def between(low: float, high: float, share: Tensor) -> Tensor:
@@ -42,6 +52,5 @@ def between(low: float, high: float, share: Tensor) -> Tensor:
 
 def per_view(probability: tuple[float, ...], B: int, generator: torch.Generator) -> Tensor:
     """Bool [V, B]: true with the probability of the view."""
-    # Numbers, no tensor of them: copying one to a GPU would make the host wait for it.
     drawn = uniform(generator, len(probability), B)
     return torch.stack([row < p for row, p in zip(drawn, probability, strict=True)])

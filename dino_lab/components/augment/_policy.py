@@ -48,13 +48,13 @@ class Policy:
         """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
         _check(images)
         B, _, H, W = images.shape
-        drawn = self.draw(B, H, W, generator)
+        drawn = self.draw(B, H, W, generator).to(images.device)
         make = by_crop.make if images.device.type == "cpu" else by_batch.make
         with torch.autocast(images.device.type, enabled=False):
             return make(images, drawn, self.size, reach(self.blur_sigma[1]))
 
     def draw(self, B: int, H: int, W: int, generator: torch.Generator) -> Drawn:
-        """What happens to every crop of B images of H times W pixels."""
+        """What happens to every crop of B images of H times W pixels, on the CPU."""
         V = self.views
         return Drawn(
             boxes=draw_boxes((V, B), H, W, self.scale, generator),

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
-def look(model: Any, images: Tensor, blocks: int) -> Look:
+def outputs(model: Any, images: Tensor, blocks: int) -> BackboneOutput:
     """Features, and of what else the model has: CLS of the last `blocks`, tokens, attention; one forward."""
     layer = None if isinstance(found := _last_attention(model), str) else found
     out, seen, heard = _forward(model, images, layer, () if layer is None else model.blocks[-blocks:])
-    return Look(
+    return BackboneOutput(
         model.forward_head(out),
         torch.stack([model.norm(x)[:, 0] for x in reversed(seen)], 1) if layer else None,
         _patch_tokens(model, out, images),
@@ -60,6 +60,8 @@ def _forward(
 
 def _patch_tokens(model: Any, out: Tensor, images: Tensor) -> Tensor | None:
     """[N, D, h, w] of what `forward_features` gives, or None where there are none."""
+    if not isinstance(out, Tensor):  # a list of maps or of several kinds of tokens
+        return None
     if out.ndim == 4:
         # A map already; some of timm's transformers have the channel last.
         return out if out.shape[1] == model.num_features else out.movedim(-1, 1)

@@ -9,11 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
 from dino_lab.errors import UserError, first_line
 from dino_lab.kernels import class_token as _class_token
 from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register, suggest
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 @register("backbone", "timm")
@@ -33,12 +34,15 @@ class Timm(nn.Module):
         pretrained: bool = False,
         drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         stem: Literal["standard", "small"] = "standard",
+        positions: Positions = "timm",
     ) -> None:
         super().__init__()
         _check(model, pretrained, stem)
         self._name = model
         given = {"in_chans": channels, "num_classes": 0}
         self.model, self._arguments = _create(model, size, given, drop_path, pretrained)
+        if positions == "dino":
+            interpolate_as_dino(self.model)
         choose_attention(self.model)
         self._stem: str | None = None
         if stem == "small":
@@ -66,9 +70,9 @@ class Timm(nn.Module):
         """Last block, CLS to patches, [N, heads, h, w]; a UserError where there is no CLS token."""
         return _tokens.attention(self.model, images)
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
-        return _tokens.look(self.model, images, blocks)
+        return _tokens.outputs(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
         """Keep the activations between blocks only; a ValueError where the model cannot."""

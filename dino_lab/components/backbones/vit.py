@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
 from dino_lab.kernels import class_token as _class_token
 from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register
-from dino_lab.types import Look
+from dino_lab.types import BackboneOutput
 
 
 @register("backbone", "vit")
@@ -21,7 +22,8 @@ class Vit(nn.Module):
     Features are the CLS token after the last norm. Position embeddings are interpolated for crops of other
     sizes. Weights start normal, by default with std 0.02 as in DINO (arXiv 2104.14294); a network narrower
     than its 384 learns sooner from larger ones, 1 / sqrt(width). `drop_path` is the rate of stochastic depth
-    of the last block, rising linearly from 0.
+    of the last block, rising linearly from 0. `train_patches: false` holds the patch projection at its first
+    weights (MoCo v3, arXiv 2104.02057, Sec. 4.2).
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Vit(nn.Module):
         mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
         drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         init_std: Annotated[float, Field(gt=0)] = 0.02,
+        positions: Positions = "timm",
+        train_patches: bool = True,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -61,6 +65,9 @@ class Vit(nn.Module):
         for module in self.model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std)
+        self.model.patch_embed.requires_grad_(train_patches)
+        if positions == "dino":
+            interpolate_as_dino(self.model)
         choose_attention(self.model)
         self.dim = width
 
@@ -81,9 +88,9 @@ class Vit(nn.Module):
         """Last block, CLS to patches, [N, heads, h, w]."""
         return _tokens.attention(self.model, images)
 
-    def look(self, images: Tensor, blocks: int) -> Look:
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
-        return _tokens.look(self.model, images, blocks)
+        return _tokens.outputs(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
         """Keep the activations between blocks only; backward computes the rest again."""

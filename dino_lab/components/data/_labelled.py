@@ -51,6 +51,7 @@ class Labelled:
     channels = 3
     passed_over: tuple[PassedOver, ...] = ()  # what lies beside the images and is not used
     notes: tuple[str, ...] = ()  # what else a user should know
+    class_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -99,20 +100,7 @@ class Labelled:
             class_names=tuple(self.class_names),
             passed_over=self.passed_over,
             notes=self.notes + self._class_notes(labels["train"], labels["test"]),
-            fingerprint=self.fingerprint(),
         )
-
-    def fingerprint(self) -> str:
-        """Changes where the images' names, their labels or their order do; 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for split in (self._train, self._test):
-            digest.update(split.labels.cpu().numpy().tobytes() + b"|")
-            for row in split.rows.tolist():
-                digest.update(self._name_of(split, row))
-        return digest.hexdigest()[:16]
-
-    def _name_of(self, split: Storage, row: int) -> bytes:
-        return str(row).encode() + b"|"
 
     def _class_notes(self, train: Tensor, test: Tensor) -> tuple[str, ...]:
         """About classes that not both splits have."""
@@ -197,7 +185,6 @@ class FromFiles(Labelled):
         if self.reading != asked:
             storages.clear()  # so that there is as much memory as before
             storages, _ = load_all(self.reading)
-        self._sources = sources
         super().__init__(_NOTHING if train is None else storages[0], storages[-1], names, size, mean, std)
         if self.skipped:
             self.passed_over = (*self.passed_over, self._left_out(sources, rows, storages))
@@ -214,10 +201,6 @@ class FromFiles(Labelled):
         ]
         shown = tuple(printable(name, 200) for name in names[:EXAMPLES])
         return PassedOver("unreadable, left out", self.skipped, shown)
-
-    def _name_of(self, split: Storage, row: int) -> bytes:
-        source = self._sources[-1 if split is self._test else 0]
-        return source.name(row).encode("utf-8", "surrogateescape") + b"|"
 
 
 def training_order(images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from dino_lab.components.evaluators._picture import Found, draw, of_split, sprea
 from dino_lab.components.evaluators._search import rankings
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
+from dino_lab.protocols import class_names
 
 QUERIES = RESULTS = 8  # of a picture
 Database = Literal["train", "test"]
@@ -57,15 +58,15 @@ def picture(encode: Encoder, data: Any, database: Database) -> bytes:
     shown = of_split(data.test(256), queries)
     batches = data.bank(256) if database == "train" else data.test(256)
     found = of_split(batches, ranked.flatten().tolist())
-    names = getattr(data, "class_names", tuple(map(str, range(data.classes))))
+    names = class_names(data)
     rows = []
     for query, results in zip(queries, ranked.tolist(), strict=True):
         label, labels = int(test.labels[query]), bank.labels[results].tolist()
         rows.append(
             Found(
-                [(shown[query], str(names[label]))],
+                [(shown[query], names[label])],
                 [(found[row], its == label) for row, its in zip(results, labels, strict=True)],
-                [str(names[its]) for its in labels],
+                [names[its] for its in labels],
             )
         )
     return draw(

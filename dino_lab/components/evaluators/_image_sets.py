@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators import _picture
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import REPRESENTATIONS, Encoder
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import REPRESENTATIONS
 from dino_lab.imaging.decode import pixels, read_rgb
 from dino_lab.imaging.files import list_images
 
@@ -86,11 +87,11 @@ def _describe(encode: Encoder, batches: Iterator[Tensor]) -> Tensor:
     """Features and the generalised mean of the tokens, [N, 2 D], of images uint8 [B, 3, H, W]."""
     found = []
     for images in batches:
-        look = encode.look(images)
-        pooled = REPRESENTATIONS["gem_tokens"](look)
+        output = encode.outputs(images)
+        pooled = REPRESENTATIONS["gem_tokens"](output)
         if pooled is None:
             raise UserError("evaluator copy_detection: the backbone gives no patch tokens")
-        found.append(torch.cat((look.features, pooled), 1))
+        found.append(torch.cat((output.features, pooled), 1))
     described = torch.cat(found)
     if not described.isfinite().all():
         raise UserError("evaluator copy_detection: the features are not finite; the network has diverged")

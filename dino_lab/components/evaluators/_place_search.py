@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.imaging.decode import pixels as pixels_of
 from dino_lab.imaging.decode import read_rgb
+from dino_lab.protocols import ChecksSize, ability
 
 QUERIES = RESULTS = 8  # of a picture
 LARGEST_PATCH = 64
@@ -107,7 +107,9 @@ def _cut(image: Image.Image, scale: float, step: int) -> Image.Image:
 
 def _patch(encode: Encoder) -> int:
     """The side of a patch: the smallest size that the backbone does not refuse; 1 where it refuses none."""
-    backbone: Any = encode.network.backbone
+    backbone = ability(encode.network.backbone, ChecksSize)
+    if backbone is None:
+        return 1
 
     def fits(size: int) -> bool:
         try:
@@ -116,6 +118,4 @@ def _patch(encode: Encoder) -> int:
             return False
         return True
 
-    if not hasattr(backbone, "check_size"):
-        return 1
     return next((size for size in range(1, LARGEST_PATCH + 1) if fits(size)), 1)

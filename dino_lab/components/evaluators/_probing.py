@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Split
+from dino_lab.evaluation.outputs import Split
 
 CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
 TOP = 5
@@ -55,10 +55,20 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean.to(features.dtype), std.to(features.dtype)
 
 
+def only_seen(scores: Tensor, labels: Tensor) -> Tensor:
+    """The scores [N, classes] with -inf for each class that none of the training `labels` names."""
+    seen = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
+    seen[labels] = True
+    return scores.masked_fill(~seen, -torch.inf)
+
+
 def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1 accuracy of scores [N, classes], and top-5 where there are more than five classes."""
-    ranking = scores.argsort(dim=1, descending=True, stable=True)
-    correct = ranking[:, :TOP] == labels[:, None]
+    """Top-1 accuracy of scores [N, classes], and top-5 where there are more than five classes.
+
+    A class with a score of -inf is no answer, so the top 5 may be fewer.
+    """
+    ranking = scores.argsort(dim=1, descending=True, stable=True)[:, :TOP]
+    correct = (ranking == labels[:, None]) & (scores.gather(1, ranking) > -torch.inf)
     found = {"top1": correct[:, 0].double().mean().item()}
     if scores.shape[1] > TOP:
         found["top5"] = correct.any(1).double().mean().item()

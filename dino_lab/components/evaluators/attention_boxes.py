@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,9 +12,10 @@ from dino_lab.components.evaluators import _boxes
 from dino_lab.components.evaluators._masks import centre_box, images_in_words, pixels_in_words
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import maps_of, mass_masks
-from dino_lab.evaluation.encoder import Annotated as Seen
 from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import MaskedImages
 from dino_lab.imaging.pictures import frame, plain, png, sheet
+from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import register
 from dino_lab.types import VOID
 
@@ -37,6 +38,8 @@ class AttentionBoxes:
     `pixels` shows them to the network at another size than the run's.
     """
 
+    needs: ClassVar[tuple[type, ...]] = (GivesAnnotations,)
+
     def __init__(
         self,
         *,
@@ -52,7 +55,6 @@ class AttentionBoxes:
         self.mass, self.affinity, self.images, self.pixels = mass, affinity, images, pixels
         self.centre, self.pictures, self.every = centre, pictures, every
         self.of: Literal["teacher", "student"] = of
-        self.needs = ("data.annotated",)
 
     @property
     def protocol(self) -> str:
@@ -100,9 +102,9 @@ class AttentionBoxes:
         legend = ", ".join(f"{name} {COLOURS[name]}" for name in shown) + "; above: intersection over union"
         return {"boxes.png": png(sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)], legend))}
 
-    def _boxes(self, seen: Seen, count: int) -> list[dict[str, _boxes.Box]]:
+    def _boxes(self, seen: MaskedImages, count: int) -> list[dict[str, _boxes.Box]]:
         """Boxes in pixels of the first `count` images, by what they come from."""
-        maps, tokens = maps_of(seen.look), seen.look.tokens
+        maps, tokens = maps_of(seen.output), seen.output.tokens
         if tokens is not None and not tokens.isfinite().all():
             raise UserError("the tokens are not finite; the network has diverged")
         if tokens is not None and self.centre:

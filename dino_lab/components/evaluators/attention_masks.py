@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,8 @@ from dino_lab.components.evaluators._masks import (
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import cut_out, overlay, plain, png, sheet
+from dino_lab.imaging.pictures import HeatScale, cut_out, overlay, plain, png, sheet
+from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import register
 from dino_lab.types import VOID
 
@@ -40,6 +41,8 @@ class AttentionMasks:
     takes all test images; `pixels` shows them to the network at another size than the run's.
     """
 
+    needs: ClassVar[tuple[type, ...]] = (GivesAnnotations,)
+
     def __init__(
         self,
         *,
@@ -55,7 +58,6 @@ class AttentionMasks:
         self.masses, self.images, self.pixels, self.pictures = masses, images, pixels, pictures
         self.every = every
         self.of: Literal["teacher", "student"] = of
-        self.needs = ("data.annotated",)
 
     @property
     def protocol(self) -> str:
@@ -72,7 +74,7 @@ class AttentionMasks:
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
         """Jaccard by mass and head, and the floors."""
         seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
-        maps = maps_of(seen.look)
+        maps = maps_of(seen.output)
         rows: dict[str, list[Tensor]] = {}
         for values, objects in zip(maps.values, seen.objects, strict=True):
             if ((objects == 0) | (objects == VOID)).all():
@@ -96,17 +98,19 @@ class AttentionMasks:
     def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
         """`heads.png`: the first images, each head's map, and what holds the first of the masses."""
         seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
-        maps = maps_of(seen.look)
+        maps = maps_of(seen.output)
         masks = mass_masks(maps.values, self.masses[0])
+        shown = min(self.pictures, len(seen.images))
+        scale = HeatScale.of(maps.values[:shown], maps.kind)
         rows = []
-        for i in range(min(self.pictures, len(seen.images))):
+        for i in range(shown):
             image, names = seen.images[i], maps.names()
             tiles = [("image", plain(image)), ("object", cut_out(image, seen.masks[i]))]
             for name, values, mask in zip(names, maps.values[i], masks[i], strict=True):
-                tiles.append((name, overlay(image, values)))
+                tiles.append((name, overlay(image, values, scale)))
                 tiles.append((f"{_percent(self.masses[0])} % of it", cut_out(image, mask)))
             rows.append(tiles)
-        return {"heads.png": png(sheet(rows))}
+        return {"heads.png": png(sheet(rows, scale=scale))}
 
 
 def _named(kind: str, values: Tensor, percent: str) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from dino_lab.components.evaluators._agreement import contingency, matched_order, matching
 from dino_lab.components.evaluators._figures import confusion_plot
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Encoder, Split
-from dino_lab.protocols import Data
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import Split
+from dino_lab.protocols import Data, class_names
 from dino_lab.registry import register
 
 RESTARTS = 10  # of k-means, the tightest of which counts
@@ -29,7 +30,7 @@ class Clusters:
     cluster without a class, or of a class without a cluster, count as wrong.
     """
 
-    compares_labels = ("test",)
+    compares_labels: tuple[Literal["train", "test"], ...] = ("test",)
 
     def __init__(
         self,
@@ -72,9 +73,12 @@ class Clusters:
         counts = contingency(labels, clusters, data.classes, self._clusters(labels))
         order = matched_order(counts)
         shares = counts[:, order] / counts.sum(1, keepdim=True).clamp_min(1)
-        names = [str(name) for name in getattr(data, "class_names", range(data.classes))]
         across = "cluster, first those matched, in the order of the classes"
-        return {"confusion.png": confusion_plot(shares, names, [str(cluster) for cluster in order], across)}
+        return {
+            "confusion.png": confusion_plot(
+                shares, class_names(data), [str(cluster) for cluster in order], across
+            )
+        }
 
     def _cluster(self, encode: Encoder, data: Data) -> tuple[Tensor, Tensor]:
         """Class and cluster of each test image, int64 [N], on the CPU."""

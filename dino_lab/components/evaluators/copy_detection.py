@@ -19,7 +19,8 @@ from dino_lab.components.evaluators._copy_parameters import Generate, Whiten, in
 from dino_lab.components.evaluators._copydays import read_layout
 from dino_lab.components.evaluators._whitening import Whitening
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import GEM_POWER, Encoder
+from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import GEM_POWER, Representation
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
@@ -86,7 +87,7 @@ class CopyDetection:
         self.of: Literal["teacher", "student"] = of
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def wants(self) -> tuple[Representation, ...]:
         """What is asked of the test split."""
         split = self.path is None and self.pixels is None
         return ("features", "gem_tokens") if split else ("features",)

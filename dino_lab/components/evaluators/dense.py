@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,9 @@ from torch import Tensor
 from dino_lab.components.evaluators import _segmentation
 from dino_lab.components.evaluators._masks import images_in_words, pixels_in_words
 from dino_lab.errors import UserError
-from dino_lab.evaluation.encoder import Annotated as Seen
 from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.outputs import MaskedImages
+from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import register
 from dino_lab.types import VOID
 
@@ -35,6 +36,8 @@ class Dense:
     of parts. `majority_...` says the most frequent class everywhere, as a floor.
     """
 
+    needs: ClassVar[tuple[type, ...]] = (GivesAnnotations,)
+
     def __init__(
         self,
         *,
@@ -51,7 +54,6 @@ class Dense:
         self.of_what, self.images, self.train_share = of_what, images, train_share
         self.c, self.k, self.temperature, self.pixels, self.every = c, k, temperature, pixels, every
         self.of: Literal["teacher", "student"] = of
-        self.needs = ("data.annotated",)
 
     @property
     def protocol(self) -> str:
@@ -110,9 +112,9 @@ class Dense:
         return torch.cat(shares)
 
 
-def _tokens(seen: Seen) -> Tensor:
+def _tokens(seen: MaskedImages) -> Tensor:
     """Tokens [N, D, h, w]."""
-    tokens = seen.look.tokens
+    tokens = seen.output.tokens
     if tokens is None:
         raise UserError("evaluator dense: the backbone gives no tokens")
     if not tokens.isfinite().all():

@@ -19,11 +19,12 @@ from dino_lab.registry import register
 class Knn:
     """Weighted k-NN accuracy: neighbours by cosine in the training split vote with exp(cosine / temperature).
 
-    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.1, after Wu et al., arXiv 1805.01978, Sec. 3.4. With
-    `precision: bfloat16` candidates are searched in bfloat16, and those found are compared in float32.
+    DINO, arXiv 2104.14294, Sec. 4.1 and appendix F.1, after Wu et al., arXiv 1805.01978, Sec. 3.4. A class
+    that no neighbour votes for is no answer, so the top 5 may be fewer. With `precision: bfloat16` candidates
+    are searched in bfloat16, and those found are compared in float32.
     """
 
-    compares_labels = ("train", "test")
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class Knn:
         k = ",".join(map(str, self.k))
         search = "" if self.precision == "float32" else f" (candidates searched in {self.precision})"
         return (
-            f"knn/1: k={k} T={self.temperature:g}, cosine{search}, votes exp(cosine/T), of the {self.of} in "
-            "evaluation mode, training split as bank, test split scored"
+            f"knn/2: k={k} T={self.temperature:g}, cosine{search}, votes exp(cosine/T), of the {self.of} in "
+            "evaluation mode, training split as bank, test split scored, voted classes only"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
@@ -61,10 +62,10 @@ class Knn:
         for rows, cosine, index in found:
             truth, label = test.labels[rows], bank.labels[index]  # [B], [B, k]
             # Relative to the nearest, which changes no ranking: exp(1 / temperature) may overflow.
-            weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
+            # In float64, in which votes far below the largest are still told apart.
+            weight = ((cosine - cosine[:, :1]).double() / self.temperature).exp()
             for k in self.k:
-                ranking = _ranking(weight[:, :k], label[:, :k], data.classes)
-                correct = ranking == truth[:, None]
+                correct = _ranking(weight[:, :k], label[:, :k], data.classes) == truth[:, None]
                 for name, top in self._names(data.classes).items():
                     if name.startswith(f"{k}nn"):
                         hits[name] += int(correct[:, :top].sum())
@@ -76,6 +77,12 @@ class Knn:
 
 
 def _ranking(weight: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Classes [B, classes] by votes, most first, from weights and labels [B, k] of the neighbours."""
+    """Classes [B, min(k, classes)] by votes, most first, from weights and labels [B, k] of the neighbours.
+
+    After the last class with a vote come -1.
+    """
     votes = weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
-    return votes.argsort(dim=1, descending=True, stable=True)
+    voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, label, True)
+    votes.masked_fill_(~voted, -1)
+    ranking = votes.argsort(dim=1, descending=True, stable=True)[:, : label.shape[1]]
+    return ranking.masked_fill(~voted.gather(1, ranking), -1)

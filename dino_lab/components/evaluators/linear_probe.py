@@ -6,10 +6,18 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from dino_lab.components.evaluators._linear import train_heads
-from dino_lab.components.evaluators._probing import accuracies, inputs, standardisation, validation_part
+from dino_lab.components.evaluators._probing import (
+    accuracies,
+    inputs,
+    only_seen,
+    standardisation,
+    validation_part,
+)
 from dino_lab.evaluation.encoder import BLOCKS, Encoder
+from dino_lab.evaluation.outputs import Representation
 from dino_lab.protocols import Data
 from dino_lab.registry import register
 
@@ -27,7 +35,7 @@ class LinearProbe:
     many learning rates at once after DINOv2, arXiv 2304.07193.
     """
 
-    compares_labels = ("train", "test")
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
 
     def __init__(
         self,
@@ -48,9 +56,10 @@ class LinearProbe:
         self.of: Literal["teacher", "student"] = of
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def wants(self) -> tuple[Representation, ...]:
         """Blocks and mean tokens, where they are used."""
-        return ("blocks",) * (self.blocks > 1) + ("mean_tokens",) * self.mean_tokens
+        blocks: tuple[Representation, ...] = ("blocks",) if self.blocks > 1 else ()
+        return (*blocks, "mean_tokens") if self.mean_tokens else blocks
 
     @property
     def protocol(self) -> str:
@@ -59,12 +68,12 @@ class LinearProbe:
         seen = f"CLS of the last {self.blocks} blocks" if self.blocks > 1 else "features"
         tokens = " and mean token" if self.mean_tokens else ""
         return (
-            f"linear_probe/1: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, "
+            f"linear_probe/2: {seen}{tokens}, of the {self.of} in evaluation mode, unaugmented, "
             "standardised with mean and std of the training part; SGD momentum 0.9, no weight decay, "
             f"{self.epochs} epochs of batches of {self.batch_size} (at most the part), rates {rates} times "
             f"batch/256, cosine to 0 by step, weights N(0, 0.01), biases 0, seed={self.seed}; rate chosen by "
             f"top-1 on {self.validation:g} of the training split, stratified, at least one image a class, "
-            "not trained on; test split scored once"
+            "not trained on; test split scored once, seen classes only"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
@@ -74,9 +83,10 @@ class LinearProbe:
         held_out = validation_part(bank.labels, self.validation, self.seed)
         mean, std = standardisation(features[~held_out])
         features = (features - mean) / std
+        seen = bank.labels[~held_out]
         weights, biases = train_heads(
             features[~held_out],
-            bank.labels[~held_out],
+            seen,
             data.classes,
             self.rates,
             self.epochs,
@@ -84,10 +94,15 @@ class LinearProbe:
             self.seed,
         )
         choices = [
-            accuracies(torch.addmm(bias, features[held_out], weight), bank.labels[held_out])["top1"]
+            _accuracies(weight, bias, features[held_out], bank.labels[held_out], seen)["top1"]
             for weight, bias in zip(weights, biases, strict=True)
         ]
         best = choices.index(max(choices))  # of equals the first
         x = (inputs(test, self.blocks, self.mean_tokens) - mean) / std
-        scores = accuracies(torch.addmm(biases[best], x, weights[best]), test.labels)
+        scores = _accuracies(weights[best], biases[best], x, test.labels, seen)
         return {**scores, "rate": self.rates[best], "validation_top1": choices[best]}
+
+
+def _accuracies(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, seen: Tensor) -> dict[str, float]:
+    """Of one classifier on inputs x [N, D], among the classes that training saw."""
+    return accuracies(only_seen(torch.addmm(bias, x, weight), seen), labels)

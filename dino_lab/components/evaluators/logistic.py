@@ -26,7 +26,7 @@ class Logistic:
     beside half the squared weights. After DINOv2, arXiv 2304.07193.
     """
 
-    compares_labels = ("train", "test")
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Logistic:
         """Everything that a score depends on."""
         penalties = ",".join(f"{value:g}" for value in self.inverse_penalties)
         return (
-            f"logistic/1: features, of the {self.of} in evaluation mode, unaugmented, standardised with mean "
+            f"logistic/2: features, of the {self.of} in evaluation mode, unaugmented, standardised with mean "
             f"and std of the training part; L-BFGS of at most {self.iterations} iterations, C={penalties}, "
             f"chosen by top-1 on {self.validation:g} of the training split, stratified, at least one image a "
-            f"class, not trained on, seed={self.seed}; test split scored once"
+            f"class, not trained on, seed={self.seed}; test split scored once, seen classes only"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
@@ -91,7 +91,7 @@ class Logistic:
 
 
 def _scores(model: Any, x: Tensor, classes: int) -> Tensor:
-    """Probabilities [N, classes]; a class without training images has less than any other."""
-    scores = torch.full((len(x), classes), -1.0, dtype=torch.float64)
+    """Probabilities [N, classes]; -inf for a class without training images, which is no answer."""
+    scores = torch.full((len(x), classes), -torch.inf, dtype=torch.float64)
     scores[:, model.classes_] = torch.from_numpy(model.predict_proba(x.numpy())).double()
     return scores

@@ -67,7 +67,7 @@ class Retrieval:
         self.of: Literal["teacher", "student"] = of
 
     @property
-    def compares_labels(self) -> tuple[str, ...]:
+    def compares_labels(self) -> tuple[Literal["train", "test"], ...]:
         """Of which splits; a benchmark has its own truth."""
         if self.benchmark is not None:
             return ()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.registry import register
 
+OutputNorm = Literal["none", "plain", "scale", "affine"]
+
 
 @register("head", "mlp")
 class Mlp(nn.Module):
     """Linear layers with ReLU between them: projector or predictor (BYOL, arXiv 2006.07733, Sec. 3.3).
 
-    `batch_norm` stands before each ReLU; the last layer has neither.
+    `batch_norm` stands before each ReLU, `output_batch_norm` after the last layer: `plain` without learned
+    scale and shift (SimSiam, arXiv 2011.10566, Sec. 3; MoCo v3, arXiv 2104.02057, Sec. 5), `scale` with a
+    scale only (SimCLR's code), `affine` with both. A layer before a batch norm has no bias.
     """
 
     def __init__(
@@ -26,19 +30,31 @@ class Mlp(nn.Module):
         dim: Annotated[int, Field(gt=0)] = 256,
         layers: Annotated[int, Field(ge=2)] = 2,
         batch_norm: bool = True,
+        output_batch_norm: Annotated[OutputNorm, Field(description="behind the last layer")] = "none",
+        output_bias: Annotated[bool, Field(description="of a last layer without batch norm")] = True,
     ) -> None:
         super().__init__()
         self.dim = dim
         widths = [in_dim, *[hidden] * (layers - 1)]
-        inner: list[nn.Module] = []
+        modules: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
             # The bias before a BatchNorm would be subtracted again.
-            inner.append(nn.Linear(wide, narrow, bias=not batch_norm))
+            modules.append(nn.Linear(wide, narrow, bias=not batch_norm))
             if batch_norm:
-                inner.append(nn.BatchNorm1d(narrow))
-            inner.append(nn.ReLU())
-        self.layers = nn.Sequential(*inner, nn.Linear(hidden, dim))
+                modules.append(nn.BatchNorm1d(narrow))
+            modules.append(nn.ReLU())
+        modules.append(nn.Linear(hidden, dim, bias=output_bias and output_batch_norm == "none"))
+        if output_batch_norm != "none":
+            modules.append(_output_norm(dim, output_batch_norm))
+        self.layers = nn.Sequential(*modules)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, in_dim] to [N, K]."""
         return self.layers(features)
+
+
+def _output_norm(dim: int, kind: OutputNorm) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(dim, affine=kind != "plain")
+    if kind == "scale":
+        norm.bias.requires_grad_(False)  # stays 0
+    return norm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +33,14 @@ class Cosines(nn.Module):
 
 @register("head", "prototypes")
 class Prototypes(nn.Module):
-    """MLP with GELU to a bottleneck, L2 norm, cosine to `dim` prototypes (DINO, arXiv 2104.14294, Sec. 3.1).
+    """MLP to a bottleneck, L2 norm, cosine to `dim` prototypes (DINO, arXiv 2104.14294, Sec. 3.1).
 
     With `norm_last_layer` the gain of each prototype stays at 1, so the outputs lie in -1..1; without, it is
-    learned. `batch_norm` stands before each GELU. Appendix C of the paper ablates all of these.
+    learned. `batch_norm` stands before each activation: GELU, or ReLU in SwAV (arXiv 2006.09882).
+    Appendix C of DINO's paper ablates all of these.
     """
+
+    last_layer: nn.Module
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Prototypes(nn.Module):
         bottleneck: Annotated[int, Field(gt=0)] = 256,
         batch_norm: bool = False,
         norm_last_layer: bool = True,
+        activation: Literal["gelu", "relu"] = "gelu",
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -58,7 +62,7 @@ class Prototypes(nn.Module):
             inner.append(nn.Linear(wide, narrow))
             if batch_norm:
                 inner.append(nn.BatchNorm1d(narrow))
-            inner.append(nn.GELU())
+            inner.append(nn.GELU() if activation == "gelu" else nn.ReLU())
         self.mlp = nn.Sequential(*inner, nn.Linear(widths[-1], bottleneck))
         self.last_layer = Cosines(bottleneck, dim, gain=not norm_last_layer)
         for module in self.mlp.modules():

@@ -24,7 +24,8 @@ class InfoNce(nn.Module):
 
     SimCLR (arXiv 2002.05709, Eq. 1): in_batch. MoCo v2 (arXiv 1911.05722, Eq. 1): no in_batch, a queue. MoCo
     v3 (arXiv 2104.02057, Alg. 1): in_batch: paired, `scale_by_temperature`; it adds the two directions, this
-    is their mean. Patch discrimination: neither, -1 pairs. Targets of other processes get no gradient.
+    is their mean. Patch discrimination: neither, -1 pairs. With several processes the targets of all of them
+    are candidates, and gradients reach them as on one process.
     """
 
     negatives = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -19,9 +19,11 @@ Weight = Annotated[float, Field(ge=0)]
 class Vicreg(nn.Module):
     """Squared distance, and for both sides a hinge on each output's deviation and squared covariances.
 
-    VICReg, arXiv 2105.04906, Eq. 1 to 6; mean over positive pairs of views, each counted once. Wants a target
-    that a gradient reaches: teacher siamese, `stop_gradient: false`. Eq. 5 sums over outputs; Alg. 1 takes
-    their mean, which is `invariance: 25 / K` here.
+    VICReg, arXiv 2105.04906; mean over positive pairs of views, each counted once. Wants a target that a
+    gradient reaches: teacher siamese, `stop_gradient: false`. The weights 25, 25 and 1 belong to `scaling:
+    code`, in which the authors trained: squared distances are averaged over the K outputs, and the hinges of
+    the two sides too. In `scaling: paper` both are sums (Eq. 5 and 6), so that the same loss has the weights
+    25 / K, 12.5 and 1.
     """
 
     negatives = False
@@ -34,11 +36,15 @@ class Vicreg(nn.Module):
         invariance: Weight = 25.0,
         variance: Weight = 25.0,
         covariance: Weight = 1.0,
+        scaling: Annotated[
+            Literal["code", "paper"], Field(description="of the authors' code, or of Eq. 1 to 6")
+        ] = "code",
         deviation: Annotated[float, Field(gt=0, description="least standard deviation wanted")] = 1.0,
         epsilon: Annotated[float, Field(gt=0, description="added to variances")] = 1e-4,
     ) -> None:
         super().__init__()
         self.factors = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        self.scales = {"invariance": 1 / dim, "variance": 0.5} if scaling == "code" else {}
         self.deviation, self.epsilon = deviation, epsilon
 
     def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
@@ -47,16 +53,17 @@ class Vicreg(nn.Module):
         return torch.stack([self.factors[name] * term for name, term in terms.items()]).sum()
 
     def measure(self, student: Tensor, target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-        """The three terms, before they are weighted."""
+        """The three terms as `scaling` says, before they are weighted."""
         weight = weights(pairs, student.dtype)
         distance = (student[:, None] - target[None]).square().sum(-1).mean(-1)  # [S, T]
         (v, c), (w, d) = self._spread(student), self._spread(target)
         of_student, of_target = weight.sum(1), weight.sum(0)
-        return {
+        terms = {
             "invariance": (weight * distance).sum(),
             "variance": of_student @ v + of_target @ w,
             "covariance": of_student @ c + of_target @ d,
         }
+        return {name: term * self.scales.get(name, 1.0) for name, term in terms.items()}
 
     def _spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Variance and covariance term of each view, [V] and [V], of [V, B, K]."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from dino_lab.components.teachers._saved_run import SavedRun, load_run
 from dino_lab.components.teachers._timm_model import TimmModel, load_timm
 from dino_lab.components.teachers._twin import at_rest, twin
 from dino_lab.network import Network
-from dino_lab.registry import register
+from dino_lab.registry import register, registry
+from dino_lab.runs.open import open_run
 from dino_lab.types import Output, Views
+
+
+class TrainedRun(BaseModel, frozen=True, extra="forbid"):
+    """The network of a run of this package, with its head."""
+
+    path: Path = Field(description="the folder of the run, `runs/NAME/HASH`")
+    of: Literal["teacher", "student"] = Field(
+        "teacher", description="whose weights; the student's where the teacher has no network"
+    )
 
 
 @register("teacher", "frozen")
@@ -30,7 +42,7 @@ class Frozen(nn.Module):
         self,
         student: Network,
         *,
-        run: SavedRun | None = None,
+        run: TrainedRun | None = None,
         timm: TimmModel | None = None,
         mode: Literal["eval", "train"] = "eval",
     ) -> None:
@@ -46,6 +58,18 @@ class Frozen(nn.Module):
         self.source.train(mode and self.mode == "train")
         return self
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Without the network, which never changes: a resumed run has it from where it came from."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not key.startswith("source.")}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Nothing to load; a checkpoint of 0.1.0 holds the network all the same."""
+        given = {key: value for key, value in state_dict.items() if not key.startswith("source.")}
+        return super().load_state_dict({**super().state_dict(), **given}, strict, assign)
+
     @torch.no_grad()
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
         """The network's outputs [T, B, K] for the views in crops[0]."""
@@ -55,9 +79,9 @@ class Frozen(nn.Module):
         """Nothing to do."""
 
 
-def _source(student: Network, run: SavedRun | None, timm: TimmModel | None) -> Network:
+def _source(student: Network, run: TrainedRun | None, timm: TimmModel | None) -> Network:
     if run is not None:
-        network, who = load_run(run), f"the network of {run.path}"
+        network, who = open_run(run.path, registry).network(run.of), f"the network of {run.path}"
     elif timm is not None:
         network, who = load_timm(timm), f"timm's {timm.model}"
     else:

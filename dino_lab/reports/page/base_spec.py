@@ -1,8 +1,9 @@
-"""What a run's spec changes, and of what.
+"""The base of a run's spec, and the changes that the run makes to it.
 
-A run folder keeps the resolved spec, which has forgotten what it extends, and the command. Where the file
-that the command names is still there and still gives this spec, its parent is what it extends, or, if it
-extends nothing and settings were laid over it, the file itself. Else the spec is compared with the defaults.
+A run folder keeps the resolved spec, which no longer says what it extends, and the command. Where the file
+that the command names is still there and still gives this spec, the base is the file that it extends; if it
+extends nothing and was changed by `--set`, the base is the file itself. Else the spec is compared with the
+defaults.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from dino_lab.spec.nodes import child
 
 
 @dataclass(frozen=True)
-class Parent:
-    """What a spec is compared with, and what it changes there."""
+class BaseSpec:
+    """What a spec is compared with, and the changes."""
 
     name: str
     changes: list[Change]
 
 
-def parent_of(spec: Spec, environment: Mapping[str, Any], registry: Registry) -> Parent:
-    """The parent by the command that the run was started with, else the defaults."""
+def base_spec_of(spec: Spec, environment: Mapping[str, Any], registry: Registry) -> BaseSpec:
+    """The base by the command that the run was started with, else the defaults."""
     file, settings = _asked(environment)
     if file is not None:
         try:
             if load(file, settings, registry).spec == spec:
                 base = _base(file) or (file if settings else None)
                 if base is not None:
-                    return Parent(str(base), difference(load(base, (), registry).spec, spec))
+                    return BaseSpec(str(base), difference(load(base, (), registry).spec, spec))
         except UserError:
             pass  # the file has changed since, or is gone
-    return Parent("the defaults", _from_defaults("", spec))
+    return BaseSpec("the defaults", _from_defaults("", spec))
 
 
 def _asked(environment: Mapping[str, Any]) -> tuple[Path | None, list[str]]:

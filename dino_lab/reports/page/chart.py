@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dino_lab.errors import printable
 from dino_lab.reports.theme import INK, colour, dash, inline_svg
 
 MOST_POINTS = 400  # of a line
@@ -17,7 +18,7 @@ WIDTH, HEIGHT = 4.3, 2.5  # inches
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One curve; `series` chooses its colour, and names it where several charts show the same thing."""
 
     name: str
@@ -32,14 +33,19 @@ class Chart:
 
     title: str
     y_label: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_label: str = "epoch"
     level: tuple[float, str] | None = None
     note: str = ""
 
+    @property
+    def has_course(self) -> bool:
+        """Whether a line has two points or more; a single dot is no curve."""
+        return any(len(thinned(line).x) > 1 for line in self.lines)
+
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnChart:
     """A chart on the page; `data` is what its pointer needs: the box of the axes, their limits, the lines."""
 
     title: str
@@ -49,7 +55,7 @@ class Drawn:
     legend: tuple[tuple[str, int], ...]  # names and series, where there is more than one
 
 
-def draw(chart: Chart, *, legend: bool = True) -> Drawn:
+def draw(chart: Chart, *, legend: bool = True) -> DrawnChart:
     """The chart as SVG; matplotlib's settings are the caller's."""
     from matplotlib.figure import Figure
 
@@ -72,14 +78,14 @@ def draw(chart: Chart, *, legend: bool = True) -> Drawn:
         panel.axhline(height, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         panel.set_ylim(min(0.0, panel.get_ylim()[0]), height * 1.16)
         panel.text(1, height, name, transform=panel.get_yaxis_transform(), ha="right", va="bottom")
-    panel.set_xlabel(chart.x_label)
-    panel.set_ylabel(chart.y_label)
+    panel.set_xlabel(printable(chart.x_label))
+    panel.set_ylabel(printable(chart.y_label))
     svg = inline_svg(figure, f"{chart.title}: {chart.y_label} over {chart.x_label}")
     names = tuple((line.name, line.series) for line in lines) if legend and len(lines) > 1 else ()
-    return Drawn(chart.title, chart.note, svg, _readable(panel, chart, lines), names)
+    return DrawnChart(chart.title, chart.note, svg, _readable(panel, chart, lines), names)
 
 
-def thinned(line: Line, most: int = MOST_POINTS) -> Line:
+def thinned(line: ChartLine, most: int = MOST_POINTS) -> ChartLine:
     """The finite points of a line; of too many, the lowest and the highest of each stretch."""
     points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     if len(points) > most:
@@ -88,14 +94,14 @@ def thinned(line: Line, most: int = MOST_POINTS) -> Line:
         ]
         ends = ({min(part, key=_height), max(part, key=_height)} for part in stretches)
         points = [point for pair in ends for point in sorted(pair)]
-    return Line(line.name, [x for x, _ in points], [y for _, y in points], line.series)
+    return ChartLine(line.name, [x for x, _ in points], [y for _, y in points], line.series)
 
 
 def _height(point: tuple[float, float]) -> float:
     return point[1]
 
 
-def _readable(panel: Any, chart: Chart, lines: Sequence[Line]) -> dict[str, Any]:
+def _readable(panel: Any, chart: Chart, lines: Sequence[ChartLine]) -> dict[str, Any]:
     """Where numbers lie in the picture: the box is in the units of its viewBox, y down."""
     box = panel.get_position()
     width, height = WIDTH * 72, HEIGHT * 72

@@ -14,14 +14,14 @@ from dino_lab.registry import Registry
 from dino_lab.reports import theme
 from dino_lab.reports.page.chart import draw
 from dino_lab.reports.page.html import page
-from dino_lab.reports.page.run_curves import Rows, comparison_charts
+from dino_lab.reports.page.run_curves import RunRows, comparison_charts, numbers_without_chart
+from dino_lab.reports.study.comparison import study_of
 from dino_lab.reports.study.figures import draw_figures
-from dino_lab.reports.study.grouping import study_of
 from dino_lab.reports.study.results import ArmResult, read_results
-from dino_lab.reports.study.tables import HEADERS, lines, notes
+from dino_lab.reports.study.table import HEADERS, lines, notes
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
-from dino_lab.runs.status import read_ending
+from dino_lab.runs.status import read_status
 from dino_lab.runs.study import FILE, Study
 from dino_lab.spec.literal import inline
 
@@ -34,7 +34,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class SweepFigure:
     """A picture of a sweep, and its natural width in pixels."""
 
     title: str
@@ -68,11 +68,8 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     with matplotlib.rc_context(theme.settings()):
         # What runs beside a sweep change is not on its axes.
         figures = _figures(study, results) if all(map(_is_sweep, paths)) else []
-        drawn = members[:MOST_RUNS]
-        charts = comparison_charts(
-            [Rows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in drawn], study.metric
-        )
-        curves = [draw(chart, legend=False) for chart in charts]
+        drawn = [RunRows(f"{m.arm} seed {m.seed}", m.series, m.rows) for m in members[:MOST_RUNS]]
+        curves = [draw(chart, legend=False) for chart in comparison_charts(drawn, study.metric)]
     if len(members) > MOST_RUNS:
         left_out.append(f"curves of {len(members) - MOST_RUNS} of {len(members)} runs")
     text = page(
@@ -84,7 +81,7 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
         else f"{len(paths)} runs",
         study=study,
         arms=_arm_table(study, results),
-        runs=_run_table(members, study.metric),
+        runs=_run_table(members, study.metric, numbers_without_chart(drawn)),
         notes=notes(study, lines(study, results)),
         figures=figures,
         charts=curves,
@@ -93,11 +90,11 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     return text, left_out
 
 
-def _figures(study: Study, results: Sequence[ArmResult]) -> list[Figure]:
+def _figures(study: Study, results: Sequence[ArmResult]) -> list[SweepFigure]:
     """Those of a sweep; its curves are drawn with all the others."""
     drawn = [(name, figure) for name, figure in draw_figures(study, results) if name in TITLES]
     return [
-        Figure(TITLES[name], theme.inline_svg(figure, TITLES[name]), round(figure.get_figwidth() * 96))
+        SweepFigure(TITLES[name], theme.inline_svg(figure, TITLES[name]), round(figure.get_figwidth() * 96))
         for name, figure in drawn
     ]
 
@@ -129,10 +126,13 @@ def _members(study: Study) -> tuple[list[Member], list[str]]:
     members, left_out = [], []
     for series, arm in enumerate(study.arms):
         for seed, path in arm.folders.items():
-            if path.is_dir():
-                members.append(Member(arm.label, seed, series, path, RunFolder(path).rows()))
-            else:
+            if not path.is_dir():
                 left_out.append(f"{arm.label} seed {seed}: {path} is not there; it has not run, or was moved")
+                continue
+            try:
+                members.append(Member(arm.label, seed, series, path, RunFolder(path).rows()))
+            except UserError as error:
+                left_out.append(f"{arm.label} seed {seed}: {error}")
     if not any(member.rows for member in members):
         raise UserError(f"{study.name}: none of its runs has a row")
     return members, left_out
@@ -152,24 +152,23 @@ def _said(value: Any) -> str:
     return "" if value is None else inline(value)
 
 
-def _run_table(members: Sequence[Member], metric: str) -> tuple[list[str], list[tuple[Member, list[str]]]]:
-    """Headings, and a line for each run; of the scores the metric comes first."""
+def _run_table(
+    members: Sequence[Member], metric: str, others: Sequence[str]
+) -> tuple[list[str], list[tuple[Member, list[str]]]]:
+    """Headings, and a line for each run with its last numbers; of the scores the metric comes first."""
     names = sorted({name for member in members for name in member.scores}, key=lambda x: (x != metric, x))
     table = []
     for member in members:
-        ending = read_ending(member.path)
-        last = member.rows[-1] if member.rows else {}
-        numbers = [f"{member.scores[name]:.4f}" if name in member.scores else "" for name in names]
-        loss = next((f"{row['loss']:.4f}" for row in reversed(member.rows) if "loss" in row), "")
-        how = ending.verdict if ending.status == "finished" else ending.status
+        status = read_status(member.path)
+        last = {key: value for row in member.rows for key, value in row.items()}
         cells = [
             member.arm,
             str(member.seed),
-            *numbers,
-            loss,
+            *(f"{last[name]:.4f}" if name in last else "" for name in (*names, "loss")),
+            *(f"{last[name]:.5g}" if name in last else "" for name in others),
             f"{last.get('epoch', 0):g}",
-            how,
+            status.verdict if status.state == "finished" else status.state,
             str(member.path),
         ]
         table.append((member, cells))
-    return ["arm", "seed", *names, "loss", "epochs", "ended", "folder"], table
+    return ["arm", "seed", *names, "loss", *others, "epochs", "ended", "folder"], table

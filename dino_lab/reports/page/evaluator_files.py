@@ -1,7 +1,8 @@
-"""The files that evaluators left in a run's folder, made fit for a page."""
+"""The files that evaluators wrote into a run's folder, as charts, pictures and texts of a page."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from dino_lab.errors import first_line
 from dino_lab.imaging.decode import MAX_PIXELS
-from dino_lab.reports.page.chart import Chart, Line
-from dino_lab.reports.page.gallery import encoded
+from dino_lab.imaging.pictures import data_address
+from dino_lab.reports.page.chart import Chart, ChartLine
 
 MOST_BYTES = 2_000_000  # of all pictures together, as they stand in the page
 MOST_BYTES_EACH = 700_000
@@ -22,7 +24,7 @@ MOST_TEXT = 4000  # characters
 
 
 @dataclass(frozen=True)
-class Kept:
+class EvaluatorFile:
     """One file: a picture, charts or a text; `earlier` is the same picture at the first evaluation."""
 
     title: str
@@ -35,17 +37,17 @@ class Kept:
 
 
 @dataclass
-class Evaluations:
-    """Everything that can be shown, and a line for each file that cannot."""
+class EvaluatorFiles:
+    """The files that can be shown, and a line for each that cannot."""
 
-    shown: list[Kept] = field(default_factory=list)
+    shown: list[EvaluatorFile] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     bytes: int = 0
 
 
-def read_evaluations(folder: Path) -> Evaluations:
+def read_evaluator_files(folder: Path) -> EvaluatorFiles:
     """The last of each `evaluations/<step>/<evaluator>.<network>.<file>`; of a picture also the first."""
-    found = Evaluations()
+    found = EvaluatorFiles()
     steps: dict[str, dict[int, Path]] = {}
     for path in sorted((folder / "evaluations").glob("*/*.*.*")):
         if path.parent.name.isdecimal() and path.suffix != ".tmp":
@@ -55,32 +57,30 @@ def read_evaluations(folder: Path) -> Evaluations:
         first, last = min(files), max(files)
         title = f"{evaluator}: {rest.rpartition('.')[0].replace('_', ' ') or rest} ({network})"
         try:
-            kept = _kept(found, title, last, files[last])
-            if kept.picture and first != last:
-                kept = Kept(title, last, kept.picture, _picture(found, files[first]), first)
-            found.shown.append(kept)
-        except (OSError, ValueError, UnidentifiedImageError) as error:
-            found.left_out.append(f"{files[last]}: {error}")
+            file = _read(found, title, last, files[last])
+            if file.picture and first != last:
+                file = EvaluatorFile(title, last, file.picture, _picture(found, files[first]), first)
+            found.shown.append(file)
+        except Exception as error:  # as many kinds as there are ways to damage a picture or JSON
+            found.left_out.append(f"{files[last]}: {first_line(error)}")
     return found
 
 
-def _kept(found: Evaluations, title: str, step: int, path: Path) -> Kept:
+def _read(found: EvaluatorFiles, title: str, step: int, path: Path) -> EvaluatorFile:
     if path.suffix in (".png", ".jpg", ".jpeg"):
-        return Kept(title, step, picture=_picture(found, path))
+        return EvaluatorFile(title, step, picture=_picture(found, path))
     if path.suffix == ".json":
         content = json.loads(path.read_text())
         charts = tuple(charts_of(content))
-        return (
-            Kept(title, step, charts=charts)
-            if charts
-            else Kept(title, step, text=_cut(json.dumps(content, indent=1)))
-        )
+        if charts:
+            return EvaluatorFile(title, step, charts=charts)
+        return EvaluatorFile(title, step, text=_cut(json.dumps(content, indent=1)))
     if path.suffix in (".txt", ".md", ".csv"):
-        return Kept(title, step, text=_cut(path.read_text()))
+        return EvaluatorFile(title, step, text=_cut(path.read_text()))
     raise ValueError("neither PNG, JPEG, JSON nor text, so it is not shown")
 
 
-def _picture(found: Evaluations, path: Path) -> str:
+def _picture(found: EvaluatorFiles, path: Path) -> str:
     """A picture as a data address, made smaller where it is large."""
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as opened:
@@ -90,10 +90,8 @@ def _picture(found: Evaluations, path: Path) -> str:
         address = f"data:{Image.MIME[opened.format or 'PNG']};base64,"
     if len(content) > MOST_BYTES_EACH:
         picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
-        text = "data:image/jpeg;base64," + encoded(picture, "JPEG")
+        text = data_address(picture, "JPEG")
     else:
-        import base64
-
         text = address + base64.b64encode(content).decode()
     if found.bytes + len(text) > MOST_BYTES:
         raise ValueError(f"left out, to keep the page below 5 MB; it lies there ({len(content)} bytes)")
@@ -109,7 +107,7 @@ def charts_of(content: Any, title: str = "") -> Iterator[Chart]:
     columns = _columns(content)
     if columns is not None:
         (axis, x), *others = columns.items()
-        lines = tuple(Line(name, x, y, i) for i, (name, y) in enumerate(others))
+        lines = tuple(ChartLine(name, x, y, i) for i, (name, y) in enumerate(others))
         single = len(lines) == 1
         yield Chart(title, lines[0].name if single else "value", lines, x_label=axis)
     elif isinstance(content, Mapping):

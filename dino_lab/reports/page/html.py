@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: templates filled, styles and scripts inside, written as a whole."""
+"""One HTML file with everything in it: a template, filled, with styles and scripts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dino_lab import __version__
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, printable
 
+# No tab and no newline.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SCRIPTS = ("theme.js", "tables.js", "charts.js", "scatter.js")
 
 
 def page(template: str, **content: Any) -> str:
-    """A template of `templates/`, filled; whatever is not made by this package is escaped.
+    """A template of `templates/`, filled; all content but the package's own is escaped.
 
-    The page may load nothing, and run no script but the one it was made with (Content-Security-Policy).
+    The page loads nothing, and runs only the script that is in it (Content-Security-Policy).
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -31,8 +33,9 @@ def page(template: str, **content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_without_controls,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "printable": printable}
     script = "\n".join(_text(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
@@ -45,7 +48,7 @@ def page(template: str, **content: Any) -> str:
 
 
 def check_target(target: Path) -> None:
-    """A UserError where no report can be written, told before the work and not after it."""
+    """A UserError where no report can be written, before any work is done."""
     if target.suffix not in (".html", ".htm"):
         raise UserError(f"--to {target}: should end in .html")
     if target.is_dir():
@@ -60,9 +63,16 @@ def check_target(target: Path) -> None:
         raise UserError(f"{target}: cannot be written ({error.strerror}); --to names another place") from None
 
 
+def _without_controls(value: Any) -> Any:
+    """Text with ESC and other control characters written as escapes; markup stays as it is."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return CONTROLS.sub(lambda found: printable(found[0]), value)
+
+
 def _breakable(name: str) -> Markup:
     """A name that may go on in another line behind a dot or an underscore."""
-    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(printable(name)))))
 
 
 def _text(name: str) -> str:

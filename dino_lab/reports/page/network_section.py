@@ -1,4 +1,4 @@
-"""Everything in a run's report that needs its data or its network."""
+"""The parts of a run's report that need its data or its network."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from typing import TypeVar
 
 import torch
 
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.evaluation.subjects import open_run
 from dino_lab.registry import Registry
-from dino_lab.reports.page.attention_gallery import attention
-from dino_lab.reports.page.crop_gallery import crops
-from dino_lab.reports.page.gallery import Gallery
-from dino_lab.reports.page.neighbours import Neighbours, neighbours
+from dino_lab.reports.page.galleries import Gallery, Neighbours, attention, crops, neighbours, tokens
 from dino_lab.reports.page.samples import Samples, take_samples
 from dino_lab.reports.page.scatter import Scatter, scatter
-from dino_lab.reports.page.token_gallery import tokens
 from dino_lab.runs.folder import RunFolder
-from dino_lab.training.build import Run, build
+from dino_lab.runs.open import SavedRun, open_run
 
 T = TypeVar("T")
 
@@ -47,9 +42,11 @@ def draw_pictures(path: Path, registry: Registry, device: torch.device) -> Pictu
     if run is None:
         return found
     found.crops = _tried(found, "crops", lambda: crops(run))
-    if not RunFolder(path).checkpoint.exists():
+    if not RunFolder(path).has_checkpoint:
         return found
-    found.network = "teacher" if run.teacher.network is not None else "student"
+    if run.warning:
+        found.left_out.append(run.warning)
+    found.network = "teacher" if run.teacher_has_network() else "student"
     with run.encoder("teacher") as encode:
         found.samples = _tried(found, "neighbours and features", lambda: take_samples(run, encode))
         if found.samples is not None:
@@ -57,14 +54,13 @@ def draw_pictures(path: Path, registry: Registry, device: torch.device) -> Pictu
     return found
 
 
-def _opened(path: Path, registry: Registry, device: torch.device, found: Pictures) -> Run | None:
-    folder = RunFolder(path)
-    if folder.checkpoint.exists():
+def _opened(path: Path, registry: Registry, device: torch.device, found: Pictures) -> SavedRun | None:
+    if RunFolder(path).has_checkpoint:
         return _tried(
             found, "everything that needs the data or the network", lambda: open_run(path, registry, device)
         )
     found.left_out.append("everything that needs the network: there is no checkpoint (last.pt)")
-    return _tried(found, "crops", lambda: build(folder.spec(registry), registry, device))
+    return _tried(found, "crops", lambda: open_run(path, registry, device, untrained=True))
 
 
 def _of_network(found: Pictures, encode: Encoder, samples: Samples) -> None:
@@ -73,13 +69,18 @@ def _of_network(found: Pictures, encode: Encoder, samples: Samples) -> None:
     if not samples.finite:
         found.left_out.append("neighbours and scatter: the features are not finite; the network has diverged")
         return
-    found.neighbours = neighbours(samples)
-    found.scatter = scatter(samples)
+    found.neighbours = _tried(found, "neighbours", lambda: neighbours(samples))
+    found.scatter = _tried(found, "features in two dimensions", lambda: scatter(samples))
 
 
 def _tried(found: Pictures, what: str, make: Callable[[], T]) -> T | None:
+    """One part, or a line for what is left out."""
     try:
         return make()
     except (UserError, OSError) as error:
         found.left_out.append(f"{what}: {error}")
-        return None
+    except (
+        Exception
+    ) as error:  # a backbone of timm or of a plugin may fail in any way; the rest is still shown
+        found.left_out.append(f"{what}: {type(error).__name__}: {first_line(error)}")
+    return None

@@ -1,4 +1,4 @@
-"""Which charts the rows of runs make."""
+"""The charts of the rows of runs, and the numbers that have no course."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dino_lab.reports.page.chart import Chart, Line
+from dino_lab.reports.page.chart import Chart, ChartLine
 from dino_lab.runs.rows import REGULARIZER, scores
 
 Row = dict[str, float]
@@ -41,7 +41,7 @@ _NOT_DRAWN = {"step", "epoch", "entropy_max"}
 
 
 @dataclass(frozen=True)
-class Rows:
+class RunRows:
     """The rows of one run among others."""
 
     name: str
@@ -49,26 +49,61 @@ class Rows:
     rows: Sequence[Row]
 
 
+@dataclass(frozen=True)
+class SingleNumber:
+    """A number that has no course: it is in a single row, or a setting that never changes."""
+
+    title: str
+    value: float
+    epoch: float  # of the last row that has it
+
+
 def run_charts(rows: Sequence[Row]) -> list[Chart]:
-    """Loss, scores and diagnostics of one run, then whatever else its rows hold."""
+    """Loss, scores and diagnostics of one run, then whatever else its rows hold, if it has a course."""
     found = {key for row in rows for key in row} - _NOT_DRAWN
-    charts = [_of_number(*_LOSS, [Rows("loss", 0, rows)])] if "loss" in found else []
+    charts = [_of_number(*_LOSS, [RunRows("loss", 0, rows)])] if "loss" in found else []
     charts += _of_scores(rows)
     for key, title, unit, note in _all_numbers(found):
-        if key not in ("weight_decay",) or len({row[key] for row in rows if key in row}) > 1:
-            charts.append(_of_number(key, title, unit, note, [Rows(title, 0, rows)]))
-    return charts
+        if not _is_constant(key, rows):
+            charts.append(_of_number(key, title, unit, note, [RunRows(title, 0, rows)]))
+    return [chart for chart in charts if chart.has_course]
 
 
-def comparison_charts(runs: Sequence[Rows], metric: str) -> list[Chart]:
-    """The same numbers of several runs, one line each: scores first, and the metric before the others."""
+def single_numbers(rows: Sequence[Row]) -> list[SingleNumber]:
+    """The numbers of the rows of one run for which `run_charts` has no chart, without scores."""
+    found = {key for row in rows for key in row} - _NOT_DRAWN
+    singles = []
+    for key, title, *_ in [_LOSS] * ("loss" in found) + _all_numbers(found):
+        line = _line(title, key, rows, 0)
+        if _is_constant(key, rows) or not Chart("", "", (line,)).has_course:
+            singles.append(SingleNumber(title, line.y[-1], line.x[-1]))
+    return singles
+
+
+def _is_constant(key: str, rows: Sequence[Row]) -> bool:
+    """Whether a number is a setting that never changes in a run."""
+    return key == "weight_decay" and len({row[key] for row in rows if key in row}) == 1
+
+
+def comparison_charts(runs: Sequence[RunRows], metric: str) -> list[Chart]:
+    """The same numbers of several runs, one line each: scores first, and the metric before the others.
+
+    Only numbers that have a course in at least one run.
+    """
     found = {key for run in runs for row in run.rows for key in row} - _NOT_DRAWN
     names = sorted({key for run in runs for row in run.rows for key in scores(row)})
     names.sort(key=lambda name: name != metric)
     entries = [(name, name, "score", "") for name in names]
     entries += [_LOSS] if "loss" in found else []
     entries += _all_numbers(found)
-    return [_of_number(*entry, runs) for entry in entries]
+    charts = (_of_number(*entry, runs) for entry in entries)
+    return [chart for chart in charts if chart.has_course]
+
+
+def numbers_without_chart(runs: Sequence[RunRows]) -> list[str]:
+    """The numbers for which `comparison_charts` has no chart, by their keys, without loss and scores."""
+    found = {key for run in runs for row in run.rows for key in row} - _NOT_DRAWN
+    return [entry[0] for entry in _all_numbers(found) if not _of_number(*entry, runs).has_course]
 
 
 def _all_numbers(found: set[str]) -> list[tuple[str, str, str, str]]:
@@ -84,7 +119,7 @@ def _all_numbers(found: set[str]) -> list[tuple[str, str, str, str]]:
     return known + [(key, title, "value", "") for key, title in titles]
 
 
-def _of_number(key: str, title: str, unit: str, note: str, runs: Sequence[Rows]) -> Chart:
+def _of_number(key: str, title: str, unit: str, note: str, runs: Sequence[RunRows]) -> Chart:
     lines = tuple(_line(run.name, key, run.rows, run.series) for run in runs)
     level = _level([row for run in runs for row in run.rows]) if key == "entropy" else None
     return Chart(title, unit, tuple(line for line in lines if line.x), level=level, note=note)
@@ -114,6 +149,6 @@ def _evaluator(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _line(name: str, key: str, rows: Sequence[Row], series: int) -> Line:
+def _line(name: str, key: str, rows: Sequence[Row], series: int) -> ChartLine:
     points = [(row["epoch"], row[key]) for row in rows if key in row]
-    return Line(name, [x for x, _ in points], [y for _, y in points], series)
+    return ChartLine(name, [x for x, _ in points], [y for _, y in points], series)

@@ -1,27 +1,24 @@
-"""What the files of a run say of it, without its network."""
+"""The facts about a run that its files hold, without its network."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from dino_lab.errors import UserError
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
-from dino_lab.runs.status import read_ending
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.execution import LEAST_WARM_UP
+from dino_lab.training.trainer import LEAST_WARM_UP
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreChange:
     """One score, at its first and its last evaluation."""
 
     name: str
@@ -30,7 +27,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """One run folder, read."""
 
     path: Path
@@ -40,52 +37,53 @@ class Facts:
     verdict: Verdict
     status: str  # how it ended, or how far it came
     seconds: float | None
-    scores: list[Score]
+    scores: list[ScoreChange]
+    failed: bool
 
     @property
     def title(self) -> str:
         """Name and hash."""
-        return f"{self.spec.name} {self.spec.hash}"
+        return f"{self.spec.name} {RunFolder(self.path).hash}"
+
+    @property
+    def tone(self) -> Literal["good", "doubtful", "bad", "waiting"]:
+        """How the verdict is coloured; only a run that learns without doubt is good."""
+        if self.failed or self.verdict.collapsed:
+            return "bad"
+        if self.verdict.doubtful:
+            return "doubtful"
+        return "good" if self.verdict.name == "learning" else "waiting"
 
 
-def read_facts(path: Path, registry: Registry) -> Facts:
+def read_facts(path: Path, registry: Registry) -> RunFacts:
     """Everything but pictures; a UserError where a file is not what a run writes."""
     folder = RunFolder(path)
     spec = folder.spec(registry)
-    try:
-        rows, result = folder.rows(), folder.result()
-        file = path / "env.json"
-        environment = json.loads(file.read_text()) if file.exists() else {}
-        # Not by result.json alone: a run may be unfinished.
-        verdict = Verdict(**result["verdict"]) if result else _verdict(rows, spec)
-        ending = read_ending(path)
-        reason = f": {ending.reason}" if ending.reason else ""
-        status = f"{ending.status}{reason}" if ending.status != "not run" else "not finished"
-        found = _scores(rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its rows.jsonl, env.json, result.json or ending.json is damaged ({error})"
-        ) from None
-    seconds = ending.seconds if result else None
-    return Facts(
+    status, rows = folder.status(), folder.rows()
+    finished = status.state == "finished"  # a run that goes on may have an older status
+    verdict = Verdict(cast(Any, status.verdict), status.sentence) if finished else _verdict(rows, spec)
+    reason = f": {status.reason}" if status.reason else ""
+    state = f"{status.state}{reason}" if status.state != "not run" else "not finished"
+    return RunFacts(
         path,
         spec,
         rows,
-        environment,
+        folder.environment(),
         verdict,
-        f"{status}, {_steps(rows, spec)}",
-        seconds,
-        found,
+        f"{state}, {_steps(rows, spec)}",
+        status.seconds or None,
+        _scores(rows),
+        failed=status.state == "failed",
     )
 
 
 def protocols(spec: Spec, registry: Registry) -> list[str]:
-    """Under which protocol the evaluators of a spec score."""
+    """The protocols of the evaluators of a spec."""
     return [registry.build("evaluator", params).protocol for params in spec.evaluators]
 
 
 def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What env.json holds, one line a key."""
+    """The content of env.json, one line a key."""
     for key, value in environment.items():
         if key == "command":
             yield key, shlex.join(map(str, value))
@@ -110,9 +108,9 @@ def _steps(rows: Sequence[Mapping[str, float]], spec: Spec) -> str:
     return f"{last['step']} of {total} steps"
 
 
-def _scores(rows: Sequence[Mapping[str, float]]) -> list[Score]:
+def _scores(rows: Sequence[Mapping[str, float]]) -> list[ScoreChange]:
     values: dict[str, list[float]] = {}
     for row in rows:
         for name, value in scores(row).items():
             values.setdefault(name, []).append(value)
-    return [Score(name, found[0], found[-1]) for name, found in values.items()]
+    return [ScoreChange(name, found[0], found[-1]) for name, found in values.items()]

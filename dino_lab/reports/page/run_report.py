@@ -8,12 +8,12 @@ import torch
 
 from dino_lab.registry import Registry
 from dino_lab.reports import theme
-from dino_lab.reports.page.base_spec import parent_of
+from dino_lab.reports.page.base_spec import base_spec_of
 from dino_lab.reports.page.chart import draw
-from dino_lab.reports.page.evaluator_files import read_evaluations
+from dino_lab.reports.page.evaluator_files import read_evaluator_files
 from dino_lab.reports.page.html import page
 from dino_lab.reports.page.network_section import draw_pictures
-from dino_lab.reports.page.run_curves import run_charts
+from dino_lab.reports.page.run_curves import run_charts, single_numbers
 from dino_lab.reports.page.run_facts import environment_rows, protocols, read_facts
 from dino_lab.spec.file import dump_yaml
 
@@ -26,9 +26,9 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
     with matplotlib.rc_context(theme.settings()):
         pictures = draw_pictures(path, registry, device)
         charts = [draw(chart) for chart in run_charts(facts.rows)]
-        kept = read_evaluations(path)
-        kept_charts = {item.title: [draw(chart) for chart in item.charts] for item in kept.shown}
-    left_out = [*pictures.left_out, *kept.left_out]
+        files = read_evaluator_files(path)
+        file_charts = {file.title: [draw(chart) for chart in file.charts] for file in files.shown}
+    left_out = [*pictures.left_out, *files.left_out]
     if not facts.rows:
         left_out.append("curves and scores: there are no rows yet (rows.jsonl)")
     if not facts.environment:
@@ -36,14 +36,15 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
     text = page(
         "run.html.j2",
         facts=facts,
-        parent=parent_of(facts.spec, facts.environment, registry),
+        base=base_spec_of(facts.spec, facts.environment, registry),
         spec_yaml=dump_yaml(facts.spec),
         protocols=protocols(facts.spec, registry),
         environment=list(environment_rows(facts.environment)),
         charts=charts,
+        singles=single_numbers(facts.rows),
         pictures=pictures,
-        kept=kept.shown,
-        kept_charts=kept_charts,
+        files=files.shown,
+        file_charts=file_charts,
         left_out=left_out,
     )
     return text, left_out

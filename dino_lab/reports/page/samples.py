@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.training.build import Run
-from dino_lab.types import Look
+from dino_lab.protocols import class_names
+from dino_lab.runs.open import SavedRun
+from dino_lab.types import BackboneOutput
 
-TEST_IMAGES = 500
-BANK_IMAGES = 1500
+# Test images and training images: at most, and at least, however large the network is.
+MOST, LEAST = (500, 1500), (40, 120)
+WORK = 8e11  # multiplications of all images together: some five seconds on two cores
 SHOWN = 8  # images that are looked at one by one
-SECONDS = 1.25  # after which no more images of a split are encoded: a report does not take long
 _BATCH = 16
+
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Split:
+class SampledSplit:
     """Images uint8 [N, C, H, W], labels [N] and unit-length features [N, D], on the CPU.
 
     `whole` is how many images the split has.
@@ -40,13 +42,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Samples:
-    """A random part of each split, the same one every time if encoding is fast.
+    """A random part of each split, the same on every machine; `shown` are positions in `test`."""
 
-    `shown` are positions in `test`.
-    """
-
-    test: Split
-    bank: Split
+    test: SampledSplit
+    bank: SampledSplit
     shown: Tensor  # [SHOWN] at most
     names: tuple[str, ...]  # of the classes
 
@@ -61,64 +60,87 @@ class Samples:
         return bool(self.test.features.isfinite().all() and self.bank.features.isfinite().all())
 
 
-def take_samples(run: Run, encode: Encoder) -> Samples:
-    """Test images by chance, and training images in the order of an epoch."""
+def take_samples(run: SavedRun, encode: Encoder) -> Samples:
+    """Test images drawn with a fixed seed, and training images in the order of the first epoch."""
     data = run.data
-    test = _encoded(encode, _test_images(run), data.test_images)
+    image = torch.zeros(1, data.channels, data.size, data.size, dtype=torch.uint8)
+    test_images, bank_images = sample_sizes(multiplications(encode, image))
+    test = _encoded(encode, _drawn(data, min(test_images, data.test_images)), data.test_images)
     size = min(_BATCH, data.train_images)
     batches = data.train(size, run.spec.seed, 0)
-    bank = _encoded(
-        encode, (next(batches) for _ in range(min(BANK_IMAGES, data.train_images) // size)), data.train_images
-    )
+    count = min(bank_images, data.train_images) // size
+    bank = _encoded(encode, (next(batches) for _ in range(count)), data.train_images)
     return Samples(test, bank, _one_of_each(test.labels), class_names(data))
 
 
+def sample_sizes(work: float) -> tuple[int, int]:
+    """How many test and training images are encoded, by the multiplications that one of them takes.
+
+    The state of the machine has no part in it, so that a report shows the same everywhere.
+    """
+    share = WORK / max(work, 1.0) / sum(MOST)
+    test, bank = (max(least, min(most, int(most * share))) for most, least in zip(MOST, LEAST, strict=True))
+    return test, bank
+
+
+def multiplications(encode: Encoder, images: Tensor) -> float:
+    """Multiplications of linear layers and convolutions in a forward of images uint8 [N, C, H, W]."""
+    counted: list[int] = []
+
+    def count(module: nn.Module, _: object, output: object) -> None:
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim > 1 and isinstance(output, Tensor):
+            counted.append(output.numel() * weight[0].numel())
+
+    hooks = [module.register_forward_hook(count) for module in encode.network.backbone.modules()]
+    try:
+        encode(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(sum(counted))
+
+
 def ask_shown(encode: Encoder, samples: Samples, capability: Literal["tokens", "attention"]) -> Tensor:
-    """What the backbone gives of the images that are looked at, on the CPU; a UserError where it does not.
+    """An optional output of the backbone for the shown images, on the CPU; a UserError where it has none.
 
     One forward for all who ask.
     """
     images = samples.test.images[samples.shown]
-    look: Look = encode.once("shown", lambda: encode.look(images))
-    given: Tensor | None = getattr(look, capability)
+    output: BackboneOutput = encode.once("shown", lambda: encode.outputs(images))
+    given = output.tokens if capability == "tokens" else output.attention
     return (encode.ask(capability, images) if given is None else given).cpu()  # `ask` says why there is none
 
 
-def class_names(data: Any) -> tuple[str, ...]:
-    """As the data calls its classes, else numbers."""
-    return tuple(map(str, getattr(data, "class_names", range(data.classes))))
-
-
-def _test_images(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a random part of the test split; reading stops when the time is over."""
-    count = run.data.test_images
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    wanted = torch.zeros(count, dtype=torch.bool)
-    wanted[order[:TEST_IMAGES]] = True
-    began, at = time.monotonic(), 0
-    images, labels = [], []
-    for x, y in run.data.test(_BATCH):
-        here = wanted[at : at + len(y)].to(y.device)
-        images.append(x[here])
-        labels.append(y[here])
-        at += len(y)
-        if time.monotonic() - began > SECONDS and any(map(len, labels)):
+def _drawn(data: Any, count: int) -> Batches:
+    """Batches of `count` random images of the test split, in random order."""
+    rows = torch.randperm(data.test_images, generator=torch.Generator().manual_seed(0))[:count]
+    if hasattr(data, "read"):
+        yield from data.read("test", rows.split(_BATCH))
+        return
+    wanted, found = {int(row): place for place, row in enumerate(rows)}, {}
+    for row, image in enumerate(_one_by_one(data.test(_BATCH))):
+        if row in wanted:
+            found[wanted[row]] = image
+        if len(found) == count:
             break
-    x, y = torch.cat(images), torch.cat(labels)
-    mixed = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
-    return zip(x[mixed].split(_BATCH), y[mixed].split(_BATCH), strict=True)
+    for places in torch.arange(count).split(_BATCH):
+        images, labels = zip(*(found[int(place)] for place in places), strict=True)
+        yield torch.stack(images), torch.stack(labels)
 
 
-def _encoded(encode: Encoder, batches: Iterator[tuple[Tensor, Tensor]], whole: int) -> Split:
+def _one_by_one(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in batches:
+        yield from zip(images, labels, strict=True)
+
+
+def _encoded(encode: Encoder, batches: Batches, whole: int) -> SampledSplit:
     images, labels, features = [], [], []
-    began = time.monotonic()
     for x, y in batches:
         features.append(F.normalize(encode(x), dim=-1).cpu())
         images.append(x.cpu())
         labels.append(y.cpu())
-        if time.monotonic() - began > SECONDS:
-            break
-    return Split(torch.cat(images), torch.cat(labels), torch.cat(features), whole)
+    return SampledSplit(torch.cat(images), torch.cat(labels), torch.cat(features), whole)
 
 
 def _one_of_each(labels: Tensor) -> Tensor:

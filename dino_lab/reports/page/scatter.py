@@ -11,8 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from dino_lab.imaging.pictures import picture_of
-from dino_lab.reports.page.gallery import encoded
+from dino_lab.imaging.pictures import data_address, picture_of
 from dino_lab.reports.page.samples import Samples
 from dino_lab.reports.theme import SERIES, colour, inline_svg
 
@@ -20,7 +19,7 @@ WIDTH, HEIGHT = 7.2, 4.8  # inches
 THUMBNAIL = 40  # pixels
 COLUMNS = 25  # of the sheet of thumbnails
 MARKERS = "osD^"
-FEWEST = 20  # points that t-SNE is asked about; of fewer, PCA
+FEWEST = 20  # points for t-SNE; fewer are placed by PCA
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def embedded(features: Tensor) -> tuple[str, Tensor]:
         return "PCA", components
     from sklearn.manifold import TSNE
 
-    # Starting small, as t-SNE wants it.
+    # A small start, from which t-SNE can still move every point.
     start = (components / deviation * 1e-4).float().numpy()
     model = TSNE(init=start, perplexity=min(30.0, (len(features) - 1) / 3), random_state=0, max_iter=500)
     return "t-SNE", torch.from_numpy(model.fit_transform(features.numpy()))
@@ -107,4 +106,4 @@ def _sheet(images: Tensor) -> str:
     for i, image in enumerate(images):
         small = picture_of(image).resize((THUMBNAIL, THUMBNAIL))
         sheet.paste(small, (i % COLUMNS * THUMBNAIL, i // COLUMNS * THUMBNAIL))
-    return f"data:image/jpeg;base64,{encoded(sheet, 'JPEG', 80)}"
+    return data_address(sheet, "JPEG", 80)

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import Ending, read_ending
+from dino_lab.runs.status import Status, read_status
 from dino_lab.runs.study import Arm, Study
-
-SCORED = ("finished", "collapsed", "stopped")  # how a run may end so that its last score counts
 
 
 @dataclass(frozen=True)
 class Result:
     """One run."""
 
-    ending: Ending
+    ending: Status
     score: float | None
     curve: tuple[tuple[float, float], ...]  # epoch and metric
     rate: float | None  # images per second, median of its rows
@@ -47,8 +45,8 @@ def read_results(study: Study) -> list[ArmResult]:
 def read_result(folder: Path, metric: str) -> Result:
     """One run folder."""
     rows = RunFolder(folder).rows()
-    ending = read_ending(folder)
+    ending = read_status(folder)
     curve = tuple((row["epoch"], row[metric]) for row in rows if metric in row)
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
-    score = curve[-1][1] if curve and ending.status in SCORED else None
+    score = curve[-1][1] if curve and ending.is_result else None
     return Result(ending, score, curve, statistics.median(rates) if rates else None)

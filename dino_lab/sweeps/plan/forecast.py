@@ -1,11 +1,12 @@
-"""How long a sweep will take, by a few steps of each kind of trial in it."""
+"""Estimate of a sweep's duration, from a few measured steps of each kind of trial."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,73 +15,87 @@ from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry, suggest
 from dino_lab.spec.model import Spec
-from dino_lab.sweeps.plan.measure import Measured, measure
-from dino_lab.sweeps.plan.plan import Plan, Trial
+from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
+from dino_lab.training.build import build
+from dino_lab.training.loop import NonFinite
+from dino_lab.training.stacked.loop import train_each
 from dino_lab.training.stacked.planning import form
 
 PATIENCE = 15.0  # seconds after which no further kind of trial is measured
+STEPS = 4  # of each kind; the first prepares much that the others reuse, and is not counted
+_STEP_SECONDS = 2.0  # seconds after which no further step is measured
 
-Pack = Sequence[Trial]
+Stack = Sequence[PlannedTrial]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of each pack, and of the whole sweep; by how many measured kinds of packs."""
+    """Seconds of each stack and of the whole sweep, and how many kinds of stacks were measured."""
 
     each: list[float]
     whole: float
     kinds: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a whole stack, and the names of all numbers in its rows."""
+
+    seconds: float
+    numbers: tuple[str, ...]
+
+
 def forecast(
     plan: Plan,
-    packs: Sequence[Pack],
+    stacks: Sequence[Stack],
     chosen: int,
     at_once: int,
     registry: Registry,
     device: torch.device,
     shared: Callable[[Spec], SharedData | None],
 ) -> Forecast:
-    """Measure packs, of which `at_once` run side by side, and then `chosen` trials more.
+    """The duration of `stacks`, of which `at_once` run side by side, and of `chosen` later trials.
 
-    A UserError if the rows of the first will not have the sweep's metric. A kind that was not measured, for
-    want of time or because it fails, which is for its trial to say, takes the mean of the others.
+    UserError if the rows of the first stack lack the sweep's metric. A kind that was not measured, because
+    time ran out or because it fails, has the mean duration of the measured ones; its failure is reported by
+    the trial itself.
     """
     began = time.monotonic()
-    first, kinds = packs[0] if packs else [plan.trials[0]], [_kind(pack, registry) for pack in packs]
-    found = _measure(plan, first, registry, device, shared(first[0].spec))
+    first = stacks[0] if stacks else [plan.trials[0]]
+    kinds = [_kind(stack, registry) for stack in stacks]
+    found = _measure_first(plan, first, registry, device, shared(first[0].spec))
     _check_metrics(plan, found)
     tried = {_kind(first, registry)}
-    known = dict.fromkeys(tried, found.seconds / first[0].spec.train.epochs)  # seconds of an epoch
-    for pack, kind in zip(packs, kinds, strict=True):
+    epoch = dict.fromkeys(tried, found.seconds / first[0].spec.train.epochs)  # seconds, by kind
+    for stack, kind in zip(stacks, kinds, strict=True):
         if kind not in tried and time.monotonic() - began < PATIENCE:
             tried.add(kind)
             with contextlib.suppress(Exception):
-                found = _measure(plan, pack, registry, device, shared(pack[0].spec))
-                known[kind] = found.seconds / pack[0].spec.train.epochs
-    usual = sum(known.values()) / len(known)
+                found = _measure_first(plan, stack, registry, device, shared(stack[0].spec))
+                epoch[kind] = found.seconds / stack[0].spec.train.epochs
+    usual = sum(epoch.values()) / len(epoch)
     each = [
-        known.get(kind, usual) * pack[0].spec.train.epochs for pack, kind in zip(packs, kinds, strict=True)
+        epoch.get(kind, usual) * stack[0].spec.train.epochs for stack, kind in zip(stacks, kinds, strict=True)
     ]
     each += [usual * plan.trials[0].spec.train.epochs] * chosen
-    return Forecast(each, _whole(each, at_once), len(known))
+    return Forecast(each, _whole(each, at_once), len(epoch))
 
 
-def _kind(pack: Pack, registry: Registry) -> tuple[int, str]:
-    """What packs of one duration have in common but for their epochs."""
-    spec = pack[0].spec
+def _kind(stack: Stack, registry: Registry) -> tuple[int, str]:
+    """What stacks with epochs of equal duration have in common."""
+    spec = stack[0].spec
     train = spec.train.model_copy(update={"epochs": 1})
-    return len(pack), form(spec.model_copy(update={"train": train}), registry)
+    return len(stack), form(spec.model_copy(update={"train": train}), registry)
 
 
-def _measure(
-    plan: Plan, pack: Pack, registry: Registry, device: torch.device, shared: SharedData | None
+def _measure_first(
+    plan: Plan, stack: Stack, registry: Registry, device: torch.device, shared: SharedData | None
 ) -> Measured:
     try:
-        specs = [trial.spec for trial in pack]
+        specs = [trial.spec for trial in stack]
         return measure(specs, registry, device, plan.sweep.resources.cpu, shared)
     except Misfit as misfit:
-        raise UserError(f"{pack[0].label}: {misfit}") from misfit
+        raise UserError(f"{stack[0].label}: {misfit}") from misfit
 
 
 def _check_metrics(plan: Plan, found: Measured) -> None:
@@ -96,8 +111,61 @@ def _check_metrics(plan: Plan, found: Measured) -> None:
 
 
 def _whole(each: Sequence[float], at_once: int) -> float:
-    """Until the last has ended, if each starts as soon as there is room."""
+    """Seconds until the last has ended, if each starts as soon as there is room."""
     ends = [0.0] * at_once
     for seconds in each:
         heapq.heappush(ends, heapq.heappop(ends) + seconds)
     return max(ends)
+
+
+def measure(
+    specs: Sequence[Spec],
+    registry: Registry,
+    device: torch.device,
+    threads: int,
+    shared: SharedData | None,
+) -> Measured:
+    """Build the specs of a stack, make a few steps, evaluate the first; nothing is written."""
+    with _threads(threads, device):
+        began = time.perf_counter()
+        runs = [build(_with_every_row(spec), registry, device, shared) for spec in specs]
+        run, epochs = runs[0], specs[0].train.epochs
+        built = time.perf_counter() - began
+        steps: list[float] = []
+        numbers: dict[str, float] = {}
+        steps_of_all = train_each(runs)
+        while len(steps) < STEPS and sum(steps[1:]) < _STEP_SECONDS:
+            now = time.perf_counter()
+            rows = next(steps_of_all, None)
+            if rows is None:
+                break
+            if isinstance(rows[0], NonFinite):
+                raise UserError(f"{specs[0].name}: {rows[0]}")
+            numbers |= rows[0].numbers
+            steps.append(time.perf_counter() - now)
+        now = time.perf_counter()
+        scores = [name for scored in run.evaluate(run.due(0)) for name in scored.named_scores]
+        evaluation = time.perf_counter() - now
+    step = min(steps[1:] or steps)
+    evaluations = 1 + sum(bool(run.due(epoch * run.steps_per_epoch)) for epoch in range(1, epochs + 1))
+    seconds = built + run.total_steps * step + evaluations * evaluation * len(runs)
+    names = dict.fromkeys(itertools.chain(numbers, scores, ["images_per_second"]))
+    return Measured(seconds, tuple(names))
+
+
+@contextlib.contextmanager
+def _threads(count: int, device: torch.device) -> Iterator[None]:
+    """Torch with so many threads; the device's memory is given back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _with_every_row(spec: Spec) -> Spec:
+    """The spec with a row after each step."""
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"log_every": 1})})

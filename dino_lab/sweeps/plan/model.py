@@ -27,7 +27,7 @@ class Random(Section):
     seed: Seed = 0
 
 
-class Search(Section):
+class SearchSettings(Section):
     """How the points of `space` are chosen, one after the other, each by the scores of those before."""
 
     name: Literal["optuna"]
@@ -79,13 +79,13 @@ class Sweep(Section):
     )
     space: dict[str, Distribution] = Field({}, description="dotted keys whose values are drawn")
     random: Random | None = None
-    search: Search | None = None
+    search: SearchSettings | None = None
     seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Seed], Field(min_length=1)] = 1
     metric: str = Field(min_length=1, description="a number of the rows, such as knn.20nn")
     mode: Literal["max", "min"] = "max"
     resources: Resources = Resources()
-    pack: int = Field(
-        1, ge=1, description="trials that share `resources` and train as one, where their networks are alike"
+    stack: int = Field(
+        1, ge=1, description="trials of equal shapes that share `resources` and train in one process"
     )
     max_failures: int = Field(2, ge=0, description="how often a trial whose process died goes on")
     scheduler: Scheduler | None = None
@@ -99,9 +99,9 @@ class Sweep(Section):
                 "space says where values are from, random how many are drawn, or search how many are chosen; "
                 "one needs the other"
             )
-        if self.pack > 1 and (self.scheduler is not None or self.search is not None):
+        if self.stack > 1 and (self.scheduler is not None or self.search is not None):
             raise ValueError(
-                "pack is for trials that are known and run to their end; leave out scheduler and search"
+                "stack is for trials that are known and run to their end; leave out scheduler and search"
             )
         if self.search is not None and (self.random or self.variants or self.grid):
             raise ValueError("search chooses points of space alone; leave out random, variants and grid")

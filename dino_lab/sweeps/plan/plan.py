@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from dino_lab.building.check import check
 from dino_lab.errors import Loc, Misfit, SpecError, UserError
 from dino_lab.registry import Registry, suggest
+from dino_lab.runs.folder import folder_of
 from dino_lab.runs.study import Arm, Study
 from dino_lab.spec.file import read_nodes
 from dino_lab.spec.merge import apply_setting, compose_all, compose_root, read
@@ -22,7 +23,7 @@ from dino_lab.spec.messages import in_words
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child, data, mark_at
 from dino_lab.spec.problems import Problem, report
-from dino_lab.sweeps.plan.expand import VARIANT, Point, corners, count, label, overrides, points
+from dino_lab.sweeps.plan.arms import VARIANT, Point, corners, count, label, overrides, points
 from dino_lab.sweeps.plan.model import Sweep
 
 MANY = 1000  # trials, above which a plan has to be confirmed
@@ -35,15 +36,20 @@ ROW_NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class PlannedTrial:
     """One spec of the sweep, and what it is called in the table."""
 
     spec: Spec
     label: str
 
     def folder(self, runs: Path) -> Path:
-        """Where it runs: where `dino-lab run` would run it."""
-        return runs / self.spec.name / self.spec.hash
+        """The run's folder: the same as for `dino-lab run`."""
+        return folder_of(runs, self.spec).path
+
+    @property
+    def key(self) -> str:
+        """The hash that names the spec."""
+        return self.spec.hash
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Plan:
 
     name: str
     sweep: Sweep
-    trials: tuple[Trial, ...]  # each spec once; all arms under the first seed, then under the second
+    trials: tuple[PlannedTrial, ...]  # each spec once; all arms under the first seed, then under the second
     joined: int  # trials that are the same spec as another
     study: Study
     root: yaml.MappingNode
@@ -99,14 +105,14 @@ def load_plan(
     return _plan(path.stem, sweep, root, base, file, arms, specs, runs)
 
 
-def trial_at(plan: Plan, point: Point, registry: Registry) -> Trial:
+def trial_at(plan: Plan, point: Point, registry: Registry) -> PlannedTrial:
     """The trial of a point of the space; SpecError if its spec is none."""
     problems: list[Problem] = []
     specs = _validated([point], plan.base, plan.base_file, registry, problems)
     if problems:
         raise report(_once(problems))
     seed = plan.sweep.seeds[0] if isinstance(plan.sweep.seeds, list) else specs[0].seed
-    return Trial(specs[0].model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
+    return PlannedTrial(specs[0].model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
 
 
 def _read(path: Path, settings: Sequence[str]) -> tuple[yaml.MappingNode, yaml.MappingNode, Sweep]:
@@ -246,13 +252,13 @@ def _plan(
     if baseline is None:
         baseline = label(points[-1].settings, axes)
         named = {baseline: (points[-1], specs[-1]), **named}
-    trials: dict[str, Trial] = {}
+    trials: dict[str, PlannedTrial] = {}
     folders: dict[str, dict[int, Path]] = {its: {} for its in named}
     for i in range(len(sweep.seeds) if isinstance(sweep.seeds, list) else sweep.seeds):
         for its, (_, spec) in named.items():
             seed = sweep.seeds[i] if isinstance(sweep.seeds, list) else spec.seed + i
-            trial = Trial(spec.model_copy(update={"seed": seed}), f"{its} seed {seed}")
-            trials.setdefault(trial.spec.hash, trial)
+            trial = PlannedTrial(spec.model_copy(update={"seed": seed}), f"{its} seed {seed}")
+            trials.setdefault(trial.key, trial)
             folders[its][seed] = trial.folder(runs)
     arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
     joined = sum(map(len, folders.values())) - len(trials)

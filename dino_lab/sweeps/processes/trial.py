@@ -1,10 +1,11 @@
-"""Trials in whatever process it is: specs as text in, rows out, and how each ended in its run's folder."""
+"""Trials in any process: specs come in as text, rows go out, and each ending is kept in the run's folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,37 +13,34 @@ from typing import TYPE_CHECKING, Any
 
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
-from dino_lab.runs.status import Ending, read_ending, write_ending
+from dino_lab.runs.lock import Busy
+from dino_lab.runs.status import Status, read_status, write_status
 
 if TYPE_CHECKING:
     from dino_lab.protocols import SharedData
     from dino_lab.spec.model import Spec
-    from dino_lab.training.execution import Outcome
 
 Numbers = Mapping[str, float]
 loaded: set[str] = set()  # plugin files of this process
+POLL = 1.0  # seconds between two looks at a run that another process trains
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a trial needs to know; plain data, so that it can cross any border."""
+    """What a trial needs to know, as plain data that can be sent to any process or machine."""
 
     label: str
     name: str  # of the spec
     hash: str
     spec: str  # YAML, every default written out
     runs: str
-    place: str  # the folder that relative paths of the spec start from
+    folder: str  # of the run
+    directory: str  # that relative paths of the spec start from
     device: str
     threads: int
-    checkpoint_every: float
-    stop_file: str  # once it is there, the trial saves and ends
+    checkpoint_every: float  # seconds
+    stop_file: str  # while it exists, the trial saves and ends
     plugins: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.runs) / self.name / self.hash
 
     def text(self) -> str:
         """One line of JSON."""
@@ -50,20 +48,20 @@ class Task:
 
     @staticmethod
     def of(text: str) -> Task:
-        """The task that `text` gave."""
+        """The task that `text` was made from."""
         plain = json.loads(text)
         return Task(**{**plain, "plugins": tuple(plain["plugins"])})
 
 
 def prepare(task: Task) -> Spec:
-    """The task's spec in a process of its own, plugins imported once; touches no device."""
+    """The task's spec in a process of its own, plugins imported once; no device is touched."""
     load_plugins([Path(file) for file in task.plugins if file not in loaded])
     loaded.update(task.plugins)
     return spec_of(task)
 
 
 def spec_of(task: Task) -> Spec:
-    """The task's spec; imports what it names."""
+    """The task's spec; imports the components that it names."""
     from dino_lab.spec.file import load_text
 
     spec = load_text(task.spec, f"{task.hash}.yaml").spec
@@ -76,68 +74,74 @@ def run_trials(
     tasks: Sequence[Task],
     specs: Sequence[Spec],
     report: Callable[[Task, Numbers], None],
-    ended: Callable[[Task, Ending], None],
+    ended: Callable[[Task, Status], None],
     *,
+    waiting: Callable[[Task], None] = lambda _: None,
     asked: Callable[[], bool] = lambda: False,
     weak: Callable[[], bool] = lambda: False,
     shared: SharedData | None = None,
 ) -> None:
-    """Train one trial, or a pack, to the end, or until it should stop; whatever goes wrong is an ending, too.
+    """Train one trial, or a stack, to the end or until it should stop; every error is an ending, too.
 
-    It should once the sweep is `asked` to stop, also by its stop file, or the trial is too `weak` to go on.
+    Trials should stop once the sweep is `asked` to, also by its stop file, or the trial is too `weak` to go
+    on. A trial whose run another process trains is `waiting`: it starts when that process ends.
     """
     import torch
 
+    torch.set_num_threads(tasks[0].threads)
+    left = {task.hash: (task, spec) for task, spec in zip(tasks, specs, strict=True)}
+    announced: set[str] = set()
+    while left:
+        if asked() or os.path.exists(tasks[0].stop_file):
+            for task, _ in left.values():
+                ended(task, Status("interrupted", reason="not started"))
+            return
+        busy = []
+        for task, status in _train(list(left.values()), report, asked, weak, shared):
+            if status is None:
+                busy.append(task)
+            else:
+                del left[task.hash]
+                ended(task, status)
+        for task in (task for task in busy if task.hash not in announced):
+            announced.add(task.hash)
+            waiting(task)
+        if busy:
+            time.sleep(POLL)
+
+
+def _train(
+    pairs: Sequence[tuple[Task, Spec]],
+    report: Callable[[Task, Numbers], None],
+    asked: Callable[[], bool],
+    weak: Callable[[], bool],
+    shared: SharedData | None,
+) -> Iterator[tuple[Task, Status | None]]:
+    """Each trial and its ending, once it has one; None if another process is training the trial's run."""
+    import torch
+
     from dino_lab.registry import registry
-    from dino_lab.training.experiment import execute_together
+    from dino_lab.training.stacked.trainer import fit_stacked
+    from dino_lab.training.trainer import FitOptions
 
-    first, task_of, going = tasks[0], {task.hash: task for task in tasks}, []
-    torch.set_num_threads(first.threads)
-
-    def stop() -> bool:
-        return asked() or weak() or os.path.exists(first.stop_file)
-
-    if asked() or os.path.exists(first.stop_file):
-        for task in tasks:
-            ended(task, Ending("interrupted", reason="not started"))
-        return
-    for task, spec in zip(tasks, specs, strict=True):
-        ending = read_ending(task.folder)
-        if ending.status == "collapsed":  # before the process of its pack died
-            ended(task, ending)
-        else:
-            going.append(spec)
-    for spec, outcome in execute_together(
-        going,
+    first, task_of = pairs[0][0], {task.hash: task for task, _ in pairs}
+    options = FitOptions(Path(first.runs), torch.device(first.device), first.checkpoint_every)
+    for spec, outcome in fit_stacked(
+        [spec for _, spec in pairs],
         registry,
-        runs=Path(first.runs),
-        device=torch.device(first.device),
-        checkpoint_every=first.checkpoint_every,
+        options,
         listeners=lambda spec: [_Reporter(partial(report, task_of[spec.hash]))],
-        stop=stop,
+        stop=lambda: "stopped" if weak() else asked() or os.path.exists(first.stop_file),
         shared=shared,
     ):
-        task = task_of[spec.hash]
-        ending = _ending(outcome, weak)
-        if isinstance(outcome, Exception) or outcome.status != "already finished":
-            write_ending(task.folder, ending)
-        ended(task, ending)
+        busy = isinstance(outcome, Busy)
+        yield task_of[spec.hash], None if busy else read_status(Path(task_of[spec.hash].folder))
 
 
-def _ending(outcome: Outcome | Exception, weak: Callable[[], bool]) -> Ending:
-    if isinstance(outcome, Exception):
-        return Ending("failed", reason=_in_words(outcome))
-    known = (outcome.step, outcome.total, outcome.verdict.name, outcome.reason, outcome.seconds)
-    if outcome.status == "already finished":
-        return Ending("finished", *known)
-    return Ending("stopped" if outcome.status == "interrupted" and weak() else outcome.status, *known)
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory"
-    first = (str(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+def conclude(task: Task, status: Status) -> None:
+    """Keep a status for a trial whose process had no time to do so itself."""
+    if not read_status(Path(task.folder)).is_result:
+        write_status(Path(task.folder), status)
 
 
 class _Reporter:
@@ -147,7 +151,7 @@ class _Reporter:
         self._report = report
 
     def started(self, run: Any, folder: Path, step: int) -> None:
-        """Say that the parts are built, and after how many steps it goes on."""
+        """Report the step that the run starts from, 0 or that of its checkpoint."""
         self._report({"step": step, "total": run.total_steps})
 
     def row(self, row: Any, verdict: Any) -> None:

@@ -1,7 +1,8 @@
-"""The Ray cluster of a sweep: of this machine alone, where nobody else can reach it, or one that is there."""
+"""The Ray cluster of a sweep: one of this machine alone, which nobody else can reach, or an existing one."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -12,11 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from dino_lab.errors import UserError
-from dino_lab.sweeps.processes.start import Process, fork_server, start_server
-from dino_lab.sweeps.ray.head import Head
-from dino_lab.sweeps.ray.join import is_on_loopback_only, machines_at, refuse_what_does_not_answer
-from dino_lab.sweeps.ray.machine import Machine, cores
+from dino_lab.sweeps.processes.launch import ServerProcess, fork_server, start_server
+from dino_lab.sweeps.ray.capacity import Machine, cores
+from dino_lab.sweeps.ray.head_node import HeadNode, lives, ray_processes
+from dino_lab.sweeps.ray.join_cluster import check_address, is_on_loopback_only, machines_at
 
 if TYPE_CHECKING:
     from dino_lab.training.data_cache import Shelf
@@ -30,9 +33,9 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a trial that a scheduler ends may save first
-    # Ray prints the deaths of workers, which the watcher is told of, whatever log_to_driver says. What it
-    # leaves out as a repetition is the one thing that it lets us say.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # so that a trial that a scheduler ends can save first
+    # Ray prints the deaths of workers, which are reported here already, whatever log_to_driver says. It can
+    # only be told to leave out repetitions: everything is one.
     "RAY_DEDUP_LOGS": "1",
     "RAY_DEDUP_LOGS_ALLOW_REGEX": "",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*",
@@ -46,8 +49,12 @@ _OWN = {
 }
 
 
+class ClusterLost(Exception):
+    """Ray's own processes ended while trials ran."""
+
+
 class Cluster:
-    """A cluster that starts in the background, or one that was there, and this machine's server.
+    """A cluster that starts in the background, or one that exists already, and this machine's trial server.
 
     On a cluster that was joined, `server` is None, and every worker starts its own; `machines` are those of
     such a cluster.
@@ -58,25 +65,26 @@ class Cluster:
         self.server: str | None = None
         self.machines: list[Machine] = []
         self._address = address
-        self._head: Head | None = None
-        self._process: Process | None = None
-        self._there: Future[None] | None = None
-        self._aside = ThreadPoolExecutor(1)
+        self._head: HeadNode | None = None
+        self._process: ServerProcess | None = None
+        self._connected: Future[None] | None = None
+        self._processes: list[psutil.Process] = []  # without which Ray does not work
+        self._background = ThreadPoolExecutor(1)
         if address is not None:
-            refuse_what_does_not_answer(address)
+            check_address(address)
             if is_on_loopback_only(address):
                 _set_environment(_LOOPBACK)  # or Ray would look for it at the address that others reach
             self.machines = machines_at(address)
         else:
             _set_environment(_OWN)
             os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
-            self._head = Head(cores())
+            self._head = HeadNode(cores())
 
     def prepare(self, plugins: Sequence[Path], shelf: Shelf | None) -> None:
         """Begin to connect.
 
-        Trials on this machine start as copies of this process, which has imported the plugins, with what is
-        on the shelf; without a shelf, as copies of another process, which has not begun CUDA.
+        Trials on this machine start as copies of this process, with its imported plugins and the data on the
+        shelf; without a shelf, as copies of another process, which has not initialised CUDA.
         """
         if self._head is not None:
             folder = Path(self._head.folder) / "trials"
@@ -84,7 +92,7 @@ class Cluster:
             self.server = str(folder / "server")
             # Before there is a second thread.
             self._process = fork_server(self.server, plugins, shelf) if shelf else start_server(self.server)
-        self._there = self._aside.submit(self._connect)
+        self._connected = self._background.submit(self._connect)
 
     def _connect(self) -> None:
         import ray
@@ -96,30 +104,50 @@ class Cluster:
             raise UserError(f"--address {address}: {' '.join(str(error).split())}") from None
         import ray.tune
 
+        assert address is not None
+        self._processes = ray_processes(address)
+
     def wait(self) -> None:
-        """Until it can be used."""
-        assert self._there is not None
+        """Return when the cluster can be used."""
+        assert self._connected is not None
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._there.result()
+        self._connected.result()
         for number, handler in handlers.items():  # Ray may have put its own there
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """ClusterLost if one of Ray's own processes has ended."""
+        ended = [process for process in self._processes if not lives(process)]
+        if ended:
+            raise ClusterLost(
+                f"Ray's process {ended[0].pid} ended, and the trials with it; the same command continues "
+                "them from their last checkpoints"
+            )
+
     def close(self) -> None:
-        """End the server, and the cluster if it is ours, with all that runs there."""
+        """End the trial server, and a cluster that this object started, with everything that runs there."""
         if self._process is not None:
             self._process.close()
-        if self._there is not None and self._there.exception() is None:
-            import ray
-
-            ray.shutdown()
-        self._aside.shutdown()
+        if self._connected is not None and self._connected.exception() is None:
+            self._disconnect()
+        self._background.shutdown()
         if self._head is not None:
             self._head.close()
+
+    def _disconnect(self) -> None:
+        import ray
+
+        try:
+            self.check()
+        except ClusterLost:  # an orderly end would wait for the processes that are gone
+            atexit.unregister(ray.shutdown)
+        else:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[Cluster]:
-    """A cluster of our own, or the one at `address`, which has to answer."""
+    """A cluster of this machine alone, or the one at `address`; UserError if none answers there."""
     one = Cluster(address)
     try:
         yield one
@@ -128,9 +156,9 @@ def cluster(address: str | None) -> Iterator[Cluster]:
 
 
 def _set_environment(values: dict[str, str]) -> None:
-    """For Ray here and in every process that it starts, which import this package, wherever it lies."""
+    """Set variables for Ray here and in every process that it starts; those import this very package."""
     os.environ.update(values)
-    source = str(Path(__file__).parents[2])
+    source = str(Path(__file__).parents[3])
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])

@@ -1,8 +1,8 @@
 """Trials on Ray Tune, which is imported inside functions only.
 
-Ray decides which trial runs where, and starts it again where a process died; everything else is ours. The
-run folders say what is done, so that a sweep goes on by being started again, and nothing is ever read back
-from Ray's own files.
+Ray decides which trial runs where, and starts a trial again whose process died; everything else is done here.
+The run folders hold what is done, so that a sweep goes on by being started again; nothing is read back from
+Ray's own files.
 """
 
 from __future__ import annotations
@@ -10,37 +10,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dino_lab.errors import UserError
-from dino_lab.runs.status import Ending, read_ending, write_ending
+from dino_lab.runs.status import Status
 from dino_lab.sweeps.plan.model import Resources, Scheduler
-from dino_lab.sweeps.processes.trial import Task
-from dino_lab.sweeps.ray.feed import Queue, feed
+from dino_lab.sweeps.processes.trial import Task, conclude
+from dino_lab.sweeps.ray.cluster import Cluster
 from dino_lab.sweeps.ray.schedulers import choose_scheduler
+from dino_lab.sweeps.ray.search_algorithm import TaskSource, search_algorithm
+from dino_lab.sweeps.watcher import TrialWatcher
 
-_OVER = ("stopped", "finished", "collapsed")
-STOP_FILE = "stop"  # of the folder of a sweep: once it is there, every trial saves and ends
-
-
-class Watcher(Protocol):
-    """Whoever wants to know how the trials go on."""
-
-    def row(self, task: Task, numbers: Mapping[str, Any]) -> None:
-        """A trial has started, or written a row."""
-        ...
-
-    def ended(self, task: Task, ending: Ending) -> None:
-        """A trial has ended."""
-        ...
-
-    def died(self, task: Task) -> None:
-        """The process of a trial died; the trial goes on in another."""
-        ...
+_CHECK = 0.5  # seconds between two looks at the processes of Ray
 
 
 @dataclass(frozen=True)
@@ -54,53 +42,78 @@ class Rules:
     mode: str
     epochs: int  # of the longest trial
     chosen: int  # trials that are not known before, at most
-    at_once: int  # trials on this machine
+    at_once: int  # trials side by side
 
 
 def dispatch(
-    queue: Queue,
+    source: TaskSource,
     rules: Rules,
-    watcher: Watcher,
+    watcher: TrialWatcher,
+    cluster: Cluster,
     *,
     stop: Callable[[], bool],
-    folder: Path,
-    server: str | None,
+    stop_file: Path,
 ) -> None:
-    """Run all tasks on the cluster; returns when each has ended, or has saved after `stop` said so.
+    """Run all tasks on the cluster; returns when each has ended, or has saved after `stop` returned true.
 
-    `folder` is that of the sweep; what Tune keeps of its own lies there meanwhile. `server` is where that of
-    this machine listens, if it has one; on a cluster that was joined each worker starts its own.
+    Tune's own files lie beside `stop_file`, in the sweep's folder, meanwhile. ClusterLost if Ray ends first.
     """
-    if server is None:
-        _refuse_foreign_storage(folder, queue.paths)
-    own = folder / "tune"
+    if cluster.server is None:
+        _refuse_foreign_storage(stop_file.parent, source.paths)
+    own = stop_file.with_name("tune")
     shutil.rmtree(own, ignore_errors=True)
     try:
-        relay = _relay(queue, watcher, stop, folder / STOP_FILE)
-        _tuner(queue, rules, relay, stop, own, server).fit()
+        callback = _callback(source, watcher, stop, stop_file)
+        tuner = _tuner(source, rules, callback, stop, own, cluster.server)
+        _run_beside(tuner.fit, cluster.check)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def _run_beside(work: Callable[[], Any], check: Callable[[], None]) -> None:
+    """Do the work in a thread, until `check` raises: without its processes Ray may wait for ever."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, daemon=True, name="tune").start()
+    while not done.done():
+        with contextlib.suppress(NotYet):
+            done.exception(_CHECK)
+        check()
+    done.result()
+
+
 def _tuner(
-    queue: Queue, rules: Rules, relay: Any, stop: Callable[[], bool], storage: Path, server: str | None
+    source: TaskSource,
+    rules: Rules,
+    callback: Any,
+    stop: Callable[[], bool],
+    storage: Path,
+    server: str | None,
 ) -> Any:
     from ray import tune
 
     share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
     searched = rules.chosen > 0
+    known = source.known
     scheduler = rules.scheduler
     metric, mode = rules.metric, rules.mode
     if scheduler is not None and scheduler.metric is not None:
         metric, mode = scheduler.metric, scheduler.mode
+    grid = {} if searched else {"stack": tune.grid_search([callback.config(stack) for stack in known])}
     return tune.Tuner(
         tune.with_resources(_trainable(metric, server), share),
-        param_space={}
-        if searched
-        else {"pack": tune.grid_search([relay.known(pack) for pack in queue.known])},
+        param_space=grid,
         tune_config=tune.TuneConfig(
-            search_alg=feed(queue, relay.known, stop) if searched else None,
-            num_samples=len(queue.known) + rules.chosen if searched else 1,
+            search_alg=search_algorithm(source, callback.config, stop) if searched else None,
+            num_samples=len(known) + rules.chosen if searched else 1,
             max_concurrent_trials=rules.at_once if searched and server is not None else None,
             scheduler=choose_scheduler(scheduler, metric, mode, rules.epochs),
             reuse_actors=True,
@@ -112,37 +125,53 @@ def _tuner(
             storage_path=str(storage.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=rules.max_failures),
-            callbacks=[relay],
+            callbacks=[callback],
         ),
     )
 
 
-def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: Path) -> Any:
-    """What Tune tells."""
+class _Endings:
+    """Which tasks have ended; each is reported once, and then to the source."""
+
+    def __init__(self, source: TaskSource, watcher: TrialWatcher) -> None:
+        self._source, self._watcher = source, watcher
+        self._tasks: dict[str, Task] = {}
+        self._ended: set[str] = set()
+
+    def add(self, stack: list[Task]) -> None:
+        """Tasks that are going to start."""
+        self._tasks.update({task.hash: task for task in stack})
+
+    def task(self, name: str) -> Task | None:
+        """The task with this hash."""
+        return self._tasks.get(name)
+
+    def open(self, trial: Any) -> list[Task]:
+        """The tasks of one of Tune's trials that have not ended."""
+        return [self._tasks[name] for name in trial.config["stack"]["hashes"] if name not in self._ended]
+
+    def end(self, task: Task, ending: Status) -> None:
+        """A task has ended; a second ending, after its stack's process died and began again, is ignored."""
+        if task.hash not in self._ended:
+            self._ended.add(task.hash)
+            self._watcher.ended(task, ending)
+            self._source.over(task)
+
+
+def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool], stop_file: Path) -> Any:
+    """What Tune calls while it runs."""
     from ray import tune
 
-    by_hash: dict[str, Task] = {}
-    ended: set[str] = set()
+    endings = _Endings(source, watcher)
     steps: dict[str, int] = {}
 
-    def tasks_of(trial: Any) -> list[Task]:
-        """Those of a trial of Tune's that have not ended."""
-        return [by_hash[name] for name in trial.config["pack"]["hashes"] if name not in ended]
-
-    def end(task: Task, ending: Ending) -> None:
-        if task.hash in ended:
-            return  # one of a pack, whose process died later and began again
-        ended.add(task.hash)
-        watcher.ended(task, ending)
-        queue.over(task)
-
     class Relay(tune.Callback):  # type: ignore[misc]
-        """Tells the watcher how it goes, and the trials when to stop."""
+        """Calls the watcher's hooks, and creates the stop file when the sweep should stop."""
 
-        def known(self, pack: list[Task]) -> dict[str, list[str]]:
-            """What Tune is given for a pack; what it says of it is understood from then on."""
-            by_hash.update({task.hash: task for task in pack})
-            return {"hashes": [task.hash for task in pack], "texts": [task.text() for task in pack]}
+        def config(self, stack: list[Task]) -> dict[str, list[str]]:
+            """What Tune is given for a stack."""
+            endings.add(stack)
+            return {"hashes": [task.hash for task in stack], "texts": [task.text() for task in stack]}
 
         def __reduce__(self) -> tuple[Any, ...]:
             return object, ()  # Tune pickles it into a file that nobody reads
@@ -154,32 +183,33 @@ def _relay(queue: Queue, watcher: Watcher, stop: Callable[[], bool], stop_file: 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            task = by_hash.get(result.get("of", ""))
+            task = endings.task(result.get("of", ""))
             if task is None:
                 return
             if "ending" in result:
-                end(task, Ending(**result["ending"]))
+                endings.end(task, Status(**result["ending"]))
+            elif "waiting" in result:
+                watcher.waiting(task)
             elif "row" in result:
                 steps[task.hash] = int(result["row"]["step"])
                 watcher.row(task, result["row"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in tasks_of(trial):
-                ending = Ending("stopped", steps.get(task.hash, 0))
-                # The last that a scheduler ended goes with its worker, and has no time to say so itself.
-                if read_ending(task.folder).status not in _OVER:
-                    write_ending(task.folder, ending)
-                end(task, ending)
+            for task in endings.open(trial):
+                # The last that a scheduler ended goes with its worker, and has no time to write its ending.
+                ending = Status("stopped", steps.get(task.hash, 0))
+                conclude(task, ending)
+                endings.end(task, ending)
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            for task in tasks_of(trial):
+            for task in endings.open(trial):
                 watcher.died(task)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ending = Ending("failed", reason=f"its process died {trial.num_failures} times")
-            for task in tasks_of(trial):
-                write_ending(task.folder, ending)
-                end(task, ending)
+            ending = Status("failed", reason=f"its process died {trial.num_failures} times")
+            for task in endings.open(trial):
+                conclude(task, ending)
+                endings.end(task, ending)
 
     return Relay()
 
@@ -190,13 +220,13 @@ def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], No
     def trial(config: dict[str, Any]) -> None:
         from dino_lab.sweeps.ray.worker import run
 
-        run(config["pack"]["texts"], metric, server)
+        run(config["stack"]["texts"], metric, server)
 
     return trial
 
 
 def _refuse_foreign_storage(folder: Path, paths: Iterable[str]) -> None:
-    """Every machine of the cluster must see the run folders, and what trials read, under the same path."""
+    """UserError unless every machine sees the run folders, and what trials read, under the same path."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -216,7 +246,4 @@ def _refuse_foreign_storage(folder: Path, paths: Iterable[str]) -> None:
                     missing.append(f"{node['NodeManagerHostname']} does not see {name}")
     mark.unlink()
     if missing:
-        with contextlib.suppress(OSError):  # what others have filled stays
-            for empty in (folder, *folder.parents[:3]):
-                empty.rmdir()
         raise UserError(f"--address: {missing[0]}; use shared storage")

@@ -1,4 +1,4 @@
-"""What a worker of Ray does: it hands trials to its server, and rows to Tune. It imports no torch."""
+"""A Ray worker: it hands trials to a trial server, and their rows to Tune. It imports no torch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dino_lab.runs.status import Ending
-from dino_lab.sweeps.processes.client import Server
+from dino_lab.runs.status import Status
 from dino_lab.sweeps.processes.trial import Task
+from dino_lab.sweeps.processes.trial_client import TrialClient
 
-_server: Server | None = None  # of this process, which Ray uses for one trial after the other
+_client: TrialClient | None = None  # of this process, in which Ray runs one trial after the other
 
 
 def run(texts: Sequence[str], metric: str, address: str | None) -> None:
-    """One trial, or a pack; raises only where its process died, so that Ray starts only such again."""
+    """Run one trial, or a stack. Raises only if its process died: Ray starts such a trial again."""
     from ray import tune
 
-    global _server
-    _server = _server or Server(address)
+    global _client
+    _client = _client or TrialClient(address)
     last: dict[str, Any] = {}
 
     def row(name: str, numbers: Mapping[str, Any]) -> None:
         last.update({key: numbers[key] for key in ("epoch", metric) if key in numbers})
         tune.report({**last, "of": name, "row": dict(numbers)})
 
-    def ended(name: str, ending: Ending) -> None:
+    def ended(name: str, ending: Status) -> None:
         tune.report({**last, "of": name, "ending": asdict(ending)})
 
-    _server.run([Task.of(text) for text in texts], row, ended)
+    def waiting(name: str) -> None:
+        tune.report({**last, "of": name, "waiting": True})
+
+    _client.run([Task.of(text) for text in texts], row, ended, waiting)

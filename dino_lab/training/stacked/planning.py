@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from dino_lab.building.components import make_method, make_part
+from dino_lab.building.components import make_component, make_method
 from dino_lab.errors import first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Augment
@@ -50,5 +50,5 @@ def _student(spec: Spec, registry: Registry, augment: Augment) -> Network:
 
 
 def _augment(spec: Spec, registry: Registry) -> Augment:
-    augment: Augment = make_part(spec, registry, torch.device("cpu"), "augment")
+    augment: Augment = make_component(spec, registry, torch.device("cpu"), "augment")
     return augment

@@ -11,10 +11,9 @@ import torch
 import dino_lab_glom.glom
 import dino_lab_glom.islands  # noqa: F401 - registered by being imported
 from dino_lab.registry import registry
-from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.checkpoint import load_checkpoint
 from dino_lab.spec.file import load
-from dino_lab.training.execution import Outcome
-from dino_lab.training.experiment import execute
+from dino_lab.training.trainer import FitOptions, Outcome, fit
 
 SPEC = """\
 data: {name: shapes, train_images: 96, test_images: 48, size: 16}
@@ -38,7 +37,7 @@ def spec(tmp_path: Path) -> Any:
 
 
 def run(spec: Any, runs: Path, **options: Any) -> Outcome:
-    return execute(spec, registry, runs=runs, device=torch.device("cpu"), checkpoint_every=3600.0, **options)
+    return fit(spec, registry, FitOptions(runs, torch.device("cpu"), 3600.0), **options)
 
 
 def test_a_run_scores_and_draws_its_islands(spec: Any, tmp_path: Path) -> None:
@@ -64,9 +63,11 @@ def test_a_resumed_run_ends_at_the_same_weights(spec: Any, tmp_path: Path) -> No
     assert cut.status == "interrupted"
     resumed = run(spec, tmp_path / "cut")
     assert resumed.status == "finished"
-    states = [RunFolder(outcome.folder).load(spec.hash, torch.device("cpu")) for outcome in (whole, resumed)]
+    found = [load_checkpoint(outcome.folder, spec.hash, torch.device("cpu")) for outcome in (whole, resumed)]
+    states = [checkpoint.state for checkpoint in found if checkpoint is not None]
+    assert len(states) == 2
     for part in ("student", "teacher"):
-        one, other = (state[part] for state in states if state is not None)
+        one, other = (state[part] for state in states)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole.scores_after == resumed.scores_after

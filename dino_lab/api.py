@@ -1,0 +1,127 @@
+"""The functions behind `import dino_lab`: what the command line does, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dino_lab.errors import Misfit, SpecError
+
+if TYPE_CHECKING:
+    from dino_lab.runs.open import SavedRun
+    from dino_lab.spec.model import Spec
+    from dino_lab.sweeps.run import SweepResult
+    from dino_lab.training.trainer import Listener, Outcome
+
+PathLike = str | Path
+
+
+def load(file: PathLike, *settings: str, plugins: Sequence[PathLike] = ()) -> Spec:
+    """Read a spec file, with settings such as `"optim.lr=1e-4"` laid over it.
+
+    `plugins` are Python files whose components are registered first. Raises SpecError with one line for each
+    mistake, also where the parts of the spec do not go together.
+    """
+    from dino_lab.building.check import check
+    from dino_lab.registry import registry
+    from dino_lab.registry.plugin_files import load_plugins
+    from dino_lab.spec.file import load as load_file
+
+    load_plugins([Path(plugin) for plugin in plugins])
+    document = load_file(Path(file), settings)
+    try:
+        check(document.spec, registry)
+    except Misfit as misfit:
+        raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
+    return document.spec
+
+
+def run(
+    spec: Spec,
+    *,
+    runs: PathLike = "runs",
+    device: str | None = None,
+    checkpoint_every: float = 60.0,
+    accept_data: bool = False,
+    listeners: Sequence[Listener] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a spec in `runs/<name>/<hash>`, or go on where it was stopped; a finished run is left as it is.
+
+    `device` is `cpu`, `cuda` or `cuda:N`; without it, cuda where there is one. `checkpoint_every` is in
+    seconds. `listeners` hear of every step and row; training saves and ends once `stop` returns true. Raises
+    UserError.
+    """
+    from dino_lab.building.execution import choose_device
+    from dino_lab.registry import registry
+    from dino_lab.training.trainer import FitOptions, fit
+
+    options = FitOptions(Path(runs), choose_device(device), checkpoint_every, accept_data)
+    return fit(spec, registry, options, listeners=listeners, stop=stop)
+
+
+def open_run(folder: PathLike, *, device: str | None = "cpu") -> SavedRun:
+    """Open the folder of a run: its `spec`, `data`, `backbone("teacher")`, `network("student")` and more.
+
+    Only what is asked for is built and read. Raises UserError where there is no run, or no whole checkpoint.
+    """
+    from dino_lab.building.execution import choose_device
+    from dino_lab.registry import registry
+    from dino_lab.runs.open import open_run as open_folder
+
+    return open_folder(Path(folder), registry, choose_device(device))
+
+
+def evaluate(
+    target: PathLike,
+    evaluation: PathLike | None = None,
+    *,
+    of: Literal["teacher", "student"] | None = None,
+    untrained: bool = False,
+    device: str | None = None,
+) -> dict[str, float]:
+    """Scores of a run's folder, an exported `.safetensors` file or `timm:MODEL`, by evaluator and name.
+
+    `evaluation` is a YAML file with evaluators, data and size; a run has its own. Raises UserError.
+    """
+    from dino_lab.building.execution import choose_device
+    from dino_lab.evaluation.subjects import subject_of
+    from dino_lab.registry import registry
+    from dino_lab.spec.evaluation import load_evaluation
+
+    document = load_evaluation(Path(evaluation), registry) if evaluation is not None else None
+    subject = subject_of(
+        str(target),
+        registry,
+        choose_device(device),
+        document.evaluation if document is not None else None,
+        untrained=untrained,
+    )
+    found = subject.score(of, files=False)
+    return {name: value for scored in found for name, value in scored.named_scores.items()}
+
+
+def sweep(
+    file: PathLike,
+    *settings: str,
+    runs: PathLike = "runs",
+    executor: Literal["ray", "inline"] = "ray",
+    address: str | None = None,
+    plugins: Sequence[PathLike] = (),
+) -> SweepResult:
+    """Run every trial of a sweep file that is not over; the result has the table, a line for each arm.
+
+    `executor="ray"` runs trials side by side, `"inline"` one after the other in this process; `address` is
+    that of a Ray cluster to join. Raises UserError.
+    """
+    from dino_lab.sweeps.run import run_sweep
+
+    return run_sweep(
+        Path(file),
+        settings,
+        runs=Path(runs),
+        executor=executor,
+        address=address,
+        plugins=[Path(plugin) for plugin in plugins],
+    )

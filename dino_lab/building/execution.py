@@ -1,0 +1,49 @@
+"""How networks are computed: memory format, precision, faster layers. Results change by rounding only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_lab.building.check import checkpoint_gradients
+from dino_lab.errors import UserError
+from dino_lab.kernels.linear import use_faster_linear
+from dino_lab.network import Network
+from dino_lab.spec.model import Train
+
+
+def autocast(device: torch.device, settings: Train) -> torch.autocast:
+    """The precision of the networks' matrix products, as a context."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:
+    """The memory format and the layers that are fastest on the device, for training and evaluation alike."""
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)
+    use_faster_linear(network, device)
+
+
+def arrange_training(network: Network, settings: Train) -> None:
+    """What only training needs: gradient checkpointing and compilation."""
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(network)
+    if settings.compile:
+        compiled: Any = network
+        compiled.compile()
+
+
+def choose_device(text: str | None) -> torch.device:
+    """The device that is asked for, or cuda where there is one; a UserError if torch cannot use it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text is None:
+        return torch.device("cuda" if count else "cpu")
+    kind, _, index = text.partition(":")
+    if text != "cpu" and (kind != "cuda" or (":" in text and not index.isdecimal())):
+        raise UserError(f"--device {text}: should be cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= count:
+        there = f"{count} CUDA device(s), counted from 0" if count else "no CUDA device that torch can use"
+        raise UserError(f"--device {text}: this machine has {there}")
+    return torch.device(text)

@@ -1,0 +1,99 @@
+"""The files of a study: study.json, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dino_lab.reports.study.figures import write_figures
+from dino_lab.reports.study.results import read_results
+from dino_lab.reports.study.table import HEADERS, ArmLine, lines, notes
+from dino_lab.runs.study import Study
+
+_TEX_COLUMNS = (0, 1, 2, 5, 6)  # of HEADERS: those that a paper prints
+_TEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+}
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", "|": "&#124;", **{letter: f"\\{letter}" for letter in "\\`*[~"}}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first letters of what spreadsheets compute
+
+
+def write_study(study: Study, folder: Path) -> list[ArmLine]:
+    """Read the runs and write every file of their study; returns the lines of the table."""
+    import pyarrow
+    import pyarrow.parquet
+
+    study.write(folder)
+    results = read_results(study)
+    found = lines(study, results)
+    for name, text in (
+        ("table.md", markdown(study, found)),
+        ("table.tex", latex(study, found)),
+        ("table.csv", comma_separated(found)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records(found)), folder / "table.parquet")
+    write_figures(study, results, folder)
+    return found
+
+
+def markdown(study: Study, found: Sequence[ArmLine]) -> str:
+    """A table in Markdown, and its explanation."""
+    rows = [map(_markdown, row) for row in (HEADERS, *(line.cells() for line in found))]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    table.insert(1, f"|{' --- |' * len(HEADERS)}")
+    bullets = [f"- {_markdown(note)}" for note in notes(study, found)]
+    return "\n".join([f"# {_markdown(study.name)}", "", *table, "", *bullets, ""])
+
+
+def latex(study: Study, found: Sequence[ArmLine]) -> str:
+    """A tabular with the columns that a paper prints, its explanation as comments."""
+    rows = [[row[i] for i in _TEX_COLUMNS] for row in (HEADERS, *(line.cells() for line in found))]
+    body = [" & ".join(map(_tex, row)) + r" \\" for row in rows]
+    body.insert(1, r"\hline")
+    comments = [f"% {' '.join(note.split())}" for note in notes(study, found)]
+    return "\n".join([*comments, r"\begin{tabular}{lrlll}", *body, r"\end{tabular}", ""])
+
+
+def comma_separated(found: Sequence[ArmLine]) -> str:
+    """CSV with every digit; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    out = io.StringIO()
+    plain = [{_no_formula(key): _no_formula(value) for key, value in row.items()} for row in records(found)]
+    writer = csv.DictWriter(out, list(plain[0]) if plain else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return out.getvalue()
+
+
+def records(found: Sequence[ArmLine]) -> list[dict[str, Any]]:
+    """All lines as values for programs; a column of settings holds numbers alone, or texts alone."""
+    plain = [line.record() for line in found]
+    for axis in found[0].settings if found else ():
+        values = [record[axis] for record in plain if record[axis] is not None]
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        for record in plain:
+            if record[axis] is not None:
+                record[axis] = float(record[axis]) if numbers else _text(record[axis])
+    return plain
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _markdown(text: str) -> str:
+    return "".join(_MARKDOWN.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,0 +1,146 @@
+"""What decides the weights of a run, and only that; see docs/identity.md.
+
+Two specs with the same identity train the same weights up to rounding, so they have the same folder. Left out
+are the name, the evaluators, and what changes only how fast a step is computed or what is written down.
+Included is the code of components that are not built in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dino_lab.registry import Params
+from dino_lab.registry.discovery import BUILT_IN
+from dino_lab.spec.model import Spec
+
+# Keys that do not decide the weights, of the spec and of its section `train`.
+FREE = ("name", "evaluators")
+FREE_OF_TRAIN = {
+    *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
+    *("log_every", "on_collapse"),  # what is written down, and when a run is stopped
+}
+_EXCLUDED: dict[str, Any] = {**dict.fromkeys(FREE, True), "train": FREE_OF_TRAIN}
+DIGITS = 12  # of the hash
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the weights: settings by dotted key, defaults written out, and the code of plugins."""
+
+    settings: dict[str, Any]
+    chosen: frozenset[str]  # keys of `settings` that are not at their default
+    code: dict[str, str]  # "kind name" of a component that is not built in to the digest of its source
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of what is not at its default, so that a new key with a default changes no hash."""
+        return _digest({key: self.settings[key] for key in sorted(self.chosen)}, self.code)
+
+    @property
+    def full_hash(self) -> str:
+        """12 hex digits of every setting: the folder's name where a default has changed since (rare)."""
+        return _digest(self.settings, self.code)
+
+    def same_as(self, settings: Mapping[str, Any], code: Mapping[str, str] | None) -> bool:
+        """Whether a recorded run trained these weights.
+
+        A key that the record lacks is newer than the run: it must be at its default, which is the old
+        behaviour. `code` is None in a record that is older than its recording.
+        """
+        if code is not None and code != self.code:
+            return False
+        if settings.keys() - self.settings.keys():
+            return False
+        return all(
+            settings[key] == value if key in settings else key not in self.chosen
+            for key, value in self.settings.items()
+        )
+
+
+def identity_of(spec: Spec) -> Identity:
+    """The identity of a spec."""
+    settings = flat(spec.model_dump(mode="json", serialize_as_any=True, exclude=_EXCLUDED))
+    chosen = flat(
+        spec.model_dump(mode="json", serialize_as_any=True, exclude=_EXCLUDED, exclude_defaults=True)
+    )
+    code = {
+        f"{field} {params.name}": digest for field, params in _components(spec) if (digest := _code(params))
+    }
+    return Identity(settings, frozenset(chosen.keys() & settings.keys()), code)
+
+
+def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a dumped spec by dotted key, without those that do not decide the weights."""
+    kept = {key: value for key, value in dump.items() if key not in FREE}
+    if isinstance(kept.get("train"), Mapping):
+        kept["train"] = {key: value for key, value in kept["train"].items() if key not in FREE_OF_TRAIN}
+    return flat(kept)
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys; an empty one is a value."""
+    if isinstance(value, Mapping) and value:
+        pairs: Iterator[tuple[Any, Any]] = iter(value.items())
+    elif isinstance(value, list) and value:
+        pairs = iter(enumerate(value))
+    else:
+        return {key: value}
+    return {
+        path: leaf
+        for step, inner in pairs
+        for path, leaf in flat(inner, f"{key}.{step}" if key else f"{step}").items()
+    }
+
+
+def _components(spec: Spec) -> Iterator[tuple[str, Params]]:
+    for field in type(spec).model_fields:
+        if field in FREE:
+            continue
+        value = getattr(spec, field)
+        for params in value if isinstance(value, tuple) else (value,):
+            if isinstance(params, Params):
+                yield field, params
+
+
+def _code(params: Params) -> str | None:
+    """The digest of a component's source; None of a built-in, whose version is that of the package."""
+    cls = type(params).component
+    if cls is None or cls.__module__.startswith(BUILT_IN):
+        return None
+    files = _source_files(cls.__module__)
+    if not files:
+        return _sha(inspect.getsource(cls).encode())
+    return _digest_of_files(tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+def _source_files(module: str) -> list[Path]:
+    """The Python files of the outermost package that a module is part of, or its own file."""
+    steps = module.split(".")
+    for i in range(1, len(steps) + 1):
+        file = getattr(sys.modules.get(".".join(steps[:i])), "__file__", None)
+        if file is not None:  # a namespace package has none
+            path = Path(file)
+            return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return []
+
+
+@lru_cache(maxsize=256)
+def _digest_of_files(files: tuple[tuple[Path, int], ...]) -> str:
+    return _sha(b"".join(file.read_bytes() for file, _ in files))
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return _sha(text.encode())[:DIGITS]

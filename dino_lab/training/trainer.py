@@ -1,0 +1,405 @@
+"""One run from start to end: the rows of the loop are written, watched and saved in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import torch
+
+from dino_lab.errors import UserError, first_line
+from dino_lab.evaluation.scoring import Scored
+from dino_lab.protocols import Evaluator, GivesTimmModel, SharedData, ability
+from dino_lab.registry import Registry
+from dino_lab.runs.backbone_file import write_backbone
+from dino_lab.runs.checkpoint import forget_previous, load_checkpoint, save_checkpoint
+from dino_lab.runs.data_record import check_data, data_record, fingerprints
+from dino_lab.runs.environment import environment
+from dino_lab.runs.folder import RunFolder, folder_of
+from dino_lab.runs.lock import Lock
+from dino_lab.runs.rows import scores
+from dino_lab.runs.status import State, Status, write_status
+from dino_lab.spec.identity import identity_of
+from dino_lab.spec.model import Spec
+from dino_lab.training.build import Run, build
+from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.training.loop import NoBatch, NonFinite, Row, train
+from dino_lab.training.tensorboard import Events
+
+logger = logging.getLogger(__name__)
+LEAST_WARM_UP = 0.05  # share of a run in which nothing is called a collapse, whatever the schedules say
+Stop = Callable[[], "bool | State"]  # whether to stop now, or as what; asked between two steps
+
+
+class Listener(Protocol):
+    """Whoever wants to know how a run goes on."""
+
+    def started(self, run: Run, folder: Path, step: int) -> None:
+        """The parts are built; `step` is above 0 where a checkpoint was found."""
+        ...
+
+    def row(self, row: Row, verdict: Verdict) -> None:
+        """A row was written."""
+        ...
+
+    def progressed(self, step: int, total: int) -> None:
+        """A step was made."""
+        ...
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Literal["finished", "already finished", "interrupted", "stopped", "collapsed", "failed"]
+    folder: Path
+    step: int
+    total: int
+    verdict: Verdict
+    seconds: float = 0.0  # of all sessions
+    scores_before: dict[str, float] = field(default_factory=dict)
+    scores_after: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How specs are trained, which decides nothing about their weights."""
+
+    runs: Path  # where run folders are made
+    device: torch.device
+    checkpoint_every: float = 60.0  # seconds
+    accept_data: bool = False  # a run may go on, or be used again, with other data than it began with
+
+
+def fit(
+    spec: Spec,
+    registry: Registry,
+    options: FitOptions,
+    *,
+    listeners: Sequence[Listener] = (),
+    stop: Stop = lambda: False,
+    shared: SharedData | None = None,
+) -> Outcome:
+    """Train a spec to its end, or on from where it stopped; its folder says how it ended, whatever happens.
+
+    A finished run is not trained again; evaluators that it has not seen yet are computed. `shared` is what
+    the spec's own data part would give, where it is in memory already.
+    """
+    with prepared(spec, registry, options, listeners, shared) as trainer:
+        if isinstance(trainer, Outcome):
+            return trainer
+        return trainer.fit(stop)
+
+
+@contextmanager
+def prepared(
+    spec: Spec,
+    registry: Registry,
+    options: FitOptions,
+    listeners: Sequence[Listener],
+    shared: SharedData | None = None,
+) -> Iterator[Trainer | Outcome]:
+    """A trainer that holds the run's folder, or the outcome of a run that has nothing left to do.
+
+    An exception that leaves it is recorded as the run's status.
+    """
+    folder = folder_of(options.runs, spec)
+    with folder.locked() as lock:
+        before, trainer = folder.status(), None
+        try:
+            if (outcome := _over(spec, folder, before, options)) is not None:
+                yield outcome
+                return
+            run = build(spec, registry, options.device, shared)
+            trainer = Trainer(run, folder, lock, before, options, listeners)
+            yield trainer if before.state != "finished" else trainer.evaluated()
+        except Exception as error:
+            if before.state != "finished":
+                now = before if trainer is None else trainer.status
+                write_status(folder.path, replace(now, state="failed", reason=reason_of(error)))
+            raise
+        finally:
+            if trainer is not None:
+                trainer.close()
+
+
+def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) -> Outcome | None:
+    """The outcome of a run that ended before, unless there is something left to do."""
+    stopped_by_collapse = status.state == "collapsed" and spec.train.on_collapse == "stop"
+    if status.state == "finished":
+        if not options.accept_data:
+            check_data(folder.path, folder.recorded_data(), {"files": fingerprints(spec.data)})
+        if folder.unseen_evaluators(spec):
+            return None
+    elif not stopped_by_collapse:
+        return None
+    return Outcome(
+        "already finished" if status.state == "finished" else "collapsed",
+        folder.path,
+        status.step,
+        status.total,
+        _verdict(status),
+        status.seconds,
+        status.scores_before,
+        status.scores_after,
+        status.reason,
+    )
+
+
+def _verdict(status: Status) -> Verdict:
+    return Verdict(cast(Any, status.verdict), status.sentence)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a run failed, in one line."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out of memory"
+    first = first_line(error)
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+
+
+class Trainer:
+    """A run that is trained in its folder, which this process has locked."""
+
+    def __init__(
+        self,
+        run: Run,
+        folder: RunFolder,
+        lock: Lock,
+        before: Status,
+        options: FitOptions,
+        listeners: Sequence[Listener],
+    ) -> None:
+        self.run, self.folder = run, folder
+        self._lock, self._options, self._listeners = lock, options, listeners
+        self._began = time.monotonic()
+        self._reader = Reader(max(LEAST_WARM_UP, run.spec.optim.lr.warmup))
+        if lock.warning:
+            logger.warning(lock.warning)
+        self.step, self._seconds_before = 0, before.seconds
+        self._new_evaluators: list[tuple[str, Evaluator]] = []
+        self._resume()
+        self._events = Events(folder.path, self.step)
+        self._clock = _Clock(self.step, run.spec.train.batch_size)
+        self.saved_at = time.monotonic()
+        self._finite: torch.Tensor | None = None
+
+    def fit(self, stop: Stop) -> Outcome:
+        """Train to the end, or until `stop` says so, the run has collapsed, or a number is none."""
+        self.begin()
+        try:
+            for row in train(self.run, self.step):
+                self.measure(row)
+                self.record(row)
+                if self.has_collapsed:
+                    return self.end("collapsed")
+                if row.step < row.total and (why := stop()):
+                    return self.end("interrupted" if why is True else why)
+                self.save_if_due(row)
+            return self.end("finished")
+        except NonFinite as error:
+            return self.end("failed", str(error))
+        except NoBatch as error:
+            self.save()
+            raise error.cause from None
+
+    def begin(self, beside: Sequence[str] = ()) -> None:
+        """Before the first step; `beside` are the hashes of runs that are trained in the same stack."""
+        facts = environment(self.run.device) | ({"trained_with": list(beside)} if beside else {})
+        self.folder.write_environment(facts)
+        self._tell_started()
+        if self.step == 0:
+            self._write(Row(0, self.run.total_steps, 0.0, self._evaluate(self.run.due(0))))
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Steps are timed from here."""
+        self._clock.start(self.step)
+
+    def measure(self, row: Row) -> None:
+        """A step was made: read the clock, if a row is written."""
+        self.step, self._finite = row.step, row.finite
+        for listener in self._listeners:
+            listener.progressed(row.step, row.total)
+        self._clock.waited += row.waited
+        if row.numbers:
+            row.numbers.update(self._clock.read(row.step))
+            if self.run.device.type == "cuda":
+                row.numbers["peak_memory"] = float(torch.cuda.max_memory_allocated(self.run.device))
+
+    def record(self, row: Row) -> None:
+        """Evaluate what is due and write the row, if there is one."""
+        if row.numbers:
+            row.numbers.update(self._evaluate(self.run.due(row.step)))
+            self._write(row)
+            self.start_clock()
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether the run is to be stopped since it has collapsed."""
+        return self.run.spec.train.on_collapse == "stop" and self._reader.verdict.collapsed
+
+    def save_if_due(self, row: Row) -> None:
+        """Write a checkpoint, if a row was written and the last checkpoint is old enough."""
+        if row.numbers and row.step < row.total and self.is_due:
+            self.save()
+            self.start_clock()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one."""
+        return time.monotonic() - self.saved_at >= self._options.checkpoint_every
+
+    def save(self) -> None:
+        """Write a checkpoint; a NonFinite where the weights are no numbers any more (on a GPU)."""
+        if self._finite is not None and not self._finite:
+            raise NonFinite(f"loss or gradient is no number at or before step {self.step}")
+        self._lock.check()
+        self.folder.sync_rows()
+        state = self.run.state_dict()
+        save_checkpoint(self.folder.path, self.folder.hash, self.step, self._seconds, state)
+        self.saved_at = time.monotonic()
+        for listener in self._listeners:
+            listener.saved(self.step)
+
+    def end(self, state: State, reason: str = "") -> Outcome:
+        """Save, unless the run has failed, and record how it ended."""
+        if state != "failed":
+            try:
+                self.save()
+            except NonFinite as error:
+                state, reason = "failed", str(error)
+        if state == "finished":
+            forget_previous(self.folder.path)
+            network = self.run.network("teacher")
+            if ability(network.backbone, GivesTimmModel) is not None:
+                write_backbone(network, self.run.spec, self.run.augment, self.folder.backbone)
+        outcome = self._outcome(state, reason)
+        write_status(self.folder.path, _status(state, outcome))
+        return outcome
+
+    def evaluated(self) -> Outcome:
+        """The outcome of a finished run, whose new evaluators were computed when it was resumed."""
+        self._tell_started()
+        self.folder.add_to_row(self.step, self._evaluate(self._new_evaluators))
+        write_status(self.folder.path, self.status)
+        return self._outcome("already finished", "")
+
+    @property
+    def status(self) -> Status:
+        """How it stands now, as of a finished run."""
+        return _status("finished", self._outcome("finished", ""))
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._events.close()
+
+    @property
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _resume(self) -> None:
+        """Load the checkpoint, if there is one, and record what the run is."""
+        run, folder = self.run, self.folder
+        record = data_record(run.spec.data, run.data)
+        checkpoint = load_checkpoint(folder.path, folder.hash, run.device)
+        rows = folder.keep_rows(checkpoint.step if checkpoint is not None else -1)
+        if checkpoint is not None:
+            if not self._options.accept_data:
+                check_data(folder.path, folder.recorded_data(), record)
+            if checkpoint.warning:
+                logger.warning(checkpoint.warning)
+            named = list(run.evaluators.items())
+            self._new_evaluators = [named[i] for i in folder.unseen_evaluators(run.spec)]
+            if self._new_evaluators:  # of the first weights, which are those that were built
+                folder.add_to_row(0, self._evaluate(self._new_evaluators))
+            run.load_state_dict(checkpoint.state)
+            self.step = checkpoint.step
+            self._seconds_before = max(self._seconds_before, checkpoint.seconds)
+        for row in rows:
+            self._reader.read(row, row["step"] / run.total_steps)
+        folder.write_identity(identity_of(run.spec), record)
+        folder.write_spec(run.spec)
+
+    def _tell_started(self) -> None:
+        for listener in self._listeners:
+            listener.started(self.run, self.folder.path, self.step)
+
+    def _evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> dict[str, float]:
+        """Scores of evaluators, whose files are written."""
+        found: list[Scored] = self.run.evaluate(evaluators)
+        for scored in found:
+            for name, content in scored.named_files.items():
+                self.folder.write_evaluation(self.step, name, content)
+        return {name: value for scored in found for name, value in scored.named_scores.items()}
+
+    def _write(self, row: Row) -> None:
+        self._lock.check()
+        verdict = self._reader.read(row.numbers, row.step / row.total)
+        self.folder.append_row({"step": row.step, "epoch": row.epoch, **row.numbers})
+        self._events.write(row)
+        for listener in self._listeners:
+            listener.row(row, verdict)
+
+    def _outcome(self, state: Any, reason: str) -> Outcome:
+        scored = [(row["step"], found) for row in self.folder.rows() if (found := scores(row))]
+        return Outcome(
+            state,
+            self.folder.path,
+            self.step,
+            self.run.total_steps,
+            self._reader.verdict,
+            self._seconds,
+            _first_of([found for _, found in scored]),
+            _first_of([found for step, found in reversed(scored) if step > 0]),
+            reason,
+        )
+
+
+def _first_of(scored: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each score where it stands first."""
+    found: dict[str, float] = {}
+    for row in scored:
+        found = {**row, **found}
+    return found
+
+
+def _status(state: State, outcome: Outcome) -> Status:
+    return Status(
+        state,
+        outcome.step,
+        outcome.total,
+        outcome.verdict.name,
+        outcome.verdict.sentence,
+        outcome.reason,
+        outcome.seconds,
+        outcome.scores_before,
+        outcome.scores_after,
+    )
+
+
+class _Clock:
+    """Speed of the steps since `start`; what happens between two starts is not counted."""
+
+    def __init__(self, step: int, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.start(step)
+
+    def start(self, step: int) -> None:
+        self.step, self.time, self.waited = step, time.perf_counter(), 0.0
+
+    def read(self, step: int) -> dict[str, float]:
+        """Images per second, and the share of the time that images were waited for."""
+        seconds = time.perf_counter() - self.time
+        images = (step - self.step) * self.batch_size
+        return {"images_per_second": images / seconds, "data_wait": self.waited / seconds}

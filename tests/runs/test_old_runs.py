@@ -1,0 +1,137 @@
+"""Run folders of version 0.1.0, made by it and kept in version_0_1_0/: what they were still works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dino_lab.cli import app as cli
+from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder, folder_of
+from dino_lab.runs.open import open_run
+from dino_lab.runs.status import read_status
+from dino_lab.spec.file import load
+
+CPU = torch.device("cpu")
+HASH = "5f4bd917f063"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy: `finished`, `interrupted` and `sweep` hold run folders, legacy.yaml is their spec."""
+    return Path(shutil.copytree(Path(__file__).parent / "version_0_1_0", tmp_path / "old"))
+
+
+@pytest.mark.parametrize("runs", ["finished", "interrupted"])
+def test_it_is_found_by_its_spec(old: Path, runs: str) -> None:
+    assert folder_of(old / runs, load(old / "legacy.yaml").spec).path == old / runs / "legacy" / HASH
+
+
+def test_a_new_key_with_a_default_orphans_nothing(old: Path) -> None:
+    """As if the old version had not had a key of today: its file lacks the line."""
+    file = old / "finished" / "legacy" / HASH / "spec.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "init_std" not in line]
+    assert len(kept) == len(lines) - 1
+    file.write_text("".join(kept))
+    assert folder_of(old / "finished", load(old / "legacy.yaml").spec).path.name == HASH
+    spec = load(old / "legacy.yaml", ["backbone.init_std=0.5"]).spec
+    assert folder_of(old / "finished", spec).path.name != HASH
+
+
+def test_a_default_that_has_changed_is_not_taken_for_the_one_of_then(old: Path) -> None:
+    file = old / "finished" / "legacy" / HASH / "spec.yaml"
+    text = file.read_text()
+    assert "batch_norm: false\n" in text
+    file.write_text(text.replace("batch_norm: false\n", "batch_norm: true\n"))
+    assert folder_of(old / "finished", load(old / "legacy.yaml").spec).path.name != HASH
+    asked = load(old / "legacy.yaml", ["head.batch_norm=true"]).spec
+    assert folder_of(old / "finished", asked).path.name == HASH
+
+
+def test_a_finished_one_is_finished(old: Path, execute: Callable) -> None:
+    outcome = execute(load(old / "legacy.yaml").spec, runs=old / "finished")
+    assert (outcome.status, outcome.step, outcome.folder.name) == ("already finished", 16, HASH)
+    assert outcome.scores_after == {"knn.1nn": 0.25, "knn.5nn": 0.4375}
+
+
+def test_an_interrupted_one_ends_at_the_weights_of_the_finished_one(old: Path, execute: Callable) -> None:
+    outcome = execute(load(old / "legacy.yaml").spec, runs=old / "interrupted")
+    assert (outcome.status, outcome.folder.name) == ("finished", HASH)
+    one, other = (
+        load_file(old / runs / "legacy" / HASH / "backbone.safetensors")
+        for runs in ("finished", "interrupted")
+    )
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5)
+    assert json.loads((outcome.folder / "identity.json").read_text())["hash"] == HASH
+
+
+def test_evaluators_are_added_to_a_finished_one(old: Path, execute: Callable) -> None:
+    spec = load(old / "legacy.yaml", ["evaluators=[{name: knn, k: [1, 5]}, {name: knn, k: [3]}]"]).spec
+    before = (old / "finished" / "legacy" / HASH / "last.pt").read_bytes()
+    outcome = execute(spec, runs=old / "finished")
+    assert outcome.status == "already finished"
+    assert outcome.scores_after.keys() == {"knn.1nn", "knn.5nn", "knn_2.3nn"} == outcome.scores_before.keys()
+    rows = RunFolder(outcome.folder).rows()
+    assert [row["step"] for row in rows if "knn_2.3nn" in row] == [0, 16]
+    assert (outcome.folder / "last.pt").read_bytes() == before
+    again = execute(spec, runs=old / "finished")
+    assert again.scores_after == outcome.scores_after
+
+
+def test_its_networks_open(old: Path) -> None:
+    run = open_run(old / "interrupted" / "legacy" / HASH, registry)
+    assert run.step == 6
+    teacher, student = run.backbone("teacher"), run.network("student")
+    assert teacher.head.__class__.__name__ == "Identity"
+    images = torch.rand(2, 3, 16, 16)
+    assert student([images[None]]).z.shape == (1, 2, 16)
+    assert not torch.equal(teacher.encode(images), student.encode(images))
+
+
+@pytest.mark.parametrize("runs", ["finished", "interrupted"])
+def test_verbs_read_it(old: Path, runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = old / runs / "legacy" / HASH
+    assert cli.main(["eval", str(folder), "--device", "cpu"]) == 0
+    assert cli.main(["export", str(folder), "--to", str(tmp_path / "model.safetensors")]) == 0
+    assert cli.main(["report", str(folder), "--to", str(tmp_path / "report.html"), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert f"legacy {HASH}" in (tmp_path / "report.html").read_text()
+
+
+def test_two_are_compared(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = sorted((old / "sweep" / "legacy").iterdir())
+    assert cli.main(["compare", *map(str, folders)]) == 0
+    assert "0.07" in capsys.readouterr().out
+
+
+def test_a_sweep_is_compared_where_it_was_moved_to(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = (old / "sweep" / "_sweeps" / "sweep").iterdir()
+    assert cli.main(["compare", str(folder)]) == 0
+    assert "temperature=0.07" in capsys.readouterr().out
+
+
+def test_how_a_trial_ended_is_read(old: Path) -> None:
+    folder = next((old / "sweep" / "legacy").iterdir())
+    status = read_status(folder)
+    assert (status.state, status.step, status.verdict) == ("finished", 16, "learning")
+    (folder / "result.json").unlink()
+    ending = {
+        "status": "stopped",
+        "step": 8,
+        "total": 16,
+        "verdict": "learning",
+        "reason": "",
+        "seconds": 2.0,
+    }
+    (folder / "ending.json").write_text(json.dumps(ending))
+    assert (read_status(folder).state, read_status(folder).seconds) == ("stopped", 2.0)
