@@ -17,6 +17,7 @@ from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.parquet import Parquet
 from dino_lab.errors import UserError
 from dino_lab.imaging.files import list_images
+from dino_lab.registry import registry
 
 CPU = torch.device("cpu")
 
@@ -33,8 +34,11 @@ def grow(folder: Path, images: int, first: int = 0) -> Path:
 
 
 def opened(root: Path, **given: object) -> ImageFolder:
-    given = {"test_fraction": 0.25, "size": 8, **given}
-    return ImageFolder(CPU, path=str(root), **given)  # type: ignore[arg-type]
+    keys = {"name": "image_folder", "path": str(root), "test_fraction": 0.25, "size": 8, **given}
+    params = registry.find("data", "image_folder").params.model_validate(keys)
+    data = registry.build("data", params, CPU)
+    assert isinstance(data, ImageFolder)
+    return data
 
 
 def total(data: ImageFolder) -> int:

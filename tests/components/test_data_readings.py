@@ -14,6 +14,7 @@ from PIL import Image
 from dino_lab.components.data import _storage
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.errors import UserError
+from dino_lab.registry import registry
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -30,7 +31,16 @@ def opened(root: Path, images: Images, **given: Any) -> ImageFolder:
             file.write_bytes(content)
         else:
             Image.fromarray(content).save(file)
-    return ImageFolder(CPU, path=str(root), size=SIZE, **given)
+    return again(root, **given)
+
+
+def again(root: Path, **given: Any) -> ImageFolder:
+    """What lies in the folder already."""
+    keys = {"name": "image_folder", "path": str(root), "size": SIZE, **given}
+    params = registry.find("data", "image_folder").params.model_validate(keys)
+    data = registry.build("data", params, CPU)
+    assert isinstance(data, ImageFolder)
+    return data
 
 
 def pixels(data: ImageFolder) -> np.ndarray:
@@ -102,18 +112,18 @@ def test_white_may_be_said(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"grey values from 0 to 1500 are not in 0\.\.1200\); data\.white says"
     ):
-        ImageFolder(CPU, path=str(tmp_path), size=SIZE, white=1200)
+        again(tmp_path, white=1200)
 
 
 def test_floating_point_takes_white(tmp_path: Path) -> None:
     image = ramp(0, 1, np.float32)
     with pytest.raises(UserError, match=r"no stated range\); say in data\.white which value is white"):
         opened(tmp_path, [(".tif", image)] * 2)
-    data = ImageFolder(CPU, path=str(tmp_path), size=SIZE, white=1.0)
+    data = again(tmp_path, white=1.0)
     assert np.abs(pixels(data)[0, 0] - image * 255).max() <= 0.5 + 1e-4
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "train" / "a" / "nan.tif")
     with pytest.raises(UserError, match=r"nan\.tif: .*nan"):
-        ImageFolder(CPU, path=str(tmp_path), size=SIZE, white=1.0)
+        again(tmp_path, white=1.0)
 
 
 def test_a_range_that_the_file_states_is_kept(tmp_path: Path) -> None:
@@ -191,7 +201,7 @@ def test_further_pictures_of_a_file_are_told(tmp_path: Path) -> None:
     data = opened(tmp_path, [(".png", bands(3)), (".png", bands(3))])
     assert data.found().notes[:1] == data.found().notes  # one class, and nothing else
     grey.save(tmp_path / "train" / "a" / "pages.tif", save_all=True, append_images=[grey])
-    note = ImageFolder(CPU, path=str(tmp_path), size=SIZE).found().notes[0]
+    note = again(tmp_path).found().notes[0]
     assert note.startswith("1 image has several pictures in a file: the first is used (first: ")
 
 
@@ -202,7 +212,7 @@ def test_the_largest_image_is_a_parameter(tmp_path: Path) -> None:
     large = bands(3).repeat(4, 0).repeat(4, 1)  # 64 x 64
     with pytest.raises(UserError, match=r"64 x 64 pixels are more than 4000\); raise data\.max_pixels"):
         opened(tmp_path, [(".png", large)] * 2, max_pixels=4000)
-    assert ImageFolder(CPU, path=str(tmp_path), size=SIZE, max_pixels=4096).train_images == 1
+    assert again(tmp_path, max_pixels=4096).train_images == 1
     Image.new("1", (14_000, 14_000)).save(tmp_path / "train" / "a" / "slide.png")
     with pytest.raises(UserError, match="14000 x 14000 pixels are more than 178956970"):
-        ImageFolder(CPU, path=str(tmp_path), size=SIZE)
+        again(tmp_path)
