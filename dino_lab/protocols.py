@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.evaluation.outputs import MaskedImages, Representation, Split
+from dino_lab.imaging.report import DataReport
 from dino_lab.network import Network
 from dino_lab.registry.kinds import KIND_OF_FIELD
 from dino_lab.types import BackboneOutput, Output, Views
@@ -101,6 +102,22 @@ class GivesSegments(Data, Protocol):
         Returns objects uint8 [N, H, W], numbered 1, 2, ... in each image; their classes uint8 [N, H, W], as
         label + 1. In both 0 is background and 255 void.
         """
+        ...
+
+
+class GivesLabels(Data, Protocol):
+    """Data whose labels are known without its images."""
+
+    def labels(self, split: Literal["train", "test"]) -> Tensor:
+        """Labels int64 [N] of a split, on the CPU; none where there is no such split."""
+        ...
+
+
+class GivesReport(Data, Protocol):
+    """Data that may pass over some of what it was given, and reports it."""
+
+    def found(self) -> DataReport:
+        """Images and classes of each split, what was passed over and why, and other notes."""
         ...
 
 
@@ -393,6 +410,15 @@ class NeedsRepresentations(Evaluator, Protocol):
         ...
 
 
+class ComparesLabels(Evaluator, Protocol):
+    """An evaluator whose score is decided by the labels where these are all the same, which is refused."""
+
+    @property
+    def compares_labels(self) -> tuple[Literal["train", "test"], ...]:
+        """The splits whose labels it compares; of two, they must have a class in common."""
+        ...
+
+
 class GivesFiles(Evaluator, Protocol):
     """An evaluator that writes files, such as pictures, into the run's folder."""
 
@@ -415,7 +441,7 @@ PROTOCOLS: dict[str, type] = {
     "evaluator": Evaluator,
 }
 ABILITIES: dict[str, tuple[type, ...]] = {
-    "data": (SharedData, HasClassNames, GivesAnnotations, GivesSegments),
+    "data": (SharedData, HasClassNames, GivesAnnotations, GivesSegments, GivesLabels, GivesReport),
     "augment": (),
     "backbone": (
         GivesTokens,
@@ -431,7 +457,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
     "targets": (),
     "loss": (GivesMeasures, ChecksPairs),
     "regularizer": (),
-    "evaluator": (NeedsAbilities, NeedsRepresentations, GivesFiles),
+    "evaluator": (NeedsAbilities, NeedsRepresentations, ComparesLabels, GivesFiles),
 }
 
 

@@ -51,6 +51,8 @@ def pack(
         data = registry.build("data", params, torch.device("cpu"))
     if not isinstance(data, Labelled):
         raise UserError(f"data {params.name}: can not be packed, it does not say which image is where")
+    for line in data.found().lines():
+        print(line)
     try:
         manifest, written = write(data, json.loads(params.model_dump_json()), to, _Progress())
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
     from dino_lab.spec.file import Document
+    from dino_lab.spec.model import Spec
 
 
 @contextmanager
@@ -27,9 +28,10 @@ def located(document: Document) -> Iterator[None]:
 
 
 def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) -> None:
-    """Say whether a spec would run, and why not.
+    """Say whether a spec would run on the data that is there, and why not.
 
-    Prints every error at once, or the facts that follow from the spec.
+    Prints every error at once, or the facts that follow from the spec, and what was found of the data. A
+    sample of the images is decoded; with `on_bad_image: skip` all of them are.
     """
     load_plugins(plugin)
     from dino_lab.building.check import check
@@ -38,10 +40,41 @@ def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) 
 
     document = load(spec, settings or ())
     with located(document):
-        facts = check(document.spec, registry)
+        facts = check(document.spec, registry) + _data_facts(document.spec)
     print(f"{printable(str(spec))}: OK")
     for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
         print(f"  {line}")
+
+
+def _data_facts(spec: Spec) -> list[str]:
+    """What was found of the data, in lines; a Misfit where it does not go with the other parts."""
+    import torch
+
+    from dino_lab.building.components import make_component, make_evaluators
+    from dino_lab.building.data_check import check_data
+    from dino_lab.components.data._storage import never_resident
+    from dino_lab.protocols import GivesReport, ability
+    from dino_lab.registry import registry
+
+    cpu = torch.device("cpu")
+    params = spec.data
+    if getattr(params, "download", False):
+        spec = spec.model_copy(update={"data": params.model_copy(update={"download": False})})
+    try:
+        with never_resident():
+            data = make_component(spec, registry, cpu, "data", cpu)
+    except Misfit:
+        if spec.data is params:
+            raise
+        return ["data: not there yet; the run downloads it"]
+    augment = make_component(spec, registry, cpu, "augment")
+    evaluators = make_evaluators(spec.evaluators, registry).values()
+    check_data(data, augment, evaluators, spec.train.batch_size, cpu)
+    if (reporting := ability(data, GivesReport)) is not None:
+        return reporting.found().lines()
+    return [
+        f"data: {data.train_images} training and {data.test_images} test images of {data.classes} classes"
+    ]
 
 
 def schema(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
+from dino_lab.building.data_check import check_labels
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import Representation
@@ -55,6 +56,8 @@ def score(
 
     Without `files` they write none.
     """
+    for _, one in evaluators:
+        check_labels(one, data)
     features: frozenset[Representation] = frozenset({"features"})
     wants = features.union(*(representations_of(evaluator) for _, evaluator in evaluators))
     with ExitStack() as stack:

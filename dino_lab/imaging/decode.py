@@ -1,54 +1,124 @@
-"""Image files made into pixels: which files are images, and what is upright RGB."""
+"""Image files made into pixels: what is upright RGB."""
 
 from __future__ import annotations
 
+import io
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from dino_lab.errors import UserError
+from dino_lab.imaging.files import shown
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 Pixels = NDArray[np.uint8]
+Trait = Literal["grey", "dark", "transparent", "graded", "bands", "pages"]
+
+# Pillow has one limit for a whole process, and warns at half of it; ours is checked before pixels are made.
+MAX_PIXELS = 178_956_970  # at which Pillow refuses
+Image.MAX_IMAGE_PIXELS = None
+
+REPAIR = "repair or remove it"
+SIXTEEN_BITS = 65535
+SCALED = (
+    "JPEG2000",
+    "PPM",
+)  # formats whose grey values Pillow scales to 16 bits by the range that they state
+# Formats for which Pillow runs another program, or that it knows by name only.
+UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")  # formats of which a file may hold several pictures
+GRADED_VALUES, OPAQUE_SHARE = 16, 0.1
+DARK = 64  # of 255: 16-bit colours below it were most likely taken for what they are not
+MASKS = ("1", "L", "P")
 
 
 class BadImage(Exception):
-    """An image that cannot be read; the text says why."""
+    """An image that cannot be read; the text says why, and `advice` what to do."""
+
+    def __init__(self, reason: str, advice: str = REPAIR) -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
-def decode(image: Image.Image, size: int) -> Pixels:
+@dataclass(frozen=True)
+class Reading:
+    """How the values of a file are taken where it leaves that open."""
+
+    white: float | None = None  # the value of grey pixels of more than 8 bits that is white; None: 65535
+    fourth_band: Literal["transparency", "dropped"] = "transparency"
+    max_pixels: int = MAX_PIXELS
+
+
+PLAIN = Reading()
+
+
+def opened(content: bytes) -> Image.Image:
+    """The image that a file holds, not yet decoded; a BadImage says what it holds instead."""
+    try:
+        Image.init()
+        return Image.open(io.BytesIO(content), formats=[name for name in Image.ID if name not in UNREAD])
+    except UnidentifiedImageError as error:
+        raise _instead(content) from error
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def read_image(file: Path) -> Image.Image:
+    """The image of a file, not yet decoded; a BadImage says why there is none."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        if file.is_symlink():
+            target = shown(os.readlink(file))
+            advice = "fetch it, as `git annex get` or `dvc pull` does"
+            raise BadImage(f"a link to {target}, which is not there", advice) from error
+        raise BadImage(error.strerror or "cannot be read") from error
+    return opened(content)
+
+
+def decode(image: Image.Image, size: int, reading: Reading = PLAIN) -> Pixels:
     """RGB pixels [3, size, size]: upright, the short side scaled to `size` (bicubic, antialiased), centred.
 
-    Of an animation it is the first frame. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
-    Raises BadImage where the file is truncated or its kind of pixel has no meaning in RGB.
+    Of an animation it is the first frame. Transparency is laid over white, and grey of more than 8 bits is
+    scaled. Raises BadImage where the file is truncated or too large, or its kind of pixel has no meaning in
+    RGB.
     """
+    return examine(image, size, reading)[0]
+
+
+def examine(image: Image.Image, size: int, reading: Reading = PLAIN) -> tuple[Pixels, dict[Trait, float]]:
+    """As `decode`, and what of the image may have been meant otherwise, each with a number.
+
+    `grey`: more than 8 bits without a stated range, the largest value; `dark`: 16-bit colours, the largest of
+    their 8-bit values; `transparent`: a fourth band, or a second one, that is laid over white; `graded`: the
+    same, but its values vary as a colour's do; `bands`: how many there are, more than are used; `pages`: more
+    than one.
+    """
+    traits: dict[Trait, float] = {}
     try:
         if image.format == "JPEG":
             # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
             image.draft(None, (2 * size, 2 * size))
-        return pixels(ImageOps.fit(_upright_rgb(image), (size, size), Image.Resampling.BICUBIC))
+        upright = _upright_rgb(image, reading, traits)
+        found = pixels(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+    except BadImage:
+        raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(_reason(error)) from error
+    return found, traits
 
 
 def read_rgb(file: Path) -> Image.Image:
     """The whole image of a file, upright and in RGB as `decode` has it; a UserError where that cannot be."""
     try:
-        with Image.open(file) as image:
-            return _upright_rgb(image)
+        return _upright_rgb(read_image(file), PLAIN, {})
     except Exception as error:
-        raise UserError(f"{file}: unreadable image ({_reason(error)}); repair or remove it") from error
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Files below a folder that are named like images and not hidden, in the order of their paths."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+        advice = error.advice if isinstance(error, BadImage) else REPAIR
+        raise UserError(f"{shown(file)}: unreadable image ({_reason(error)}); {advice}") from error
 
 
 def pixels(image: Image.Image) -> Pixels:
@@ -63,8 +133,10 @@ def decode_mask(mask: Image.Image, like: tuple[int, int], size: int) -> Pixels:
     colours, or its size is another than the image's.
     """
     try:
-        upright = _upright(mask)
-        if upright.mode not in ("1", "L", "P") and not upright.mode.startswith("I"):
+        if mask.size not in (like, like[::-1]):  # told before its pixels are made
+            raise ValueError("{} x {} pixels, but its image has {} x {}".format(*upright_size(mask), *like))
+        upright = _upright(mask, max(MAX_PIXELS, like[0] * like[1]))
+        if upright.mode not in MASKS and not upright.mode.startswith("I"):
             raise ValueError(f"its pixels are {upright.mode}, not grey or palette")
         if upright.size != like:
             raise ValueError("{} x {} pixels, but its image has {} x {}".format(*upright.size, *like))
@@ -93,12 +165,62 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    return _rgb(_upright(image))
+def _instead(content: bytes) -> BadImage:
+    """What a file holds that is not an image."""
+    start = content[:512]
+    if not content:
+        return BadImage("the file is empty")
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        return BadImage("a pointer of git-lfs, not the image", "fetch it with `git lfs pull`")
+    if start.startswith(b"/annex/objects/"):
+        return BadImage("a pointer of git-annex, not the image", "fetch it with `git annex get`")
+    if start[:4] in (b"II*\0", b"MM\0*") and (bands := _tiff_bands(content)):
+        return BadImage(
+            f"a TIFF file of {bands}; read are one band of up to 16 bits, and RGB or CMYK of 8 or 16 bits, "
+            "after which further bands are not used",
+            "write the three bands that are wanted as an 8-bit RGB image",
+        )
+    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return BadImage("HEIC, which cannot be read here", "convert it to JPEG or PNG")
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return BadImage("a web page, not an image", "download it again")
+    if start.lstrip().lower().startswith((b"<svg", b"<?xml")):
+        return BadImage("SVG or other XML, which has no pixels", "convert it to PNG")
+    return BadImage("not an image")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _tiff_bands(content: bytes) -> str:
+    """Number, bits and kind of a TIFF file's bands, in words; nothing where its directory is damaged."""
+    try:
+        directory: Any = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
+        file = io.BytesIO(content)
+        file.seek(directory.next)
+        directory.load(file)
+        bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        count = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, len(bits))
+        kinds = {1: "unsigned", 2: "signed", 3: "floating-point"}
+        kind = kinds.get(directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "other")
+        return f"{count} band{'s' * (count != 1)} of {bits[0]} bits ({kind})"
+    except Exception:  # of a damaged directory
+        return ""
+
+
+def _upright_rgb(image: Image.Image, reading: Reading, traits: dict[Trait, float]) -> Image.Image:
+    _note_file(image, traits)
+    sixteen, stated = _has_16_bit_colours(image), image.format in SCALED
+    rgb = _rgb(_upright(image, reading.max_pixels), reading, stated, traits)
+    if sixteen:
+        traits["dark"] = float(np.asarray(rgb).max())
+    return rgb
+
+
+def _upright(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Turned as its EXIF says; a damaged EXIF block says nothing, and costs no pixel."""
+    if image.width * image.height > max_pixels:
+        raise BadImage(
+            f"{image.width} x {image.height} pixels are more than {max_pixels}",
+            "raise data.max_pixels if the file can be trusted, or scale it down",
+        )
     image.load()  # what is wrong with the pixels is told as such
     try:
         return ImageOps.exif_transpose(image)
@@ -106,17 +228,63 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16 bits instead of scaling them, and reads 16-bit PNG as "I" or "I;16" by version.
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"grey values from {grey.min()} to {grey.max()} are not of 16 bits")
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no stated range")
+def _rgb(image: Image.Image, reading: Reading, stated: bool, traits: dict[Trait, float]) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scaled(image, reading.white, stated, traits)
     if image.has_transparency_data:
+        if image.mode in ("RGBA", "LA"):
+            traits["graded" if _is_graded(image) else "transparent"] = 1
+            if reading.fourth_band == "dropped":
+                return image.convert("RGB")
         # What lies under transparent pixels is arbitrary and often black.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _scaled(image: Image.Image, white: float | None, stated: bool, traits: dict[Trait, float]) -> Image.Image:
+    """Grey of 8 bits from grey of more; what is white is `stated` where Pillow has scaled to 16 bits."""
+    # Pillow clips 16 bits instead of scaling them, and reads 16-bit PNG as "I" or "I;16" by version.
+    grey = np.asarray(image)
+    low, high = grey.min(), grey.max()
+    if image.mode == "F" and white is None:
+        raise BadImage("floating-point pixels have no stated range", "say in data.white which value is white")
+    top = SIXTEEN_BITS if white is None or stated else white
+    if not (low >= 0 and high <= top):  # so that a value that is no number is refused, too
+        what = "not of 16 bits" if top == SIXTEEN_BITS else f"not in 0..{top:g}"
+        raise BadImage(
+            f"grey values from {low:g} to {high:g} are {what}",
+            "data.white says which value is white; black is 0",
+        )
+    if not stated and image.mode != "F":
+        traits["grey"] = float(high)
+    return Image.fromarray(np.floor(grey.astype(np.float64) * 255 / top + 0.5).astype(np.uint8))
+
+
+def _is_graded(image: Image.Image) -> bool:
+    """Whether the last band varies as a colour does: transparency is nothing or all at most pixels."""
+    counts = image.getchannel(image.getbands()[-1]).histogram()
+    values = sum(count > 0 for count in counts)
+    ends = (counts[0] + counts[255]) / (image.width * image.height)
+    return values > GRADED_VALUES and ends < OPAQUE_SHARE
+
+
+def _note_file(image: Image.Image, traits: dict[Trait, float]) -> None:
+    """What the file holds beside the bands and the picture that are used."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        if bands > len(image.getbands()):
+            traits["bands"] = bands
+    if image.format in SEVERAL:
+        try:
+            if getattr(image, "is_animated", False):
+                traits["pages"] = 1
+        except Exception:  # of a damaged second picture, which is not used
+            traits["pages"] = 1
+
+
+def _has_16_bit_colours(image: Image.Image) -> bool:
+    """Whether Pillow makes 8-bit colours of 16-bit ones, of which it takes the upper half."""
+    if image.mode not in ("RGB", "RGBA") or not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return False
+    return ";16" in str(image.tile[0][3])

@@ -116,6 +116,8 @@ def test_a_class_without_test_images() -> None:
     clusters = Clusters()
     assert 0 < clusters.forward(encoder(), data)["accuracy"] < 1
     assert clusters.files(encoder(), data)
+    apart = Clouds(classes=6, seen=4, noise=1)
+    assert Clusters().forward(encoder(), apart) == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
 
 
 def test_features_that_drew_together_are_one_cluster() -> None:
@@ -147,7 +149,7 @@ def test_the_picture_is_of_the_clusters_that_were_scored(
 
 
 def test_protocol_names_every_constant() -> None:
-    for part in ("clusters/1", "k=7", "seed=3", "10 starts", "L2-normalised", "student", "matching"):
+    for part in ("clusters/2", "k=7", "seed=3", "10 starts", "L2-normalised", "student", "matching"):
         assert part in Clusters(k=7, seed=3, of="student").protocol
     assert "k=classes" in Clusters().protocol
     assert "\n" not in Clusters().protocol

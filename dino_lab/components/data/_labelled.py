@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -13,7 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
-from dino_lab.errors import UserError
+from dino_lab.components.data._traits import Traits
+from dino_lab.errors import UserError, printable
+from dino_lab.imaging.decode import MAX_PIXELS, Reading
+from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 
 Numbers = tuple[float, ...]
 Mean = tuple[float, float, float]
@@ -25,6 +28,18 @@ Limit = Annotated[
     int | None,
     Field(gt=0, description="use at most so many training images, a random subset that is always the same"),
 ]
+White = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="value that is white in grey images of more than 8 bits; null: the largest value of all "
+        "images, in bits",
+    ),
+]
+MaxPixels = Annotated[
+    int,
+    Field(gt=0, description="pixels of the largest image that is decoded, a guard against hostile files"),
+]
 IMAGENET_MEAN: Mean = (0.485, 0.456, 0.406)
 IMAGENET_STD: Std = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
@@ -34,6 +49,8 @@ class Labelled:
     """A training and a test split of square RGB images; the methods of the protocol `Data`."""
 
     channels = 3
+    passed_over: tuple[PassedOver, ...] = ()  # what lies beside the images and is not used
+    notes: tuple[str, ...] = ()  # what else a user should know
     class_names: tuple[str, ...]
 
     def __init__(
@@ -74,6 +91,30 @@ class Labelled:
             )
         return self._train.batches(training_order(self.train_images, batch_size, seed, start))
 
+    def found(self) -> DataReport:
+        """What there is, what was passed over, and what was made of what can be meant otherwise."""
+        labels = {"train": self.labels("train"), "test": self.labels("test")}
+        there = {name: its for name, its in labels.items() if len(its)}
+        return DataReport(
+            splits={name: SplitReport(len(its), len(its.unique())) for name, its in there.items()},
+            class_names=tuple(self.class_names),
+            passed_over=self.passed_over,
+            notes=self.notes + self._class_notes(labels["train"], labels["test"]),
+        )
+
+    def _class_notes(self, train: Tensor, test: Tensor) -> tuple[str, ...]:
+        """About classes that not both splits have."""
+        notes = []
+        if len(train) and (alien := ~torch.isin(test, train)).any():
+            names = ", ".join(printable(self.class_names[i], 40) for i in test[alien].unique()[:3].tolist())
+            notes.append(
+                f"{int(alien.sum())} of {len(test)} test images are of classes that no training image has "
+                f"({names}): a classifier gets them wrong"
+            )
+        if len(torch.cat((train, test)).unique()) == 1:
+            notes.append("all images are of one class: scores that compare classes mean nothing")
+        return tuple(notes)
+
     def labels(self, split: Split) -> Tensor:
         """Labels int64 [N] of a split, on the CPU."""
         return self.storage(split).labels.cpu()
@@ -103,7 +144,8 @@ class Labelled:
 class FromFiles(Labelled):
     """Two splits of encoded images, checked, cut down to `limit`, and loaded; there may be no training split.
 
-    Without `class_names` the classes are 0 .. the largest training label, named by their number.
+    Without `class_names` distinct labels are numbered in ascending order, those that only the test split has
+    last, and are the names of the classes.
     """
 
     def __init__(
@@ -118,21 +160,47 @@ class FromFiles(Labelled):
         on_bad_image: OnBadImage,
         mean: Mean,
         std: Std,
+        white: float | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        first = test if train is None else train
-        names = class_names or tuple(map(str, range(int(first.labels.max()) + 1)))
-        _check_labels(first, len(names), None)
-        _check_labels(test, len(names), first.labels.unique())
-        super().__init__(
-            _NOTHING
-            if train is None
-            else load(train, subset(len(train.labels), limit), size, device, on_bad_image),
-            load(test, torch.arange(len(test.labels)), size, device, on_bad_image),
-            names,
-            size,
-            mean,
-            std,
-        )
+        sources = [test] if train is None else [train, test]
+        names = class_names or _number_labels(sources)
+        for source in sources:
+            _check_labels(source, (source.labels < 0) | (source.labels >= len(names)), len(names) - 1)
+        rows = [torch.arange(len(source.labels)) for source in sources]
+        if train is not None:
+            rows[0] = subset(len(train.labels), limit)
+        asked = Reading(white=white, max_pixels=max_pixels)
+
+        def load_all(reading: Reading) -> tuple[list[Storage], Traits]:
+            traits, storages = Traits(), []
+            for source, its in zip(sources, rows, strict=True):
+                storage, found = load(source, its, size, device, on_bad_image, reading)
+                storages.append(storage)
+                traits.merge(found)
+            return storages, traits
+
+        storages, traits = load_all(asked)
+        self.reading = traits.settle(asked)
+        if self.reading != asked:
+            storages.clear()  # so that there is as much memory as before
+            storages, _ = load_all(self.reading)
+        super().__init__(_NOTHING if train is None else storages[0], storages[-1], names, size, mean, std)
+        if self.skipped:
+            self.passed_over = (*self.passed_over, self._left_out(sources, rows, storages))
+        self.notes = (*self.notes, *traits.notes(asked, self.reading))
+
+    def _left_out(
+        self, sources: Sequence[Source], rows: Sequence[Tensor], storages: Sequence[Storage]
+    ) -> PassedOver:
+        """Images that cannot be read, as `on_bad_image: skip` has them."""
+        names = [
+            source.name(row)
+            for source, its, storage in zip(sources, rows, storages, strict=True)
+            for row in its[~torch.isin(its, storage.rows)][:EXAMPLES].tolist()
+        ]
+        shown = tuple(printable(name, 200) for name in names[:EXAMPLES])
+        return PassedOver("unreadable, left out", self.skipped, shown)
 
 
 def training_order(images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
@@ -158,11 +226,24 @@ def subset(images: int, limit: int | None) -> Tensor:
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:limit].sort().values
 
 
-def _check_labels(source: Source, classes: int, seen: Tensor | None) -> None:
-    wrong = (source.labels < 0) | (source.labels >= classes)
-    what = f"is not in 0..{classes - 1}"
-    if not wrong.any() and seen is not None:
-        wrong, what = ~torch.isin(source.labels, seen), "never occurs in the training split"
+def _number_labels(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Number the labels of the sources, in place, in ascending order of those of the first; their names."""
+    first, last = sources[0].labels.unique(), sources[-1].labels.unique()
+    for source in sources:
+        _check_labels(source, (source.labels < 0), int(first.max()))
+    values = torch.cat((first, last[~torch.isin(last, first)]))
+    order = values.argsort()
+    for source in sources:
+        source.labels = order[torch.searchsorted(values[order], source.labels)]
+    return tuple(map(str, values.tolist()))
+
+
+def _check_labels(source: Source, wrong: Tensor, most: int) -> None:
+    """A UserError that names the first wrong label, bool [N]."""
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise UserError(f"{source.where(row)}: label {int(source.labels[row])} {what}")
+        label = int(source.labels[row])
+        hidden = (
+            "; data sets of hubs mark hidden labels so, and have them in another split" if label == -1 else ""
+        )
+        raise UserError(f"{source.where(row)}: label {label} is not in 0..{most}{hidden}")

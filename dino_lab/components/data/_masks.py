@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_lab.components.data._storage import Source, Storage
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import BadImage, Pixels, decode, decode_mask, upright_size
+from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, decode_mask, upright_size
 from dino_lab.types import VOID
 
 Objects = Literal["binary", "numbered"]
@@ -30,8 +30,11 @@ class MaskedSource(Source, Protocol):
 class Masks:
     """The masks of one split: those of the rows that its storage kept."""
 
-    def __init__(self, source: MaskedSource, storage: Storage, size: int, objects: Objects) -> None:
+    def __init__(
+        self, source: MaskedSource, storage: Storage, size: int, objects: Objects, reading: Reading = PLAIN
+    ) -> None:
         self.source, self.storage, self.size, self.objects = source, storage, size, objects
+        self.reading = reading  # of the images
 
     def annotated(self, indices: Tensor) -> tuple[Tensor, ...]:
         """See the protocol `Data`; objects have no parts, so that each is one."""
@@ -56,7 +59,7 @@ class Masks:
         where = self.source.where(row)
         image = _tried(lambda: self.source.open(row), f"{where}: unreadable image")
         like = upright_size(image)  # before a JPEG is read as a smaller one
-        pixels = _tried(lambda: decode(image, self.size), f"{where}: unreadable image")
+        pixels = _tried(lambda: decode(image, self.size, self.reading), f"{where}: unreadable image")
         what = f"{where}: its mask cannot be used"
         mask = _tried(lambda: self.source.open_objects(row), what)
         objects = _tried(lambda: decode_mask(mask, like, self.size), what)

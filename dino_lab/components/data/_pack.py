@@ -36,7 +36,7 @@ def pack(
     there = Manifest.read(folder)
     if there is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
         raise UserError(f"{folder}: is not empty, and no pack")
-    if there is not None and replace(there, finished=False) != planned:
+    if there is not None and replace(there, finished=False, found=planned.found) != planned:
         raise UserError(f"{folder}: is a pack of other data ({_difference(there, planned)} differs)")
     with _locked(folder):
         if there is None:
@@ -87,12 +87,13 @@ def _plan(data: Labelled, source: dict[str, Any]) -> Manifest:
         std=data.std,
         source=source,
         finished=False,
+        found=(*(f"passed over: {its}" for its in data.passed_over), *data.notes),
     )
 
 
 def _difference(a: Manifest, b: Manifest) -> str:
     ours, theirs = asdict(a), asdict(b)
-    return ", ".join(key for key in ours if key != "finished" and ours[key] != theirs[key])
+    return ", ".join(key for key in ours if key not in ("finished", "found") and ours[key] != theirs[key])
 
 
 def _missing(folder: Path, split: Split, manifest: Manifest) -> list[tuple[Shard, range]]:

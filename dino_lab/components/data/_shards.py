@@ -43,6 +43,7 @@ class Manifest:
     std: tuple[float, ...]
     source: dict[str, Any]  # the data of the spec that it was made from
     finished: bool
+    found: tuple[str, ...] = ()  # what was passed over when it was packed, and other notes
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -55,6 +56,7 @@ class Manifest:
             if fields.pop("format") != FORMAT:
                 raise UserError(f"{file}: is of another version of dino-lab; pack into another folder")
             fields |= {key: tuple(fields[key]) for key in ("class_names", "mean", "std")}
+            fields["found"] = tuple(fields.get("found", ()))
             return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: is damaged ({error}); remove the folder and pack again") from error

@@ -17,14 +17,16 @@ from typing import Literal, Protocol
 import numpy as np
 import psutil
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dino_lab.components.data._traits import Traits
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import BadImage, Pixels, decode
+from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
 
 RESIDENT_SHARE = 0.4
+SAMPLE = 256  # images, evenly spread, that are looked at where all of them need not be decoded
 MOST_WORKERS = 16
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
@@ -40,6 +42,9 @@ class Source(Protocol):
 
     def open(self, index: int) -> Image.Image: ...
     def where(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """What it is called, wherever the data lies."""
+        ...
 
 
 class Storage(Protocol):
@@ -85,9 +90,17 @@ class Resident:
 class Streamed:
     """Images that worker processes decode when their turn comes."""
 
-    def __init__(self, source: Source, rows: Tensor, size: int, device: torch.device, skipped: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        rows: Tensor,
+        size: int,
+        device: torch.device,
+        skipped: int,
+        reading: Reading = PLAIN,
+    ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
-        self._decoder = _Decoder(source, rows.tolist(), size)
+        self._decoder = _Decoder(source, rows.tolist(), size, reading)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -108,8 +121,8 @@ class Streamed:
 class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
     """One batch for a list of positions, and what went wrong: an exception would lose its one line."""
 
-    def __init__(self, source: Source, rows: list[int], size: int) -> None:
-        self.source, self.rows, self.size = source, rows, size
+    def __init__(self, source: Source, rows: list[int], size: int, reading: Reading) -> None:
+        self.source, self.rows, self.size, self.reading = source, rows, size, reading
 
     def __getitem__(self, index: Sequence[int]) -> tuple[Tensor, Tensor, str]:
         rows = [self.rows[i] for i in index]
@@ -117,53 +130,91 @@ class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
         message = ""
         for i, row in enumerate(rows):
             try:
-                images[i] = _read(self.source, row, self.size)
+                images[i] = decode(_open(self.source, row), self.size, self.reading)
             except BadImage as error:
                 message = message or _complaint(self.source, row, error)
         return torch.from_numpy(images), self.source.labels[rows], message
 
 
-def load(source: Source, rows: Tensor, size: int, device: torch.device, on_bad_image: OnBadImage) -> Storage:
-    """The images `rows` of `source`, resident if they fit; a UserError names the first unreadable one."""
+def load(
+    source: Source,
+    rows: Tensor,
+    size: int,
+    device: torch.device,
+    on_bad_image: OnBadImage,
+    reading: Reading = PLAIN,
+) -> tuple[Storage, Traits]:
+    """The images `rows` of `source`, resident if they fit, and what may have been meant otherwise in them.
+
+    A UserError names the first unreadable one. Of images that are not decoded now a sample is looked at.
+    """
     if not fits(len(rows) * 3 * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
-        bad = _decode_all(source, rows, size, None) if on_bad_image == "skip" else {}
-        return Streamed(source, _without(source, rows, bad, on_bad_image), size, device, len(bad))
+        whole = on_bad_image == "skip"
+        bad, traits = _decode_all(source, rows, size, reading, None) if whole else ({}, Traits())
+        if not whole:
+            traits = _look_at_some(source, rows, size, reading)
+        kept = _without(source, rows, bad, on_bad_image)
+        return Streamed(source, kept, size, device, len(bad), reading), traits
     images = np.empty((len(rows), 3, size, size), np.uint8)
-    bad = _decode_all(source, rows, size, images)
+    bad, traits = _decode_all(source, rows, size, reading, images)
     kept = _without(source, rows, bad, on_bad_image)
     pixels = torch.from_numpy(images)
     if bad:
         pixels = pixels[[i for i in range(len(rows)) if i not in bad]]
-    return Resident(pixels.to(device), source.labels[kept].to(device), len(bad), kept)
+    return Resident(pixels.to(device), source.labels[kept].to(device), len(bad), kept), traits
 
 
-def _decode_all(source: Source, rows: Tensor, size: int, into: Pixels | None) -> dict[int, BadImage]:
+def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
+    """What may have been meant otherwise in a sample; in all, where the range of grey values is not known."""
+    step = max(1, len(rows) // SAMPLE)
+    _, traits = _decode_all(source, rows[::step], size, reading, None)
+    if step > 1 and reading.white is None and "grey" in traits:
+        logger.warning(
+            "%d images are read once to find the range of their grey values; data.white would say it",
+            len(rows),
+        )
+        _, traits = _decode_all(source, rows, size, reading, None)
+    return traits
+
+
+def _decode_all(
+    source: Source, rows: Tensor, size: int, reading: Reading, into: Pixels | None
+) -> tuple[dict[int, BadImage], Traits]:
     """Decode every image in a thread pool (Pillow lets other threads run); the failures by position."""
 
-    def part(positions: range) -> dict[int, BadImage]:
-        bad = {}
+    def part(positions: range) -> tuple[dict[int, BadImage], Traits]:
+        bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels = _read(source, int(rows[i]), size)
+                pixels, its = examine(_open(source, int(rows[i])), size, reading)
             except BadImage as error:
                 bad[i] = error
             else:
+                traits.add(its, source, int(rows[i]))
                 if into is not None:
                     into[i] = pixels
-        return bad
+        return bad, traits
 
     parts = [range(i, min(i + 256, len(rows))) for i in range(0, len(rows), 256)]
+    failures: dict[int, BadImage] = {}
+    found = Traits()
     with ThreadPoolExecutor(workers()) as pool:
-        return {i: error for bad in pool.map(part, parts) for i, error in bad.items()}
+        for bad, traits in pool.map(part, parts):
+            failures |= bad
+            found.merge(traits)
+    return failures, found
 
 
-def _read(source: Source, row: int, size: int) -> Pixels:
+def _open(source: Source, row: int) -> Image.Image:
     try:
-        image = source.open(row)
+        return source.open(row)
+    except BadImage:
+        raise
+    except FileNotFoundError as error:
+        raise BadImage("there is no such file") from error
     except Exception as error:  # as many kinds as Pillow has plug-ins
-        raise BadImage("not an image" if isinstance(error, UnidentifiedImageError) else f"{error}") from error
-    return decode(image, size)
+        raise BadImage(getattr(error, "strerror", None) or " ".join(f"{error}".split())) from error
 
 
 def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_image: OnBadImage) -> Tensor:
@@ -172,7 +223,9 @@ def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_imag
     first = min(bad)
     complaint = _complaint(source, int(rows[first]), bad[first])
     if on_bad_image == "error":
-        raise UserError(complaint)
+        raise UserError(
+            f"{complaint}; {len(bad)} of {len(rows)} images cannot be read" if len(bad) > 1 else complaint
+        )
     if len(bad) == len(rows):
         raise UserError(f"none of {len(rows)} images can be read; the first: {complaint}")
     logger.warning("left out %d of %d images, unreadable; the first: %s", len(bad), len(rows), complaint)
@@ -180,7 +233,7 @@ def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_imag
 
 
 def _complaint(source: Source, row: int, error: BadImage) -> str:
-    hint = "repair or remove it, or set data.on_bad_image: skip"
+    hint = f"{error.advice}, or set data.on_bad_image: skip"
     return f"{source.where(row)}: unreadable image ({error}); {hint}"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,28 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._class_folders import ClassFolders, subfolders
+from dino_lab.components.data._labelled import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FromFiles,
+    Limit,
+    MaxPixels,
+    Mean,
+    Size,
+    Std,
+    White,
+)
+from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
-from dino_lab.errors import UserError
-from dino_lab.imaging.decode import SUFFIXES, image_files
+from dino_lab.errors import UserError, printable
+from dino_lab.imaging.decode import MAX_PIXELS, read_image
+from dino_lab.imaging.files import DEAD, Listing, shown
+from dino_lab.imaging.report import passed_over, same_name
 from dino_lab.registry import register
+
+UNASKED = "folder that is neither data.train nor data.test"
+LONGEST_NAME = 100  # characters of a class's name
 
 
 @register("data", "image_folder")
@@ -23,8 +41,9 @@ class ImageFolder(FromFiles):
     """Images of `path/train/<class>/` and `path/test/<class>/`, or of `path/<class>/` with `test_fraction`.
 
     With `test_fraction` an image belongs to the test split if a hash of its path below `path` says so: adding
-    images moves no other one. Classes are numbered in the order of their names; files whose names do not end
-    like an image's are passed over.
+    images moves no other one, and a class of one image is trained on. Classes are numbered in the order of
+    their names, those that only the test split has last. A file is an image by its content, whatever its
+    name; links are followed; folders without an image are no classes. What is passed over is reported.
     """
 
     def __init__(
@@ -40,79 +59,131 @@ class ImageFolder(FromFiles):
         on_bad_image: OnBadImage = "error",
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
+        white: White = None,
+        max_pixels: MaxPixels = MAX_PIXELS,
     ) -> None:
-        root = Path(path).expanduser()
-        if not root.is_dir():
-            raise UserError(f"data.path: {path} is not a folder")
-        if test_fraction is None:
-            names = _class_names(_split_folder(root, train, "train"))
-            files = _list(root / train, names)
-            test_files = _list(_split_folder(root, test, "test"), names)
-        else:
-            names = _class_names(root)
-            everything = _list(root, names)
-            test_files = [item for item in everything if _hash(root, item[0]) < test_fraction]
-            files = [item for item in everything if _hash(root, item[0]) >= test_fraction]
-        for split, some in (("training", files), ("test", test_files)):
-            if not some:
-                raise UserError(f"{root}: the {split} split holds no image ({', '.join(sorted(SUFFIXES))})")
+        root = named_folder(path)
+        files = _splits(root, train, test) if test_fraction is None else _hashed(root, test_fraction)
+        files.check(on_bad_image)
+        self.passed_over = passed_over(root, files.rest.passed_over)
+        self.notes = files.notes()
         super().__init__(
             device,
-            _Files(files),
-            _Files(test_files),
-            names,
+            _Files(root, files.train),
+            _Files(root, files.test),
+            tuple(printable(name, LONGEST_NAME) for name in files.classes),
             size=size,
             limit=limit,
             on_bad_image=on_bad_image,
             mean=mean,
             std=std,
+            white=white,
+            max_pixels=max_pixels,
         )
 
 
 class _Files:
     """One file an image."""
 
-    def __init__(self, files: list[tuple[Path, int]]) -> None:
-        self.files = [str(file) for file, _ in files]
+    def __init__(self, root: Path, files: list[tuple[Path, int]]) -> None:
+        self.root, self.files = str(root), [str(file) for file, _ in files]
         self.labels = torch.tensor([label for _, label in files])
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(Path(self.files[index]).read_bytes()))
+        return read_image(Path(self.files[index]))
 
     def where(self, index: int) -> str:
-        return self.files[index]
+        return shown(self.files[index])
+
+    def name(self, index: int) -> str:
+        return os.path.relpath(self.files[index], self.root)
+
+
+@dataclass
+class _Found:
+    """Files and labels of both splits, in the order of their paths, and what was passed over."""
+
+    root: Path
+    classes: list[str]  # by label
+    train: list[tuple[Path, int]]
+    test: list[tuple[Path, int]]
+    rest: Listing
+
+    def check(self, on_bad_image: OnBadImage) -> None:
+        """A UserError where a split is empty, or a link that may have been a class leads nowhere."""
+        for path in self.rest.passed_over.get(DEAD, ()):
+            if on_bad_image == "error" and not path.suffix:
+                raise UserError(
+                    f"{shown(path)}: a link to {shown(os.readlink(path))}, which is not there; fetch that, "
+                    "remove the link, or set data.on_bad_image: skip"
+                )
+        for split, some in (("training", self.train), ("test", self.test)):
+            if not some:
+                beside = "; ".join(map(str, passed_over(self.root, self.rest.passed_over))) or "nothing"
+                raise UserError(
+                    f"{shown(self.root)}: the {split} split holds no image; passed over: {beside}"
+                )
+
+    def notes(self) -> tuple[str, ...]:
+        """That one class was found where there are folders that may be meant as classes."""
+        if len(self.classes) > 1:
+            return ()
+        parents = {file.parent for file, _ in self.train + self.test}
+        above = os.path.commonpath(parents)
+        if len(parents) < 2 or str(self.root) == above:
+            return ()
+        below = f"{len(parents)} folders below {shown(above)}"
+        return (f"{below} are one class; with that as data.path each would be a class",)
+
+
+def _splits(root: Path, train: str, test: str) -> _Found:
+    """Of a folder for each split, with a folder for each class."""
+    rest = Listing()
+    others = set(subfolders(root, rest)) - {part for name in (train, test) for part in Path(name).parts[:1]}
+    for name in sorted(others):
+        rest.skip(UNASKED, root / name)
+    splits = [
+        ClassFolders(_split_folder(root, name, split), f"data.{split}")
+        for name, split in ((train, "train"), (test, "test"))
+    ]
+    for split in splits:
+        rest.add(split.rest)
+    names = [same_name(name) for name in splits[0].images]
+    classes = list(splits[0].images) + [name for name in splits[1].images if same_name(name) not in names]
+    label = {same_name(name): i for i, name in enumerate(classes)}
+    files = [
+        [(file, label[same_name(name)]) for name, its in split.images.items() for file in its]
+        for split in splits
+    ]
+    return _Found(root, classes, files[0], files[1], rest)
+
+
+def _hashed(root: Path, test_fraction: float) -> _Found:
+    """Of a folder for each class; a class of which every image would be tested keeps one to train on."""
+    folders = ClassFolders(root, "data.test_fraction")
+    found = _Found(root, list(folders.images), [], [], folders.rest)
+    for label, files in enumerate(folders.images.values()):
+        hashes = {file: _hash(root, file) for file in files}
+        limit = min(test_fraction, max(hashes.values()))
+        found.train += [(file, label) for file in files if hashes[file] >= limit]
+        found.test += [(file, label) for file in files if hashes[file] < limit]
+    return found
 
 
 def _split_folder(root: Path, name: str, split: str) -> Path:
     if not (root / name).is_dir():
-        folders = ", ".join(_folders(root)[:8]) or "no folder at all"
+        folders = (
+            ", ".join(printable(name, 60) for name in subfolders(root, Listing())[:8]) or "no folder at all"
+        )
         raise UserError(
-            f"data.{split}: {root} has no folder {name!r}; there is: {folders} "
-            "(for class folders directly below data.path set data.test_fraction)"
+            f"data.{split}: {shown(root)} has no folder {name!r}; there is: {folders} "
+            "(for class folders directly below data.path set data.test_fraction; images without classes go "
+            "into one folder)"
         )
     return root / name
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = _folders(folder)
-    if not names:
-        raise UserError(f"{folder}: holds no class folders")
-    return tuple(names)
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-
-
-def _list(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """Files and labels below the class folders, in the order of their paths."""
-    unknown = sorted(set(_folders(folder)) - set(names))
-    if unknown:
-        raise UserError(f"{folder / unknown[0]}: the training split has no class of this name")
-    return [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
-
-
 def _hash(root: Path, file: Path) -> float:
     """A number in 0..1 that depends on the path below `root` alone."""
-    digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
-    return float(int.from_bytes(digest[:4], "big") / 2**32)
+    name = file.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+    return float(int.from_bytes(hashlib.sha256(name).digest()[:4], "big") / 2**32)

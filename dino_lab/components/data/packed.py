@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled, Limit, subset
+from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._shards import AGAIN, MANIFEST, Manifest, Shard, checksum
 from dino_lab.components.data._storage import Batch, Resident, Split, Storage, fits, workers
 from dino_lab.errors import UserError
@@ -29,12 +30,13 @@ class Packed(Labelled):
     """
 
     def __init__(self, device: torch.device, *, path: str, limit: Limit = None) -> None:
-        folder = Path(path).expanduser()
+        folder = named_path(path)
         manifest = Manifest.read(folder)
         if manifest is None:
             raise UserError(f"data.path: {path} has no {MANIFEST}; `dino-lab pack` makes such a folder")
         if not manifest.finished:
             raise UserError(f"data.path: {path} is not finished; the same `dino-lab pack` again goes on")
+        self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(
             _storage(train, subset(manifest.images["train"], limit), device),

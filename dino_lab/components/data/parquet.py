@@ -6,15 +6,28 @@ import json
 from glob import has_magic
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._labelled import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FromFiles,
+    Limit,
+    MaxPixels,
+    Mean,
+    Size,
+    Std,
+    White,
+)
 from dino_lab.components.data._masks import Masks, Objects
-from dino_lab.components.data._rows import Columns, Rows
+from dino_lab.components.data._paths import named_path
+from dino_lab.components.data._rows import Columns, Rows, read_schema
 from dino_lab.components.data._storage import OnBadImage, Split
-from dino_lab.errors import UserError
+from dino_lab.errors import UserError, printable
+from dino_lab.imaging.decode import MAX_PIXELS
+from dino_lab.imaging.files import shown
+from dino_lab.imaging.report import PassedOver, passed_over
 from dino_lab.registry import register
 
 
@@ -25,10 +38,10 @@ class Parquet(FromFiles):
     `path` is a folder, in which `train` and `test` are glob patterns, one or many files each; or it is a
     file or a glob pattern that names the training files, with `test` in the same folder. `train: null` says
     that there are none, for data that are only evaluated on, and `label_column: null` that all images are of
-    one class. Class names come from the schema's `huggingface` metadata; without them the classes are 0 ..
-    the largest training label. `mask_column` names encoded masks of the images' own size: `binary`, where all
-    that is not 0 is the object, or `numbered`, 0 background, 1, 2, ... the objects and 255 void. The encoded
-    files are read into memory.
+    one class. Class names come from the schema's `huggingface` metadata; without them distinct labels are
+    numbered in ascending order, and are the names. `mask_column` names encoded masks of the images' own size:
+    `binary`, where all that is not 0 is the object, or `numbered`, 0 background, 1, 2, ... the objects and
+    255 void. The encoded files are read into memory.
     """
 
     def __init__(
@@ -47,14 +60,17 @@ class Parquet(FromFiles):
         on_bad_image: OnBadImage = "error",
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
+        white: White = None,
+        max_pixels: MaxPixels = MAX_PIXELS,
     ) -> None:
-        train_files, test_files = _find(path, train, test)
+        folder, train_files, test_files = _find(path, train, test)
         columns = Columns(image_column, label_column, mask_column)
         names = (
             ("all",) if label_column is None else _class_names((train_files or test_files)[0], label_column)
         )
         train_rows = Rows(train_files, columns) if train_files else None
         test_rows = Rows(test_files, columns)
+        self.passed_over = _beside(folder, {*train_files, *test_files})
         super().__init__(
             device,
             train_rows,
@@ -65,11 +81,17 @@ class Parquet(FromFiles):
             on_bad_image=on_bad_image,
             mean=mean,
             std=std,
+            white=white,
+            max_pixels=max_pixels,
         )
         self._masks: dict[str, Masks] = {}
         if mask_column is not None:
             splits = ("train", train_rows, self._train), ("test", test_rows, self._test)
-            self._masks = {n: Masks(rows, kept, size, masks) for n, rows, kept in splits if rows is not None}
+            self._masks = {
+                n: Masks(rows, kept, size, masks, self.reading)
+                for n, rows, kept in splits
+                if rows is not None
+            }
 
     def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
         """Images, labels, object masks, part masks and boxes: see the protocol; an object is one part."""
@@ -85,20 +107,31 @@ class Parquet(FromFiles):
         return self._masks[split]
 
 
-def _find(path: str, train: str | None, test: str) -> tuple[list[Path], list[Path]]:
-    folder = Path(path).expanduser()
+def _find(path: str, train: str | None, test: str) -> tuple[Path, list[Path], list[Path]]:
+    """The folder, and the files of both splits in it."""
+    folder = named_path(path)
     if not folder.is_dir():
         if train is None:
-            raise UserError(f"data.path: {path} is not a folder; with data.train: null it should be one")
+            raise UserError(
+                f"data.path: {printable(path, 200)} is not a folder; with data.train: null it should be one"
+            )
         folder, train = folder.parent, folder.name
         if not folder.is_dir() or not (has_magic(train) or (folder / train).exists()):
-            raise UserError(f"data.path: {path} does not exist")
+            raise UserError(f"data.path: {printable(path, 200)} does not exist")
     train_files = [] if train is None else _match(folder, train, "train")
     test_files = _match(folder, test, "test")
     both = sorted(set(train_files) & set(test_files))
     if both:
-        raise UserError(f"{both[0]}: matches both data.train ({train}) and data.test ({test})")
-    return train_files, test_files
+        raise UserError(f"{shown(both[0])}: matches both data.train ({train}) and data.test ({test})")
+    return folder, train_files, test_files
+
+
+def _beside(folder: Path, used: set[Path]) -> tuple[PassedOver, ...]:
+    """Parquet files of the folder that belong to neither split."""
+    others = [file for file in folder.glob("*.parquet") if file not in used]
+    return passed_over(
+        folder, {"Parquet file that neither data.train nor data.test names": others} if others else {}
+    )
 
 
 def _match(folder: Path, pattern: str, split: str) -> list[Path]:
@@ -108,12 +141,14 @@ def _match(folder: Path, pattern: str, split: str) -> list[Path]:
         raise UserError(f"data.{split}: {pattern!r} is no glob pattern below {folder} ({error})") from None
     if not files:
         there = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))[:8]) or "no Parquet file"
-        raise UserError(f"data.{split}: nothing in {folder} matches {pattern}; there is: {there}")
+        raise UserError(
+            f"data.{split}: nothing in {shown(folder)} matches {pattern}; there is: {printable(there)}"
+        )
     return files
 
 
 def _class_names(file: Path, label_column: str) -> tuple[str, ...] | None:
-    metadata = pq.read_schema(file).metadata or {}
+    metadata = read_schema(file).metadata or {}
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label_column]["names"]
     except (KeyError, TypeError, ValueError):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torchvision import datasets
 
-from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._labelled import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FromFiles,
+    Limit,
+    MaxPixels,
+    Mean,
+    Size,
+    Std,
+    White,
+)
+from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError
+from dino_lab.imaging.decode import MAX_PIXELS
 from dino_lab.registry import register
 
 Name = Literal[
@@ -66,6 +77,8 @@ class Torchvision(FromFiles):
         on_bad_image: OnBadImage = "error",
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
+        white: White = None,
+        max_pixels: MaxPixels = MAX_PIXELS,
     ) -> None:
         train, test = (
             _Named(_open(dataset, path, download, arguments), f"{dataset} in {path}: {split} image")
@@ -81,6 +94,8 @@ class Torchvision(FromFiles):
             on_bad_image=on_bad_image,
             mean=mean,
             std=std,
+            white=white,
+            max_pixels=max_pixels,
         )
 
 
@@ -98,9 +113,12 @@ class _Named:
     def where(self, index: int) -> str:
         return f"{self._where} {index}"
 
+    def name(self, index: int) -> str:
+        return str(index)
+
 
 def _open(name: str, path: str, download: bool, arguments: dict[str, Any]) -> Any:
-    root = Path(path).expanduser()
+    root = named_path(path)
     try:
         if download:
             root.mkdir(parents=True, exist_ok=True)

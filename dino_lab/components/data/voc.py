@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
+from dino_lab.components.data._labelled import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FromFiles,
+    Limit,
+    MaxPixels,
+    Mean,
+    Size,
+    Std,
+    White,
+)
 from dino_lab.components.data._masks import Masks
+from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage, Split
 from dino_lab.errors import UserError
+from dino_lab.imaging.decode import MAX_PIXELS, read_image
+from dino_lab.imaging.files import shown
 from dino_lab.registry import register
 from dino_lab.types import VOID
 
@@ -63,10 +75,10 @@ class Voc(FromFiles):
         on_bad_image: OnBadImage = "error",
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
+        white: White = None,
+        max_pixels: MaxPixels = MAX_PIXELS,
     ) -> None:
-        root = Path(path).expanduser()
-        if not root.is_dir():
-            raise UserError(f"data.path: {path} is not a folder")
+        root = named_folder(path)
         train_files = None if train is None else _Files(root, train, "train")
         test_files = _Files(root, test, "test")
         super().__init__(
@@ -79,10 +91,14 @@ class Voc(FromFiles):
             on_bad_image=on_bad_image,
             mean=mean,
             std=std,
+            white=white,
+            max_pixels=max_pixels,
         )
         splits = ("train", train_files, self._train), ("test", test_files, self._test)
         self._masks = {
-            n: Masks(files, kept, size, "numbered") for n, files, kept in splits if files is not None
+            n: Masks(files, kept, size, "numbered", self.reading)
+            for n, files, kept in splits
+            if files is not None
         }
 
     def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
@@ -107,16 +123,22 @@ class _Files:
         self.labels = torch.tensor([self._label(i) for i in range(len(self.names))])
 
     def open(self, index: int) -> Image.Image:
-        return _opened(Path(self.where(index)))
+        return read_image(self._image(index))
 
     def open_objects(self, index: int) -> Image.Image:
-        return _opened(self._mask(index, "Object"))
+        return read_image(self._mask(index, "Object"))
 
     def open_classes(self, index: int) -> Image.Image:
-        return _opened(self._mask(index, "Class"))
+        return read_image(self._mask(index, "Class"))
 
     def where(self, index: int) -> str:
-        return str(self.root / "JPEGImages" / f"{self.names[index]}.jpg")
+        return shown(self._image(index))
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def _image(self, index: int) -> Path:
+        return self.root / "JPEGImages" / f"{self.names[index]}.jpg"
 
     def _mask(self, index: int, kind: str) -> Path:
         return self.root / f"Segmentation{kind}" / f"{self.names[index]}.png"
@@ -150,14 +172,10 @@ def _names(root: Path, name: str, key: str) -> list[str]:
     return names
 
 
-def _opened(file: Path) -> Image.Image:
-    return Image.open(io.BytesIO(file.read_bytes()))
-
-
 def _values(file: Path) -> np.ndarray:
     """The values [H, W] of a grey or palette mask."""
     try:
-        mask = _opened(file)
+        mask = read_image(file)
         values = np.asarray(mask)
     except Exception as error:  # as many kinds as Pillow has plug-ins
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import image_files
+from dino_lab.imaging.files import list_images
 
 ORIGINALS = "original"
 FLAT = "copies"  # the one block of a folder without folders
@@ -29,7 +29,7 @@ def read_layout(folder: Path, prefix: int) -> Layout:
     """The layout of a folder where the names of a copy and its original begin alike; a UserError if none."""
     if not folder.is_dir():
         raise UserError(f"evaluator copy_detection: {folder}: there is no such folder")
-    files = image_files(folder)
+    files = list_images(folder).images
     flat = not (folder / ORIGINALS).is_dir()
     originals = [file for file in files if _is_original(file, folder, flat)]
     if not originals:

@@ -16,7 +16,8 @@ from dino_lab.components.evaluators import _picture
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import REPRESENTATIONS
-from dino_lab.imaging.decode import image_files, pixels, read_rgb
+from dino_lab.imaging.decode import pixels, read_rgb
+from dino_lab.imaging.files import list_images
 
 BATCH = 32
 
@@ -64,7 +65,7 @@ def files_below(folder: str) -> list[Path]:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"evaluator copy_detection: {path}: there is no such folder")
-    files = image_files(path)
+    files = list_images(path).images
     if not files:
         raise UserError(f"evaluator copy_detection: {path}: holds no image")
     return files

@@ -30,6 +30,8 @@ class Clusters:
     cluster without a class, or of a class without a cluster, count as wrong.
     """
 
+    compares_labels: tuple[Literal["train", "test"], ...] = ("test",)
+
     def __init__(
         self,
         *,
@@ -46,9 +48,9 @@ class Clusters:
     def protocol(self) -> str:
         """Everything that a score depends on."""
         return (
-            f"clusters/1: k-means of L2-normalised features of the test split, of the {self.of} in "
-            f"evaluation mode, k={self.k or 'classes'}, k-means++, best of {RESTARTS} starts, "
-            f"seed={self.seed}; NMI with the arithmetic mean of the entropies, ARI, accuracy after "
+            f"clusters/2: k-means of L2-normalised features of the test split, of the {self.of} in "
+            f"evaluation mode, k={self.k or 'classes of the test images'}, k-means++, best of {RESTARTS} "
+            f"starts, seed={self.seed}; NMI with the arithmetic mean of the entropies, ARI, accuracy after "
             "one-to-one matching"
         )
 
@@ -57,7 +59,7 @@ class Clusters:
         from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
         labels, clusters = self._cluster(encode, data)
-        counts = contingency(labels, clusters, data.classes, self.k or data.classes)
+        counts = contingency(labels, clusters, data.classes, self._clusters(labels))
         hits = sum(int(counts[row, column]) for row, column in matching(counts).items())
         return {
             "nmi": float(normalized_mutual_info_score(labels.numpy(), clusters.numpy())),
@@ -68,7 +70,7 @@ class Clusters:
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
         """In which clusters the images of each class are; a class without test images is an empty row."""
         labels, clusters = self._cluster(encode, data)
-        counts = contingency(labels, clusters, data.classes, self.k or data.classes)
+        counts = contingency(labels, clusters, data.classes, self._clusters(labels))
         order = matched_order(counts)
         shares = counts[:, order] / counts.sum(1, keepdim=True).clamp_min(1)
         across = "cluster, first those matched, in the order of the classes"
@@ -82,8 +84,12 @@ class Clusters:
         """Class and cluster of each test image, int64 [N], on the CPU."""
         test = encode.split(data, "test")
         if self._last is None or self._last[0]() is not test:
-            self._last = ref(test), k_means(test.features, self.k or data.classes, self.seed)
+            self._last = ref(test), k_means(test.features, self._clusters(test.labels), self.seed)
         return test.labels.cpu(), self._last[1]
+
+    def _clusters(self, labels: Tensor) -> int:
+        """How many are sought: without `k` as many as there are classes among the test images."""
+        return self.k or len(labels.unique())
 
 
 def k_means(features: Tensor, k: int, seed: int) -> Tensor:

@@ -24,6 +24,8 @@ class Knn:
     are searched in bfloat16, and those found are compared in float32.
     """
 
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
+
     def __init__(
         self,
         *,

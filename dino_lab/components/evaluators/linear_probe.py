@@ -35,6 +35,8 @@ class LinearProbe:
     many learning rates at once after DINOv2, arXiv 2304.07193.
     """
 
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
+
     def __init__(
         self,
         *,

@@ -26,6 +26,8 @@ class Logistic:
     beside half the squared weights. After DINOv2, arXiv 2304.07193.
     """
 
+    compares_labels: tuple[Literal["train", "test"], ...] = ("train", "test")
+
     def __init__(
         self,
         *,

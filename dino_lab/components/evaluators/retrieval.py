@@ -67,6 +67,13 @@ class Retrieval:
         self.of: Literal["teacher", "student"] = of
 
     @property
+    def compares_labels(self) -> tuple[Literal["train", "test"], ...]:
+        """Of which splits; a benchmark has its own truth."""
+        if self.benchmark is not None:
+            return ()
+        return ("test",) if self.database == "test" else ("train", "test")
+
+    @property
     def protocol(self) -> str:
         """Everything that a score depends on."""
         k = ",".join(map(str, self.k))

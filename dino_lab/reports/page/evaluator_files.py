@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from dino_lab.errors import first_line
+from dino_lab.imaging.decode import MAX_PIXELS
 from dino_lab.imaging.pictures import data_address
 from dino_lab.reports.page.chart import Chart, ChartLine
 
@@ -83,6 +84,8 @@ def _picture(found: EvaluatorFiles, path: Path) -> str:
     """A picture as a data address, made smaller where it is large."""
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are more than a report shows")
         picture = opened.convert("RGB")
         address = f"data:{Image.MIME[opened.format or 'PNG']};base64,"
     if len(content) > MOST_BYTES_EACH:

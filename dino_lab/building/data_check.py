@@ -1,0 +1,71 @@
+"""Whether the images and labels of a data component go with the other parts, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from dino_lab.building.components import misfits
+from dino_lab.errors import Misfit, UserError, first_line
+from dino_lab.protocols import Augment, ComparesLabels, Data, Evaluator, GivesLabels, ability
+
+
+def check_data(
+    data: Data, augment: Augment, evaluators: Iterable[Evaluator], batch_size: int, device: torch.device
+) -> None:
+    """A Misfit where there are too few images, or the augmentation or an evaluator cannot take them."""
+    if not data.train_images:
+        raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
+    if batch_size > data.train_images:
+        raise Misfit(
+            ("train", "batch_size"),
+            f"{batch_size} is more than the {data.train_images} training images there are",
+        )
+    for name, values in (("mean", data.mean), ("std", data.std)):
+        if len(values) != data.channels:
+            raise Misfit(("data",), f"{name} has {len(values)} numbers for {data.channels} channels")
+    images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
+    try:
+        augment.forward(images, torch.Generator())
+    except Exception as error:  # of any augmentation
+        what = f"{data.channels} channels and {data.size} x {data.size} px"
+        raise Misfit(("augment",), f"refuses images of {what}: {first_line(error)}") from error
+    for i, evaluator in enumerate(evaluators):
+        with misfits("evaluators", i):
+            check_labels(evaluator, data)
+
+
+def check_labels(evaluator: Evaluator, data: Data) -> None:
+    """A UserError where the labels that an evaluator compares decide its score, whatever the network does.
+
+    Data that do not give their labels are taken at their number of classes.
+    """
+    comparing = ability(evaluator, ComparesLabels)
+    name = evaluator.protocol.partition("/")[0]
+    if comparing is None or not comparing.compares_labels:
+        return
+    labelled = ability(data, GivesLabels)
+    if labelled is None:
+        if data.classes < 2:
+            raise UserError(_one_class(name, "the"))
+        return
+    compared = comparing.compares_labels
+    labels = {split: labelled.labels(split) for split in compared}
+    if not all(map(len, labels.values())):
+        return  # whoever asks for the split says that there is none
+    first = compared[0]
+    if len(labels[first].unique()) < 2:
+        raise UserError(_one_class(name, {"train": "training"}.get(first, first)))
+    if len(labels) > 1 and not torch.isin(labels["test"], labels["train"]).any():
+        raise UserError(
+            f"evaluator {name} compares test with training images, and they have no class in common; leave "
+            "it out, or take retrieval with database: test"
+        )
+
+
+def _one_class(name: str, which: str) -> str:
+    return (
+        f"evaluator {name} compares classes, and all {which} images are of one, so that its score would say "
+        "nothing; leave it out (spectrum and invariance need no labels)"
+    )
