@@ -34,8 +34,8 @@ def fingerprint(path: Path) -> str:
     """16 hex digits of a file, or of a folder: all names, many files' sizes, and some files' contents.
 
     Nothing is decoded, and of a file no more than 64 KiB at either end are read. A copy of a folder has the
-    same fingerprint; in a folder of more than 500 files, an image replaced by another of the same size in bytes
-    may go unnoticed. A path that is not there gives an empty text.
+    same fingerprint; in a folder of more than 500 files, an image replaced by another of the same size in
+    bytes may go unnoticed. A path that is not there gives an empty text.
     """
     digest = hashlib.sha256()
     try:
