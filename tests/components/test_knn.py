@@ -17,6 +17,7 @@ from dino_lab.components.evaluators.knn import Knn
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 
@@ -205,7 +206,7 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    knn = Knn(k=(5, 7), temperature=0.2, of="student")
+    knn = Knn(k=(5, 7), temperature=0.2, options=EvaluatorOptions(of="student"))
     for part in ("knn/1:", "k=5,7", "T=0.2", "exp(cosine/T)", "student", "training split", "test split"):
         assert part in knn.protocol
     assert "\n" not in knn.protocol

@@ -29,10 +29,19 @@ class Timm(nn.Module):
         channels: int,
         size: int,
         *,
-        model: str,
-        pretrained: bool = False,
-        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        stem: Literal["standard", "small"] = "standard",
+        model: Annotated[
+            str, Field(description="timm's name of it, such as resnet50 or vit_small_patch16_224")
+        ],
+        pretrained: Annotated[
+            bool, Field(description="start from published weights, which are downloaded")
+        ] = False,
+        drop_path: Annotated[
+            float, Field(ge=0, lt=1, description="stochastic depth, rising from 0, where the model has it")
+        ] = 0.0,
+        stem: Annotated[
+            Literal["standard", "small"],
+            Field(description="small: 3x3 convolution without pooling, for a ResNet on 32 to 64 pixels"),
+        ] = "standard",
     ) -> None:
         super().__init__()
         _check(model, pretrained, stem)

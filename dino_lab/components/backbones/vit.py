@@ -29,13 +29,27 @@ class Vit(nn.Module):
         channels: int,
         size: int,
         *,
-        width: Annotated[int, Field(gt=0)] = 192,
-        depth: Annotated[int, Field(gt=0)] = 12,
-        heads: Annotated[int, Field(gt=0)] = 3,
-        patch: Annotated[int, Field(gt=0)] = 16,
-        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
-        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        init_std: Annotated[float, Field(gt=0)] = 0.02,
+        width: Annotated[
+            int, Field(gt=0, description="dimensions D of a token; ViT-Ti 192, ViT-S 384, ViT-B 768")
+        ] = 192,
+        depth: Annotated[int, Field(gt=0, description="blocks; ViT-Ti, ViT-S and ViT-B 12")] = 12,
+        heads: Annotated[
+            int, Field(gt=0, description="attention heads, a divisor of `width`; ViTs have width / 64")
+        ] = 3,
+        patch: Annotated[
+            int, Field(gt=0, description="side of a patch, in pixels; every crop is a multiple")
+        ] = 16,
+        mlp_ratio: Annotated[
+            float, Field(gt=0, description="hidden width of the MLP of a block, relative to `width`")
+        ] = 4.0,
+        drop_path: Annotated[
+            float,
+            Field(ge=0, lt=1, description="stochastic depth of the last block, rising from 0; DINO: 0.1"),
+        ] = 0.0,
+        init_std: Annotated[
+            float,
+            Field(gt=0, description="standard deviation of the first weights of linear layers; DINO: 0.02"),
+        ] = 0.02,
     ) -> None:
         super().__init__()
         if width % heads:

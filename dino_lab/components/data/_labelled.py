@@ -14,20 +14,36 @@ from torch import Tensor
 
 from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
 from dino_lab.errors import UserError
+from dino_lab.registry import ParameterGroup
 
 Numbers = tuple[float, ...]
-Mean = tuple[float, float, float]
-Std = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[
-    int, Field(gt=0, description="pixels of a side: the short side is scaled, the centre cut out")
+    int,
+    Field(gt=0, description="side of the images in pixels: the short side is scaled, the centre cut out"),
 ]
 Limit = Annotated[
     int | None,
-    Field(gt=0, description="use at most so many training images, a random subset that is always the same"),
+    Field(gt=0, description="training images at most, a random subset, always the same; null: all"),
 ]
-IMAGENET_MEAN: Mean = (0.485, 0.456, 0.406)
-IMAGENET_STD: Std = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
+
+class FileOptions(ParameterGroup):
+    """How files are read into a data set, and how its pixels are normalised."""
+
+    limit: Limit = None
+    on_bad_image: OnBadImage = Field(
+        "error", description="of an image that cannot be decoded: end with an error, or leave the image out"
+    )
+    mean: tuple[float, float, float] = Field(
+        IMAGENET_MEAN, description="subtracted from red, green and blue in 0..1; default: ImageNet's"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(
+        IMAGENET_STD, description="red, green and blue are divided by it after that; default: ImageNet's"
+    )
 
 
 class Labelled:
@@ -115,8 +131,8 @@ class FromFiles(Labelled):
         size: int,
         limit: int | None,
         on_bad_image: OnBadImage,
-        mean: Mean,
-        std: Std,
+        mean: Numbers,
+        std: Numbers,
     ) -> None:
         first = test if train is None else train
         names = class_names or tuple(map(str, range(int(first.labels.max()) + 1)))

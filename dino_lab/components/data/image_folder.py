@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, FromFiles, Limit, Mean, Size, Std
-from dino_lab.components.data._storage import OnBadImage
+from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.errors import UserError
 from dino_lab.imaging.decode import SUFFIXES, image_files
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 
 
 @register("data", "image_folder")
@@ -31,15 +30,15 @@ class ImageFolder(FromFiles):
         self,
         device: torch.device,
         *,
-        path: str,
+        path: Annotated[str, Field(description="folder that holds the two splits, or the class folders")],
         size: Size,
-        train: str = "train",
-        test: str = "test",
-        test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None,
-        limit: Limit = None,
-        on_bad_image: OnBadImage = "error",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
+        train: Annotated[str, Field(description="folder of the training split, below `path`")] = "train",
+        test: Annotated[str, Field(description="folder of the test split, below `path`")] = "test",
+        test_fraction: Annotated[
+            float | None,
+            Field(gt=0, lt=1, description="share of the images that is the test split; null: `test` is"),
+        ] = None,
+        options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
@@ -62,10 +61,7 @@ class ImageFolder(FromFiles):
             _Files(test_files),
             names,
             size=size,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            mean=mean,
-            std=std,
+            **options.model_dump(),
         )
 
 

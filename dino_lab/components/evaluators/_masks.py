@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dino_lab.types import VOID
+
+TestImages = Annotated[int | None, Field(gt=0, description="test images, the first of the split; null: all")]
+TestPixels = Annotated[
+    int | None,
+    Field(gt=0, description="side of the images that the network is shown, in pixels; null: as the run's"),
+]
+Pictures = Annotated[int, Field(gt=0, description="images that are drawn, the first of the split")]
 
 
 def jaccard(masks: Tensor, objects: Tensor) -> Tensor:

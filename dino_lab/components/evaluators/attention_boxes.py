@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _boxes
-from dino_lab.components.evaluators._masks import centre_box, images_in_words, pixels_in_words
+from dino_lab.components.evaluators._masks import (
+    Pictures,
+    TestImages,
+    TestPixels,
+    centre_box,
+    images_in_words,
+    pixels_in_words,
+)
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import maps_of, mass_masks
 from dino_lab.evaluation.encoder import Annotated as Seen
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.imaging.pictures import frame, plain, png, sheet
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-Count = Annotated[int, Field(gt=0)]
 COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "tokencut": "cyan"}
 
 
@@ -33,25 +39,30 @@ class AttentionBoxes:
     block's output instead of its keys). Where all go together, nothing can be cut, and the box is the whole
     image; `centre: true` takes the mean token of the image from each first, which small networks need. A box
     finds an object if their intersection over union is at least 0.5; the overlap is that with the object that
-    fits best. `centre_box_...` and `whole_image_...` are floors. `images: null` takes all test images;
-    `pixels` shows them to the network at another size than the run's.
+    fits best. `centre_box_...` and `whole_image_...` are floors.
     """
 
     def __init__(
         self,
         *,
-        mass: Annotated[float, Field(gt=0, lt=1)] = 0.6,
-        affinity: Annotated[float, Field(gt=-1, lt=1)] = 0.2,
-        centre: bool = False,
-        images: Count | None = 200,
-        pixels: Count | None = None,
-        pictures: Count = 12,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        mass: Annotated[
+            float, Field(gt=0, lt=1, description="share of the attention that the first box holds; DINO: 0.6")
+        ] = 0.6,
+        affinity: Annotated[
+            float,
+            Field(gt=-1, lt=1, description="cosine from which two tokens are connected, tau in TokenCut"),
+        ] = 0.2,
+        centre: Annotated[
+            bool, Field(description="subtract the image's mean token first, as small networks need")
+        ] = False,
+        images: TestImages = 200,
+        pixels: TestPixels = None,
+        pictures: Pictures = 12,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.mass, self.affinity, self.images, self.pixels = mass, affinity, images, pixels
-        self.centre, self.pictures, self.every = centre, pictures, every
-        self.of: Literal["teacher", "student"] = of
+        self.centre, self.pictures = centre, pictures
+        self.every, self.of = options.every, options.of
         self.needs = ("data.annotated",)
 
     @property

@@ -13,7 +13,7 @@ from dino_lab.components.evaluators._benchmark import Layout, read_layout
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -24,15 +24,18 @@ class Benchmark(BaseModel, frozen=True, extra="forbid"):
     A pickle may hold plain values and arrays of numbers; one that names anything else is refused, unread.
     """
 
-    path: str
+    path: str = Field(description="folder that holds `jpg/` and the ground truth")
     pixels: Positive | None = Field(
-        None, description="longest side, of larger images; null: the side of the teacher's crops"
+        None,
+        description="longest side that an image is reduced to; null: the side of the teacher's crops",
     )
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
-        (1.0,), description="features of these sizes are averaged; DINO's multiscale is [1, 0.7071, 0.5]"
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="sizes, relative to `pixels`, whose features are averaged; DINO: [1, 0.7071, 0.5]",
     )
     crop_queries: bool = Field(
-        True, description="to their boxes, as the benchmark says; DINO's script does not"
+        True, description="cut queries out at their boxes, as the benchmark does; DINO's script does not"
     )
 
 
@@ -49,13 +52,17 @@ class Retrieval:
     def __init__(
         self,
         *,
-        k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 10),
+        k: Annotated[
+            tuple[Positive, ...],
+            Field(min_length=1, description="places of the ranking at which precision is measured"),
+        ] = (1, 5, 10),
         database: Annotated[
-            Literal["train", "test"], Field(description="the split in which test images look")
+            Literal["train", "test"], Field(description="split that test images are looked for in")
         ] = "train",
-        benchmark: Benchmark | None = None,
-        every: Positive = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        benchmark: Annotated[
+            Benchmark | None, Field(description="revisited Oxford or Paris instead of the run's data")
+        ] = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if len(set(k)) < len(k):
             raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
@@ -63,8 +70,8 @@ class Retrieval:
             raise ValueError(
                 "database and benchmark: a benchmark has its own images; leave out one of the two"
             )
-        self.k, self.database, self.benchmark, self.every = k, database, benchmark, every
-        self.of: Literal["teacher", "student"] = of
+        self.k, self.database, self.benchmark = k, database, benchmark
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

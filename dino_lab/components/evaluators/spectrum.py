@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from dino_lab.components.evaluators._crop import random_crops
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 
 @register("evaluator", "spectrum")
@@ -28,13 +28,16 @@ class Spectrum:
     def __init__(
         self,
         *,
-        least_area: Annotated[float, Field(gt=0, le=1)] = 0.2,
-        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        least_area: Annotated[
+            float, Field(gt=0, le=1, description="smallest share of an image that a crop for alignment shows")
+        ] = 0.2,
+        seed: Annotated[
+            int, Field(ge=0, lt=2**32, description="of the places and flips of the crops for alignment")
+        ] = 0,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.least_area, self.seed, self.every = least_area, seed, every
-        self.of: Literal["teacher", "student"] = of
+        self.least_area, self.seed = least_area, seed
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

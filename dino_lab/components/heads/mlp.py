@@ -22,10 +22,10 @@ class Mlp(nn.Module):
         self,
         in_dim: int,
         *,
-        hidden: Annotated[int, Field(gt=0)] = 4096,
-        dim: Annotated[int, Field(gt=0)] = 256,
-        layers: Annotated[int, Field(ge=2)] = 2,
-        batch_norm: bool = True,
+        hidden: Annotated[int, Field(gt=0, description="width of the layers between; BYOL: 4096")] = 4096,
+        dim: Annotated[int, Field(gt=0, description="outputs K; BYOL: 256, SimCLR: 128")] = 256,
+        layers: Annotated[int, Field(ge=2, description="linear layers; SimSiam's projector: 3")] = 2,
+        batch_norm: Annotated[bool, Field(description="normalise before each ReLU over the batch")] = True,
     ) -> None:
         super().__init__()
         self.dim = dim

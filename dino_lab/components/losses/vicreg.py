@@ -12,8 +12,6 @@ from dino_lab import collectives
 from dino_lab.components.losses._pairs import weights
 from dino_lab.registry import register
 
-Weight = Annotated[float, Field(ge=0)]
-
 
 @register("loss", "vicreg")
 class Vicreg(nn.Module):
@@ -31,11 +29,21 @@ class Vicreg(nn.Module):
         self,
         dim: int,
         *,
-        invariance: Weight = 25.0,
-        variance: Weight = 25.0,
-        covariance: Weight = 1.0,
-        deviation: Annotated[float, Field(gt=0, description="least standard deviation wanted")] = 1.0,
-        epsilon: Annotated[float, Field(gt=0, description="added to variances")] = 1e-4,
+        invariance: Annotated[
+            float, Field(ge=0, description="lambda, weight of the distance of student and target; VICReg: 25")
+        ] = 25.0,
+        variance: Annotated[
+            float, Field(ge=0, description="mu, weight of the hinge on standard deviations; VICReg: 25")
+        ] = 25.0,
+        covariance: Annotated[
+            float, Field(ge=0, description="nu, weight of the squared covariances; VICReg: 1")
+        ] = 1.0,
+        deviation: Annotated[
+            float, Field(gt=0, description="gamma, standard deviation below which the hinge acts; VICReg: 1")
+        ] = 1.0,
+        epsilon: Annotated[
+            float, Field(gt=0, description="added to variances before the root; VICReg: 0.0001")
+        ] = 1e-4,
     ) -> None:
         super().__init__()
         self.factors = {"invariance": invariance, "variance": variance, "covariance": covariance}

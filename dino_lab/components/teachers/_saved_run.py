@@ -19,9 +19,9 @@ from dino_lab.registry import registry
 class SavedRun(BaseModel, frozen=True, extra="forbid"):
     """What a run of this package has learned, with its head."""
 
-    path: Path = Field(description="the folder of the run, `runs/NAME/HASH`")
+    path: Path = Field(description="folder of the run, `runs/NAME/HASH`")
     of: Literal["teacher", "student"] = Field(
-        "teacher", description="whose weights; the student's where the teacher has no network"
+        "teacher", description="network that is taken; the student where the teacher has no network"
     )
 
 

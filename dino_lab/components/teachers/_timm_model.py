@@ -17,10 +17,10 @@ from dino_lab.registry import suggest
 class TimmModel(BaseModel, frozen=True, extra="forbid"):
     """A model of timm; crops are normalised and resized as its weights want them."""
 
-    model: str
-    pretrained: bool = Field(True, description="download weights")
+    model: str = Field(description="timm's name of it, such as resnet50")
+    pretrained: bool = Field(True, description="with published weights, which are downloaded")
     output: Literal["logits", "features"] = Field(
-        "logits", description="of its classifier, or what that would see"
+        "logits", description="outputs of its classifier, or the features that the classifier gets"
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.teachers._saved_run import SavedRun, load_run
+from dino_lab.components.teachers._student_copy import TeacherMode, as_teacher, student_copy
 from dino_lab.components.teachers._timm_model import TimmModel, load_timm
-from dino_lab.components.teachers._twin import at_rest, twin
 from dino_lab.network import Network
 from dino_lab.registry import register
 from dino_lab.types import Output, Views
@@ -30,9 +31,11 @@ class Frozen(nn.Module):
         self,
         student: Network,
         *,
-        run: SavedRun | None = None,
-        timm: TimmModel | None = None,
-        mode: Literal["eval", "train"] = "eval",
+        run: Annotated[
+            SavedRun | None, Field(description="take the network of a finished run of this package")
+        ] = None,
+        timm: Annotated[TimmModel | None, Field(description="take a model of timm")] = None,
+        mode: TeacherMode = "eval",
     ) -> None:
         super().__init__()
         if run is not None and timm is not None:
@@ -61,8 +64,8 @@ def _source(student: Network, run: SavedRun | None, timm: TimmModel | None) -> N
     elif timm is not None:
         network, who = load_timm(timm), f"timm's {timm.model}"
     else:
-        return twin(student)
+        return student_copy(student)
     given, wanted = network.head.dim, student.head.dim
     if given != wanted:
         raise ValueError(f"{who} has {given} outputs, and head.dim is {wanted}")
-    return at_rest(network)
+    return as_teacher(network)
