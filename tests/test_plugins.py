@@ -39,7 +39,9 @@ class Extra(nn.Module):
 
     negatives = cross_entropy = False
 
-    def __init__(self, dim: int, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> None:
+    def __init__(
+        self, dim: int, *, scale: Annotated[float, Field(gt=0, description="of nothing")] = 1.0
+    ) -> None:
         super().__init__()
 
     def forward(self, student, target, pairs):
@@ -98,7 +100,9 @@ def complaint(name: str) -> str:
             "TypeError: Extra.__init__: a loss takes (dim), not (width)",
         ),
         (
-            LOSS.format(name="extra").replace("scale: Annotated[float, Field(gt=0)]", "scale"),
+            LOSS.format(name="extra").replace(
+                'scale: Annotated[float, Field(gt=0, description="of nothing")]', "scale"
+            ),
             "TypeError: Extra.__init__: scale has no type; what YAML may set has one, such as "
             "Annotated[float, Field(gt=0)]",
         ),
@@ -316,7 +320,16 @@ def test_show_says_where_a_plugin_comes_from(install: Install, capsys: pytest.Ca
     assert lines[:2] == ["loss: extra", "dino-extra 0.3"]
     assert lines[2].endswith("dino_extra.py:8")
     assert lines[4] == "Half the squared distance."
-    assert lines[6].split() == ["scale", "number", ">", "0", "1"]
+    assert lines[6].split() == ["scale", "number", ">", "0", "1", "of", "nothing"]
+
+
+def test_list_check_names_parameters_without_a_description(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("extra", LOSS.format(name="extra").replace(', description="of nothing"', ""))
+    assert main(["list", "loss", "--check"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " extra " in line]
+    assert line.endswith(" ok, but without a description: scale")
 
 
 # ------------------------------------------------------------------------------------------ the example
@@ -325,7 +338,7 @@ def test_show_says_where_a_plugin_comes_from(install: Install, capsys: pytest.Ca
 def test_the_example_is_small() -> None:
     folder = ROOT / "plugins" / "dino-lab-example"
     lines = [line for file in folder.rglob("*.py") for line in file.read_text().splitlines() if line.strip()]
-    assert 100 < len(lines) < 150
+    assert 100 < len(lines) < 170
     with installed(folder):
         from dino_lab.registry.kinds import FOLDERS
 

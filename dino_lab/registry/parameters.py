@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
@@ -114,6 +114,15 @@ def nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
     return [
         (key, found) for key, field in model.model_fields.items() for found in _mappings(field.annotation)
     ]
+
+
+def mappings_in(models: Iterable[type[BaseModel]]) -> list[type[BaseModel]]:
+    """The mappings that may be values of the models, and those in them; each once."""
+    found: dict[type[BaseModel], None] = {}
+    for model in models:
+        for _, inner in nested(model):
+            found |= dict.fromkeys([inner, *mappings_in([inner])])
+    return list(found)
 
 
 def _mappings(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -128,7 +128,7 @@ class Spec(BaseModel):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name of the run's folder; default: the file's name",
+        description="name of the run's folder",
     )
     seed: int = Field(
         0, ge=0, lt=2**32, description="of the first weights, the order of the images, and their crops"

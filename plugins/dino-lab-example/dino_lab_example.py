@@ -18,6 +18,18 @@ from dino_lab.protocols import Data
 from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import Output, Views
 
+# What a spec may say: type, bounds, and what it means.
+File = Annotated[str, Field(description="the .npz file")]
+Size = Annotated[int, Field(gt=0, description="side of the views, in pixels")]
+Strength = Annotated[float, Field(ge=0, le=1, description="share of its brightness that a channel may lose")]
+Width = Annotated[int, Field(gt=0, multiple_of=8, description="channels of each layer")]
+Outputs = Annotated[int, Field(gt=0, description="outputs K")]
+Smoothing = Annotated[float, Field(ge=0, le=1, description="share of the target that goes to all outputs")]
+Delta = Annotated[float, Field(gt=0, description="distance at which the square gives way to a line")]
+Weight = Annotated[float, Field(ge=0, description="factor of it in the loss")]
+Penalty = Annotated[float, Field(gt=0, description="lambda, weight of the squared coefficients")]
+Options = Flat[EvaluatorOptions]  # every evaluator's `every` and `of`, flat among its own keys
+
 
 @register("data", "npz")
 class Npz:
@@ -25,9 +37,7 @@ class Npz:
 
     channels, mean, std = 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
-    def __init__(
-        self, device: torch.device, *, path: Annotated[str, Field(description="the .npz file")]
-    ) -> None:
+    def __init__(self, device: torch.device, *, path: File) -> None:
         try:
             with np.load(path) as file:
                 train, test = ((file[f"{of}_images"], file[f"{of}_labels"]) for of in ("train", "test"))
@@ -63,12 +73,7 @@ class Tint(nn.Module):
 
     pairs: Tensor
 
-    def __init__(
-        self,
-        *,
-        size: Annotated[int, Field(gt=0, description="side of the views, in pixels")] = 32,
-        strength: Annotated[float, Field(ge=0, le=1, description="share that a channel loses at most")] = 0.5,
-    ) -> None:
+    def __init__(self, *, size: Size = 32, strength: Strength = 0.5) -> None:
         super().__init__()
         self.groups, self.strength = ((2, size),), strength
         self.register_buffer("pairs", 1 - torch.eye(2, dtype=torch.int8))
@@ -83,13 +88,7 @@ class Tint(nn.Module):
 class ConvNet(nn.Module):
     """Four convolutions of stride 2 with group norm, mean over positions: a baseline that a CPU trains."""
 
-    def __init__(
-        self,
-        channels: int,
-        size: int,
-        *,
-        width: Annotated[int, Field(gt=0, multiple_of=8, description="channels of each layer")] = 64,
-    ) -> None:
+    def __init__(self, channels: int, size: int, *, width: Width = 64) -> None:
         super().__init__()
         self.dim = width
         pairs = itertools.pairwise([channels, width, width, width, width])
@@ -106,9 +105,7 @@ class RandomProjection(nn.Module):
 
     matrix: Tensor
 
-    def __init__(
-        self, in_dim: int, *, dim: Annotated[int, Field(gt=0, description="number of outputs K")] = 64
-    ) -> None:
+    def __init__(self, in_dim: int, *, dim: Outputs = 64) -> None:
         super().__init__()
         self.dim = dim
         self.register_buffer("matrix", torch.randn(in_dim, dim) / in_dim**0.5)
@@ -138,14 +135,7 @@ class Hard(nn.Module):
 
     distribution = True
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        smoothing: Annotated[
-            float, Field(ge=0, le=1, description="share of the target that all outputs divide evenly")
-        ] = 0.1,
-    ) -> None:
+    def __init__(self, dim: int, *, smoothing: Smoothing = 0.1) -> None:
         super().__init__()
         self.smoothing = smoothing
 
@@ -160,14 +150,7 @@ class Huber(nn.Module):
 
     negatives = cross_entropy = False
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        delta: Annotated[
-            float, Field(gt=0, description="distance at which the square gives way to a line")
-        ] = 1.0,
-    ) -> None:
+    def __init__(self, dim: int, *, delta: Delta = 1.0) -> None:
         super().__init__()
         self.delta = delta
 
@@ -182,9 +165,7 @@ class Huber(nn.Module):
 class Uniformity(nn.Module):
     """log mean exp(-2 |x - y|^2) over pairs of samples x, y of a view (arXiv 2005.10242, Sec. 4.1.2)."""
 
-    def __init__(
-        self, *, weight: Annotated[float, Field(ge=0, description="factor of it in the loss")] = 0.1
-    ) -> None:
+    def __init__(self, *, weight: Weight = 0.1) -> None:
         super().__init__()
         self.weight = weight
 
@@ -197,18 +178,9 @@ class Uniformity(nn.Module):
 class Ridge:
     """Linear probe in closed form: ridge regression to one-hot labels, accuracy on the test split."""
 
-    def __init__(
-        self,
-        *,
-        penalty: Annotated[
-            float, Field(gt=0, description="lambda of the squared weights, for standardised features")
-        ] = 1e-3,
-        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
-    ) -> None:
+    def __init__(self, *, penalty: Penalty = 1e-3, options: Options = EvaluatorOptions()) -> None:
         self.penalty, self.every, self.of = penalty, options.every, options.of
-        self.protocol = (
-            f"ridge/2: penalty={penalty:g}, {self.of}, standardised training split, test split scored"
-        )
+        self.protocol = f"ridge/2: penalty={penalty:g}, {self.of}, standardised training split, test scored"
 
     def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]:
         splits = [[(encode(x).double(), y) for x, y in split(256)] for split in (data.bank, data.test)]

@@ -58,16 +58,16 @@ class Operations(ParameterGroup):
         0.0, ge=0, le=180, description="largest angle of rotation to either side, in degrees; 0: none"
     )
     brightness: float = Field(
-        0.4, ge=0, description="strength s of the jitter: the factor is uniform in 1 - s to 1 + s"
+        0.4, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
     )
     contrast: float = Field(
-        0.4, ge=0, description="strength s of the jitter: the factor is uniform in 1 - s to 1 + s"
+        0.4, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
     )
     saturation: float = Field(
-        0.2, ge=0, description="strength s of the jitter: the factor is uniform in 1 - s to 1 + s"
+        0.2, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
     )
     hue: float = Field(
-        0.1, ge=0, le=0.5, description="largest shift to either side, in turns of the colour circle"
+        0.1, ge=0, le=0.5, description="jitter: largest shift to either side, in turns of the colour circle"
     )
     jitter_probability: Probability = Field(
         0.8, description="probability that brightness, contrast, saturation and hue are changed"

@@ -36,7 +36,11 @@ class ImageFolder(FromFiles):
         test: Annotated[str, Field(description="folder of the test split, below `path`")] = "test",
         test_fraction: Annotated[
             float | None,
-            Field(gt=0, lt=1, description="share of the images that is the test split; null: `test` is"),
+            Field(
+                gt=0,
+                lt=1,
+                description="share of the images that is the test split; null: the folder `test`",
+            ),
         ] = None,
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
