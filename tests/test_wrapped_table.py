@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from dino_lab.cli.wrapped_table import wrapped_table
+from dino_lab.cli.app import main
+from dino_lab.cli.console import wrapped_table
 from dino_lab.registry import registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.spec.parameter_words import rows
@@ -56,3 +59,19 @@ def test_no_component_loses_a_word_or_leaves_its_width(width: int) -> None:
             words = sorted(word for row in table for cell in row for word in cell.split())
             assert sorted(word for line in lines for word in line.split()) == words
             assert all(len(line) <= width or " " not in line.strip() for line in lines), f"{kind} {name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("evaluator", "copy_detection"), ("data", "shapes"), ("loss", "mse")]
+)
+def test_show_stays_in_a_terminal_of_80_columns(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["show", kind, name]) == 0
+    title, origin, where, *lines = capsys.readouterr().out.splitlines()
+    assert (title, origin) == (f"{kind}: {name}", "built-in")
+    assert where.endswith(f"{name}.py:{where.rsplit(':')[-1]}")
+    assert max(map(len, lines)) <= 80
+    doc = inspect.getdoc(registry.find(kind, name).cls) or ""
+    assert " ".join(doc.split()) in " ".join(" ".join(lines).split())

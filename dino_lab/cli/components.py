@@ -136,8 +136,7 @@ def _print_component(kind: str, name: str) -> None:
 
 
 def _print_parameters(model: type[BaseModel]) -> None:
-    from dino_lab.cli.console import console
-    from dino_lab.cli.wrapped_table import wrapped_table
+    from dino_lab.cli.console import console, wrapped_table
     from dino_lab.spec.parameter_words import rows
 
     parameters = rows(model)
