@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dino_lab.components.heads.linear import Linear
+from dino_lab.components.heads.linear import LinearHead
 from dino_lab.components.heads.mlp import Mlp
 from dino_lab.components.heads.prototypes import Prototypes
 from dino_lab.components.losses.cross_entropy import CrossEntropy
@@ -120,7 +120,7 @@ def test_mlp_without_batch_norm_keeps_its_biases() -> None:
 
 
 def test_linear_is_one_matrix() -> None:
-    head = Linear(6, dim=3).double()
+    head = LinearHead(6, dim=3).double()
     assert head.dim == 3
     expected = features() @ head.linear.weight.T + head.linear.bias
     torch.testing.assert_close(head(features()), expected)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
-from dino_lab.components.heads.linear import Linear
+from dino_lab.components.heads.linear import LinearHead
 from dino_lab.components.teachers.ema import Ema
 from dino_lab.components.teachers.frozen import Frozen
 from dino_lab.components.teachers.labels import Labels
@@ -35,7 +35,7 @@ class Normed(nn.Module):
 
 
 def network(predictor: bool = True) -> Network:
-    head = Linear(3, dim=5)
+    head = LinearHead(3, dim=5)
     return Network(Normed(), head, nn.Linear(5, 5) if predictor else None)
 
 

@@ -45,8 +45,10 @@ def grayscale(x: Tensor, chosen: Tensor) -> Tensor:
     return blend(x, torch.full_like(chosen, SATURATION, dtype=torch.int64), 1 - chosen.to(x))
 
 
-def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of RGB images by `turns` [N] of the colour circle; value and chroma stay (Smith, 1978).
+def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Shift the hue of RGB images by `shift` [N], in turns of the colour circle (HSV: Smith, 1978).
+
+    Value and chroma stay.
 
     With red, green, blue scaled to span 0..1, the hue in sixths of a turn is 1 + green + blue - red where
     green >= blue, and the negative of that elsewhere: HSV's three cases in one line.
@@ -58,15 +60,15 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     lowest = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - lowest
     hue = (green + blue).sub_(red).sub_(lowest).div_(chroma.clamp(min=1e-8)).add_(1).mul_(1 / 6)
-    hue = torch.copysign(hue, green - blue).add_(turns.view(-1, 1, 1, 1))
+    hue = torch.copysign(hue, green - blue).add_(shift.view(-1, 1, 1, 1))
     offset = (3 - 2 * torch.arange(3, device=x.device).view(1, 3, 1, 1)) / 6
     away = torch.add(hue, offset, out=x)  # in turns, from the hue at which the channel is least
     away.sub_(away.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
     return torch.addcmul(value, chroma, away, value=-1, out=x)
 
 
-def jitter(x: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
-    """Brightness, contrast and saturation as `blends` [N, 6, 3] says, and amid them `turns` [N] of hue.
+def jitter(x: Tensor, blends: Tensor, hue_shift: Tensor) -> Tensor:
+    """Brightness, contrast and saturation by `blends` [N, 6, 3], and between them the hue by `hue_shift` [N].
 
     Hue is worked out once, for all images together: each of the other three runs once before and once after
     it, one of the times without effect. So no image has to be picked out, which would make a GPU wait.
@@ -74,7 +76,7 @@ def jitter(x: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
     parts = blends.unbind(1)
     for part in parts[:3]:
         x = _blend(x, part)
-    x = shift_hue(x, turns)
+    x = shift_hue(x, hue_shift)
     for part in parts[3:]:
         x = _blend(x, part)
     return x

@@ -127,10 +127,10 @@ class Shapes(Labelled):
         return (canvas[:, None].clamp(0, 1) * 255).round().to(torch.uint8), parts
 
     def _pose(self, random: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates [N, H, W] that turn and move with the object, and its radius [N, 1, 1]."""
+        """Coordinates [N, H, W] that rotate and move with the object, and its radius [N, 1, 1]."""
         x, y = grid(self.size)
-        shift_x, shift_y, turn, growth = random[..., None, None].unbind(1)  # [N, 1, 1]
-        angle = (turn * 2 - 1).double() * self.max_rotation
+        shift_x, shift_y, rotation, growth = random[..., None, None].unbind(1)  # [N, 1, 1]
+        angle = (rotation * 2 - 1).double() * self.max_rotation
         cosine, sine = angle.cos().float(), angle.sin().float()
         x, y = x - (shift_x * 2 - 1) * self.max_shift, y - (shift_y * 2 - 1) * self.max_shift
         return cosine * x + sine * y, cosine * y - sine * x, 0.5 + 0.3 * growth

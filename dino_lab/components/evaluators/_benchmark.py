@@ -46,7 +46,7 @@ class GroundTruth(BaseModel):
 
 
 @dataclass(frozen=True)
-class Layout:
+class BenchmarkLayout:
     """Images, queries and what is to be found."""
 
     images: list[Path]  # M
@@ -65,7 +65,7 @@ class Layout:
         return mask
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path) -> BenchmarkLayout:
     """The layout of a folder; a UserError says what is missing or wrong."""
     if not folder.is_dir():
         raise UserError(f"evaluator retrieval: {folder}: there is no such folder")
@@ -82,7 +82,7 @@ def read_layout(folder: Path) -> Layout:
         if rows and not 0 <= min(rows) <= max(rows) < len(truth.imlist):
             raise UserError(f"{file}: query {name} names an image that is not in 0..{len(truth.imlist) - 1}")
     images, queries = (_files(folder, names) for names in (truth.imlist, truth.qimlist))
-    return Layout(images, queries, truth.gnd)
+    return BenchmarkLayout(images, queries, truth.gnd)
 
 
 def _truth_file(folder: Path) -> Path:

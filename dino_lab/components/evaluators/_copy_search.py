@@ -52,7 +52,7 @@ def generated(images: Set, kinds: Iterable[str], count: int, seed: int) -> dict[
     return {kind: copies(kind) for kind in kinds}
 
 
-def found_in(layout: _copydays.Layout) -> dict[str, Copies]:
+def found_in(layout: _copydays.CopydaysLayout) -> dict[str, Copies]:
     """Copies of the layout, by block."""
 
     def copies(block: list[tuple[Path, int]]) -> Copies:

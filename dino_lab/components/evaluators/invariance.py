@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators._changes import CHANGES, Change
+from dino_lab.components.evaluators._changes import CHANGES, ImageChange
 from dino_lab.components.evaluators._curves import draw_curves
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
@@ -91,7 +91,12 @@ class Invariance:
         return {"images": count, "between": between, "curves": curves}
 
     def _moved(
-        self, encode: Encoder, batches: list[Tensor], plain: list[Tensor], change: Change, strength: float
+        self,
+        encode: Encoder,
+        batches: list[Tensor],
+        plain: list[Tensor],
+        change: ImageChange,
+        strength: float,
     ) -> float:
         """Cosine distances to the changed images, summed."""
         generator = torch.Generator().manual_seed(self.seed)

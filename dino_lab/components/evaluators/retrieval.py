@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _class_search, _place_search
-from dino_lab.components.evaluators._benchmark import Layout, read_layout
+from dino_lab.components.evaluators._benchmark import BenchmarkLayout, read_layout
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
@@ -99,7 +99,7 @@ class Retrieval:
         crop = self.benchmark.crop_queries
         return {"results.png": _place_search.picture(*self._places(encode, self.benchmark), crop)}
 
-    def _places(self, encode: Encoder, benchmark: Benchmark) -> tuple[Layout, Tensor]:
+    def _places(self, encode: Encoder, benchmark: Benchmark) -> tuple[BenchmarkLayout, Tensor]:
         """The layout, and rankings [N, M] of its images for its queries."""
         layout = read_layout(Path(benchmark.path).expanduser())
         if max(self.k) > len(layout.images):

@@ -11,7 +11,7 @@ from dino_lab.registry import register
 
 
 @register("head", "linear")
-class Linear(nn.Module):
+class LinearHead(nn.Module):
     """One linear layer: features [N, in_dim] to [N, dim]."""
 
     def __init__(
