@@ -1,4 +1,4 @@
-"""Gaussian blur with a standard deviation of every image's own, as two matrix products."""
+"""Gaussian blur, as two matrix products, with a standard deviation for each image."""
 
 from __future__ import annotations
 

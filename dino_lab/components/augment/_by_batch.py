@@ -1,4 +1,4 @@
-"""Views on a GPU: operation by operation, all crops at once, and no value that the host has to wait for."""
+"""Views on a GPU: one operation after the other on all crops, without a synchronisation with the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views on the CPU: crop by crop; many of them in as many threads as torch has."""
+"""Views on the CPU: one crop after the other, in as many threads as torch has."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: 
 
 
 def _parts(crops: int, numbers: int, threads: int) -> Iterator[range]:
-    """Every thread gets some, and none more at once than fit into its cache."""
+    """Ranges of crops for the threads, each small enough for the cache of a core."""
     most = max(1, min(CACHED // numbers, -(-crops // (SHARES * threads))))
     return (range(first, min(first + most, crops)) for first in range(0, crops, most))
 

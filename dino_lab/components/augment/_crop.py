@@ -1,4 +1,4 @@
-"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased)."""
+"""Random resized crops: a box for each image, resized as Pillow does (bicubic, antialiased)."""
 
 from __future__ import annotations
 

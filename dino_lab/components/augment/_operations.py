@@ -1,4 +1,4 @@
-"""Groups of parameters that say what happens to a view, declared once for all augmentations."""
+"""Parameters of the operations on a view, as groups that all augmentations share."""
 
 from __future__ import annotations
 

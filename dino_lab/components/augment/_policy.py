@@ -1,4 +1,4 @@
-"""What happens to one group of views: crop, flip, rotation, colour, blur, solarization."""
+"""The operations on one group of views: crop, flip, rotation, colour, blur, solarization."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Policy:
 
     @property
     def views(self) -> int:
-        """How many crops are made of each image."""
+        """Number of crops of each image."""
         return len(self.blur_probability)
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class Policy:
             return make(images, sampled, self.size, kernel_radius(self.blur_sigma[1]))
 
     def sample(self, B: int, H: int, W: int, generator: torch.Generator) -> SampledParameters:
-        """What happens to every crop of B images of H times W pixels."""
+        """The parameters of all operations on all crops of B images of H times W pixels."""
         V = self.views
         return SampledParameters(
             boxes=sample_boxes((V, B), H, W, self.scale, generator),

@@ -1,4 +1,4 @@
-"""Two crops with operations of their own, and many small ones where wanted."""
+"""Two crops with different operations, and small crops on request."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dino_lab.types import Views
 
 
 class FirstView(ViewOperations):
-    """What happens to the first view; always blurred, as BYOL's."""
+    """Operations on the first view; always blurred, as in BYOL."""
 
     blur_probability: BlurProbability = 1.0
 
 
 class SecondView(ViewOperations):
-    """What happens to the second view; seldom blurred and sometimes solarized, as BYOL's."""
+    """Operations on the second view; seldom blurred and sometimes solarized, as in BYOL."""
 
     blur_probability: BlurProbability = 0.1
     solarize_probability: SolarizeProbability = 0.2
 
 
 class LocalView(ViewOperations):
-    """What happens to the local views; small, as DINO's."""
+    """Operations on the local views; small crops, as in DINO."""
 
     scale: Scale = (0.05, 0.4)
 

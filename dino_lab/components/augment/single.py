@@ -12,7 +12,7 @@ from dino_lab.types import Views
 
 @register("augment", "single")
 class Single(nn.Module):
-    """One view of each image, which is compared with the teacher's output for it: for supervised training.
+    """One view of each image, for supervised training; it is compared with the teacher's output for it.
 
     By default it is only cropped and mirrored, as classifiers are trained (Szegedy et al., arXiv 1409.4842,
     Sec. 6, with a milder crop).

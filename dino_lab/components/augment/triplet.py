@@ -1,4 +1,4 @@
-"""A patch, another one of the same image, and one of another image."""
+"""Patch triplets: an anchor, a patch of the same image, and a patch of another image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 class Triplet(nn.Module):
     """Three patches of each sample: an anchor, patch A of the same image, and patch B of another image.
 
-    The anchor is to be pulled to A and pushed from B; A and B ask nothing themselves. B comes from the image
+    The anchor is pulled towards A and pushed away from B; A and B are only targets. B comes from the image
     before in the batch, for the first from the last, so never from its own where there are two. Teacher and
     student see all three. By default patches are cut and coloured as DINO's local crops are.
     """

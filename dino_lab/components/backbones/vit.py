@@ -96,15 +96,15 @@ class Vit(nn.Module):
         return _tokens.attention(self.model, images)
 
     def look(self, images: Tensor, blocks: int) -> Look:
-        """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
+        """Features, CLS of the last `blocks`, tokens and attention; one forward."""
         return _tokens.look(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
-        """Keep the activations between blocks only; backward computes the rest again."""
+        """Keep activations between blocks only; the backward pass computes the others again."""
         self.model.set_grad_checkpointing()
 
     def as_timm(self) -> tuple[nn.Module, str]:
-        """The timm model inside, and the line that builds its like."""
+        """The timm model inside, and a line that builds an equal one."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
         return self.model, f"timm.models.VisionTransformer({arguments})"
 

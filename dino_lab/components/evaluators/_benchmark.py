@@ -38,7 +38,7 @@ class Query(BaseModel):
 
 
 class GroundTruth(BaseModel):
-    """What a ground truth file says."""
+    """The content of a ground truth file."""
 
     imlist: list[str] = Field(min_length=1)
     qimlist: list[str] = Field(min_length=1)
@@ -47,14 +47,14 @@ class GroundTruth(BaseModel):
 
 @dataclass(frozen=True)
 class BenchmarkLayout:
-    """Images, queries and what is to be found."""
+    """Images, queries and the ground truth."""
 
     images: list[Path]  # M
     queries: list[Path]  # N
     truth: list[Query]  # N
 
     def masks(self, query: int, difficulty: str) -> tuple[Tensor, Tensor]:
-        """What is right, and what is passed over, bool [M] each."""
+        """Right images and junk, bool [M] each."""
         right, junk = (self._mask(query, names) for names in DIFFICULTIES[difficulty])
         return right, junk
 

@@ -1,4 +1,4 @@
-"""Changes of images, each in several strengths: what an augmentation does, one at a time."""
+"""Single changes of images, such as augmentations make, each in several strengths."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _rotation(images: Tensor, degrees: float, _: torch.Generator) -> Tensor:
 
 
 def _factor(name: str) -> Callable[[Tensor, float, torch.Generator], Tensor]:
-    """The adjustment of torchvision that bears the name, by 1 + strength, and by 1 - strength."""
+    """The adjustment of torchvision of that name, by 1 + strength and by 1 - strength."""
 
     def apply(images: Tensor, strength: float, _: torch.Generator) -> Tensor:
         from torchvision.transforms.v2 import functional
@@ -85,7 +85,7 @@ def _grey(images: Tensor, share: float, _: torch.Generator) -> Tensor:
 
 
 def _solarize(images: Tensor, share: float, _: torch.Generator) -> Tensor:
-    """Values of at least 1 - share are turned over."""
+    """Values of at least 1 - share are inverted."""
     return torch.where(images >= 1 - share, 1 - images, images)
 
 

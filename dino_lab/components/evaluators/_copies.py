@@ -1,6 +1,6 @@
-"""Copies of an image, as they are made before it is passed on: cropped, compressed, blurred, drawn over, ...
+"""Altered copies of an image: cropped, compressed, blurred, drawn over, rotated, recoloured.
 
-Everything is drawn from (seed, kind, index) alone. An image is RGB of any size; a copy may have another one.
+Random numbers depend on (seed, kind, index) alone. Images are RGB of any size; a copy may have another size.
 """
 
 from __future__ import annotations

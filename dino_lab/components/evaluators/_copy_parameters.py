@@ -1,4 +1,4 @@
-"""Mappings that the parameters of copy detection hold."""
+"""Nested parameters of copy detection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["crop", "jpeg", "blur", "overlay", "rotation", "colour"]
 
 
 class Generate(BaseModel, frozen=True, extra="forbid"):
-    """Which copies are made."""
+    """Copies that are made of images."""
 
     kinds: tuple[Kind, ...] = Field(
         ("crop", "jpeg", "blur", "overlay", "rotation", "colour"),
@@ -36,7 +36,7 @@ class Whiten(BaseModel, frozen=True, extra="forbid"):
 
 
 def in_words(whitening: Whiten | None) -> str:
-    """For a protocol."""
+    """The whitening, in the words of a protocol."""
     if whitening is None:
         return "not whitened"
     moments = "covariance" if whitening.centred else "second moments"

@@ -1,4 +1,4 @@
-"""Random crops for evaluators, of a generator of their own."""
+"""Random crops for evaluators."""
 
 from __future__ import annotations
 

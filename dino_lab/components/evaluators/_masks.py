@@ -1,4 +1,4 @@
-"""How well masks agree with objects, and masks that look at nothing."""
+"""Agreement of masks and objects, and masks that ignore the image, as baselines."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
 
 
 def images_in_words(of: str, images: int | None) -> str:
-    """Whose features, of which images: a part of a protocol."""
+    """The network and the images, in the words of a protocol."""
     count = "all" if images is None else f"first {images}"
     return f"of the {of} in evaluation mode, {count} images of the test split"
 
 
 def pixels_in_words(pixels: int | None) -> str:
-    """At what size images are shown: a part of a protocol."""
+    """The size of the images, in the words of a protocol."""
     return f"pixels {'as the run' if pixels is None else pixels}"
 
 

@@ -23,7 +23,7 @@ LARGEST_PATCH = 64
 
 
 def protocol(pixels: int | None, scales: Sequence[float], crop_queries: bool) -> str:
-    """How the benchmark is done, in words."""
+    """The rules of the benchmark, in the words of a protocol."""
     side = "the teacher's crop" if pixels is None else f"{pixels} px"
     return (
         f"longest side at most {side}, cut at the right and below to whole patches, scales "
@@ -65,7 +65,7 @@ def scores(layout: BenchmarkLayout, ranked: Tensor, k: tuple[int, ...]) -> dict[
 
 
 def picture(layout: BenchmarkLayout, ranked: Tensor, crop_queries: bool) -> bytes:
-    """Some queries and what comes first; junk bears a dash."""
+    """Some queries and their first results; junk is marked by a dash."""
     rows = []
     for query in spread(QUERIES, len(layout.queries)):
         right, junk = layout.masks(query, "medium")

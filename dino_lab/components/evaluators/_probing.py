@@ -1,4 +1,4 @@
-"""What classifiers on frozen features share: their inputs, a validation part, standardisation."""
+"""Inputs, validation part and standardisation of classifiers on frozen features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a box around what the network looks at find the object?"""
+"""Boxes around the attention of a network, compared with objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "to
 
 @register("evaluator", "attention_boxes")
 class AttentionBoxes:
-    """One box an image, without a label: the share of images where it finds an object, and its mean overlap.
+    """Object discovery without labels: share of images whose box finds an object (CorLoc), and mean overlap.
 
     `attention_corloc` and `attention_iou` are of the box around the largest connected part of the mask that
     holds `mass` of the attention of CLS in the last block, mean over heads (`similarity_...` where a backbone

@@ -1,4 +1,4 @@
-"""Does the network look at the object?"""
+"""Masks of the attention of a network, compared with objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether features fall into the classes by themselves."""
+"""Clusters of features, compared with the classes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Searched:
 
 @register("evaluator", "copy_detection")
 class CopyDetection:
-    """Mean average precision (`mAP`) and share of first places (`top1`) of originals, looked for by copies.
+    """Mean average precision (`mAP`) and share of first places (`top1`) of the originals of altered copies.
 
     An image is stretched to a square, described by its features and the generalised mean of its patch tokens,
     side by side, and compared by cosine (DINO, arXiv 2104.14294, Sec. 4.2.1; MultiGrain, arXiv 1902.05509).

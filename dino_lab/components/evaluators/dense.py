@@ -24,7 +24,7 @@ CHUNK = 1024  # tokens looked up at once
 
 @register("evaluator", "dense")
 class Dense:
-    """Do single tokens tell what is there? Mean IoU and pixel accuracy of two classifiers of frozen tokens.
+    """Segmentation by frozen tokens: mean IoU and pixel accuracy of two classifiers of single tokens.
 
     The first `train_share` of the annotated test images is learned from, the rest is scored. A token's class
     is the most frequent one of its pixels. `linear` is logistic regression (L2, `c`) on standardised tokens;

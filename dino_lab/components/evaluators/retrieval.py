@@ -1,4 +1,4 @@
-"""Retrieval: what is like a query comes first."""
+"""Retrieval of images by the cosine of features."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Retrieval:
         return _place_search.scores(*self._places(encode, self.benchmark), self.k)
 
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
-        """`results.png`: some queries and what comes first."""
+        """`results.png`: some queries and their first results."""
         if self.benchmark is None:
             return {"results.png": _class_search.picture(encode, data, self.database)}
         crop = self.benchmark.crop_queries

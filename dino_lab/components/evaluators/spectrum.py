@@ -1,4 +1,4 @@
-"""How features fill their space; no label is looked at."""
+"""Measures of features that need no label."""
 
 from __future__ import annotations
 

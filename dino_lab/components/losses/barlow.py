@@ -1,4 +1,4 @@
-"""Redundancy reduction."""
+"""The loss of Barlow Twins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the positive among the candidates."""
+"""The contrastive loss InfoNCE."""
 
 from __future__ import annotations
 

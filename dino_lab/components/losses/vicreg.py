@@ -1,4 +1,4 @@
-"""Variance, invariance, covariance."""
+"""The loss of VICReg."""
 
 from __future__ import annotations
 

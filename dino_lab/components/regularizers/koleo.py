@@ -1,4 +1,4 @@
-"""Spread over the sphere."""
+"""The regularizer KoLeo, which spreads vectors over the unit sphere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A softmax over the batch."""
+"""Targets by a softmax over the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Centring and sharpening."""
+"""Targets by centring and sharpening."""
 
 from __future__ import annotations
 

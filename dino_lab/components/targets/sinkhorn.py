@@ -1,4 +1,4 @@
-"""Balanced assignment to the outputs."""
+"""Targets by a balanced assignment of samples to outputs."""
 
 from __future__ import annotations
 

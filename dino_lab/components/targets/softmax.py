@@ -1,4 +1,4 @@
-"""Sharpening without centring."""
+"""Targets by sharpening without centring."""
 
 from __future__ import annotations
 

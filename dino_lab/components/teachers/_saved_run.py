@@ -1,4 +1,4 @@
-"""A network out of the folder of a run: built as its spec.yaml says, filled from its last.pt."""
+"""The network of a saved run, built from its spec.yaml and filled from its last.pt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dino_lab.registry import registry
 
 
 class SavedRun(BaseModel, frozen=True, extra="forbid"):
-    """What a run of this package has learned, with its head."""
+    """The network of a run of this package, with its head."""
 
     path: Path = Field(description="folder of the run, `runs/NAME/HASH`")
     of: Literal["teacher", "student"] = Field(
@@ -68,7 +68,7 @@ def _weights(path: Path, of: str) -> dict[str, Tensor]:
 
 
 def _build(spec: dict[str, Any], mean: Tensor, std: Tensor) -> Network:
-    """The network that a run with this spec trains; its weights are still those of any run."""
+    """The network of a run with this spec, with first weights."""
     augment = _component("augment", spec["augment"])
     size = max(pixels for _, pixels in augment.groups)
     backbone = _component("backbone", spec["backbone"], mean.numel(), size)

@@ -1,4 +1,4 @@
-"""A teacher that never changes."""
+"""A teacher whose weights are fixed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Frozen(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, which reaches the network only if it is meant to use the batch's statistics."""
+        """Set training mode; the network stays in evaluation mode unless `mode: train` asks for it."""
         super().train(mode)
         self.source.train(mode and self.mode == "train")
         return self

@@ -1,4 +1,4 @@
-"""A teacher who knows the answers."""
+"""Labels in place of a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student as it was some time ago."""
+"""A teacher that is an earlier copy of the student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student as its own teacher."""
+"""The student in place of a teacher."""
 
 from __future__ import annotations
 
