@@ -9,10 +9,13 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
+from dino_lab.errors import SpecError
 from dino_lab.registry import ComponentError, EvaluatorOptions, Flat, ParameterGroup, Registry, registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.parameters import undescribed
 from dino_lab.schedule import Momentum, constant
+from dino_lab.spec.file import load_text
+from dino_lab.testing.subject import METHOD
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -415,6 +418,26 @@ def test_keys_of_a_group_are_checked(given: dict[str, Any], place: tuple[str, ..
     (error,) = caught.value.errors()
     assert error["loc"] == place
     assert message in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("kind: pink, amount: 0.6", "loss: pink noise of more than 0.5 hides everything"),
+        ("amount: 2", "loss.amount: must be at most 1, got 2"),
+        (
+            "amuont: 0.2",
+            "loss.amuont: unknown key; did you mean 'amount'? "
+            "(accepted: scale, amount, kind, every, of, nested)",
+        ),
+    ],
+)
+def test_a_spec_says_what_is_wrong_with_a_group_of_a_plugin(keys: str, line: str) -> None:
+    with registry.scratch():
+        registry.register("loss", "noisy")(Noisy)
+        with pytest.raises(SpecError) as caught:
+            load_text(METHOD, "method.yaml", [f"loss={{name: noisy, {keys}}}"], registry)
+    assert str(caught.value).split("}: ", 1)[1] == line
 
 
 class Twice(Good):
