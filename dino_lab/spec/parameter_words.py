@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from dino_lab.schedule import Schedule
 from dino_lab.spec.literal import inline
 
 REQUIRED = "required"
+LIST = "list of:"
 ITS_DEFAULTS = "its defaults"  # of a mapping
 _PLAIN_TYPES: dict[Any, str] = {
     int: "whole number",
@@ -103,8 +104,12 @@ def default_in_words(field: FieldInfo, style: Style = PLAIN) -> str:
 
 def type_in_words(annotation: Any, metadata: Iterable[Any] = (), style: Style = PLAIN) -> str:
     """A type and its bounds, e.g. `number > 0 or null`."""
-    limits = " and ".join(_limits(annotation, metadata, style))
+    limits = " and ".join(_limits(metadata, style))
     *options, last = _options(annotation, style)
+    if lengths := " and ".join(_lengths(metadata)):
+        if not last.startswith(LIST):
+            limits = " and ".join(filter(None, [f"of {lengths} characters", limits]))
+        last = last.replace(LIST, f"list of {lengths}:", 1)
     if limits and last == "null" and options:  # the bounds are those of the number
         return f"{_joined(options)} {limits} or null"
     return f"{_joined([*options, last])} {limits}".strip()
@@ -132,7 +137,7 @@ def _one(annotation: Any, origin: Any, arguments: tuple[Any, ...], style: Style)
         items = dict.fromkeys(type_in_words(argument, (), style) for argument in arguments)
         return f"list of {len(arguments)}: {', '.join(items)}"
     if origin in (list, tuple):
-        return f"list of: {type_in_words(arguments[0], (), style)}"
+        return f"{LIST} {type_in_words(arguments[0], (), style)}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "component" if _is_component(annotation) else style.mapping(annotation)
     return _PLAIN_TYPES.get(origin or annotation) or getattr(annotation, "__name__", str(annotation)).lower()
@@ -144,24 +149,32 @@ def _is_component(model: type[BaseModel]) -> bool:
     return name is not None and (model is Params or get_origin(name.annotation) is Literal)
 
 
-def _limits(annotation: Any, metadata: Iterable[Any], style: Style) -> list[str]:
+def _limits(metadata: Iterable[Any], style: Style) -> list[str]:
     """The bounds that annotations state, such as `> 0`."""
     found: list[str] = []
-    for item in metadata:
-        if isinstance(item, FieldInfo):
-            found += _limits(annotation, item.metadata, style)
-            continue
+    for item in _flattened(metadata):
         for attribute, sign in _BOUNDS.items():
             value = getattr(item, attribute, None)
             if value is not None and abs(value) != float("inf"):
                 found.append(f"{sign} {value:g}" if isinstance(value, float) else f"{sign} {value}")
-        for attribute, sign in _LENGTHS.items():
-            if (length := getattr(item, attribute, None)) is not None:
-                thing = "character" if str in (annotation, *get_args(annotation)) else "item"
-                found.append(f"of {sign} {length} {thing}{'s' * (length != 1)}")
         if pattern := getattr(item, "pattern", None):
             found.append(f"like {style.code(pattern)}")
     return found
+
+
+def _lengths(metadata: Iterable[Any]) -> list[str]:
+    """The lengths that annotations state, such as `at least 1`."""
+    return [
+        f"{words} {length}"
+        for item in _flattened(metadata)
+        for attribute, words in _LENGTHS.items()
+        if (length := getattr(item, attribute, None)) is not None
+    ]
+
+
+def _flattened(metadata: Iterable[Any]) -> Iterator[Any]:
+    for item in metadata:
+        yield from _flattened(item.metadata) if isinstance(item, FieldInfo) else (item,)
 
 
 def _joined(options: Sequence[str]) -> str:

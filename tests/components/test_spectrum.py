@@ -15,8 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from dino_lab.components.evaluators import _spectrum
-from dino_lab.components.evaluators._crop import random_crops
-from dino_lab.components.evaluators.spectrum import Spectrum
+from dino_lab.components.evaluators.spectrum import Spectrum, random_crops
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network

@@ -90,7 +90,7 @@ def test_of_a_component_that_fails_to_import_the_name_is_known(monkeypatch: pyte
         "| `hue` | number >= 0 and <= 0.5 | `0.1` |  |",
         "| `reduce` | `mean` or `sum` | `mean` |  |",
         "| `amount` | whole number or `all` | `all` |  |",
-        "| `sizes` | list of: whole number of at most 3 items | `[32]` |  |",
+        "| `sizes` | list of at most 3: whole number | `[32]` |  |",
         "| `of` | `teacher` or `student` | `teacher` | network that is evaluated; the student where the "
         "teacher has no network |",
         "| `temperature` | [Schedule](#schedule) > 0 | `0.04` |  |",
