@@ -12,7 +12,7 @@ from torch import nn
 from dino_lab.errors import SpecError
 from dino_lab.registry import ComponentError, EvaluatorOptions, Flat, ParameterGroup, Registry, registry
 from dino_lab.registry.kinds import FOLDERS
-from dino_lab.registry.parameters import undescribed
+from dino_lab.registry.parameters import mappings_in, undescribed
 from dino_lab.schedule import Momentum, constant
 from dino_lab.spec.file import load_text
 from dino_lab.testing.subject import METHOD
@@ -484,4 +484,16 @@ def test_what_has_no_description_is_found() -> None:
         beta: float = Field(0.5, description="the weight of the second term")
         gamma: float = 0.5
 
-    assert undescribed(Outer) == ["many", "gamma", "inner.depth", "many.depth"]
+    assert undescribed(Outer) == ["many", "gamma", "Inner.depth"]
+
+
+class Tree(BaseModel):
+    """A mapping that may hold itself."""
+
+    left: Tree | None = Field(None, description="branch")
+    leaf: Options = Field(Options(), description="end of a branch")
+
+
+def test_mappings_are_found_at_any_depth_and_once() -> None:
+    assert mappings_in([Tree]) == [Tree, Options]
+    assert undescribed(Tree) == ["Options.amount"]

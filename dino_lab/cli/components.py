@@ -9,7 +9,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from dino_lab.cli.options import Plugins
 from dino_lab.errors import UserError
@@ -131,11 +130,14 @@ def _print_component(kind: str, name: str) -> None:
     print(f"\n{_wrapped(inspect.getdoc(entry.cls) or '')}\n")
     _print_parameters(entry.params)
     for mapping in mappings_in([entry.params]):
-        print(f"\n{_wrapped(f'{mapping.__name__}: {inspect.getdoc(mapping)}')}\n")
+        doc = inspect.cleandoc(mapping.__doc__ or "")  # its own, not that of BaseModel
+        print(f"\n{_wrapped(f'{mapping.__name__}: {doc}'.removesuffix(': '))}\n")
         _print_parameters(mapping)
 
 
 def _print_parameters(model: type[BaseModel]) -> None:
+    from rich.text import Text
+
     from dino_lab.cli.console import console, wrapped_table
     from dino_lab.spec.parameter_words import rows
 

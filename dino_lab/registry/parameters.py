@@ -102,26 +102,32 @@ def parameter_model(cls: type, name: str) -> type[Params]:
 
 def undescribed(model: type[BaseModel]) -> list[str]:
     """Keys of a model, and of the mappings in it, whose description is missing or only repeats the key."""
+    found = _undescribed(model)
+    for mapping in mappings_in([model]):
+        found += [f"{mapping.__name__}.{key}" for key in _undescribed(mapping)]
+    return found
+
+
+def _undescribed(model: type[BaseModel]) -> list[str]:
     return [
         key
         for key, field in model.model_fields.items()
         if key != "name" and _letters(field.description or "") in ("", _letters(key))
-    ] + [f"{key}.{inner}" for key, mapping in nested(model) for inner in undescribed(mapping)]
-
-
-def nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
-    """The mappings that may be values of a model, each with its key; components are none."""
-    return [
-        (key, found) for key, field in model.model_fields.items() for found in _mappings(field.annotation)
     ]
 
 
 def mappings_in(models: Iterable[type[BaseModel]]) -> list[type[BaseModel]]:
     """The mappings that may be values of the models, and those in them; each once."""
     found: dict[type[BaseModel], None] = {}
-    for model in models:
-        for _, inner in nested(model):
-            found |= dict.fromkeys([inner, *mappings_in([inner])])
+    waiting = list(models)
+    while waiting:
+        inside = dict.fromkeys(
+            mapping
+            for field in waiting.pop(0).model_fields.values()
+            for mapping in _mappings(field.annotation)
+        )
+        waiting = [mapping for mapping in inside if mapping not in found] + waiting
+        found |= inside
     return list(found)
 
 

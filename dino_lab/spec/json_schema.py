@@ -87,16 +87,16 @@ def described(model: type[BaseModel], ref_template: str = DEFAULT_REF_TEMPLATE) 
     schema = model.model_json_schema(ref_template=ref_template)
     _describe(schema, model)
     for inner in mappings_in([model]):
-        _describe(schema["$defs"][inner.__name__], inner)
+        _describe(schema["$defs"].get(inner.__name__, {}), inner)
     return schema
 
 
 def _describe(schema: Schema, model: type[BaseModel]) -> None:
     # A schedule is a number, or else its definition.
-    properties = schema.get("properties") or schema["anyOf"][1]["properties"]
-    for key, field in model.model_fields.items():
-        if key != "name":
-            properties[key]["description"] = hover_text(field)
+    for branch in (schema, *schema.get("anyOf", [])):
+        for key, field in model.model_fields.items():
+            if key != "name" and key in branch.get("properties", {}):
+                branch["properties"][key]["description"] = hover_text(field)
 
 
 def _hoist(into: Schema, source: Schema, name: str) -> None:
