@@ -39,6 +39,7 @@ from dino_lab.training.loop import Row
 from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
+RUN = SimpleNamespace(data=SimpleNamespace(train_images=9, test_images=4, classes=3))
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
 SPEC = """\
 name: tiny
@@ -450,7 +451,7 @@ def numbers(**more: float) -> dict[str, float]:
 def test_plain_lines_come_at_intervals_and_with_news(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
     view = PlainView(fake_spec(), "cpu", every=5, clock=lambda: now)
-    view.started(None, Path("runs/[x]"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("runs/[x]"), 0)  # type: ignore[arg-type]
     warming = Verdict("warming up", "warming up: until 10%")
     scores: list[dict[str, float]] = [{}] * 20
     scores[7] = {"knn.20nn": 0.25}
@@ -458,11 +459,11 @@ def test_plain_lines_come_at_intervals_and_with_news(capsys: pytest.CaptureFixtu
         now = float(step)
         view.row(Row(step, 100, step / 50, numbers() | scores[step]), LEARNING if step >= 15 else warming)
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "a[b] 0123456789ab on cpu, runs/[x]"
+    assert out[:2] == ["a[b] on cpu, runs/[x]", "data: 9 training and 4 test images of 3 classes"]
     assert [int(m[1]) for line in out if (m := re.match(r"step (\d+)/100", line))] == [1, 6, 7, 12, 15]
     assert out.count(LEARNING.sentence) == 1
     assert (
-        out[4] == "step 7/100  epoch 0.14/2  loss 2.5  lr 0.001  entropy 2 of 3  410 images/s  "
+        out[5] == "step 7/100  epoch 0.14/2  loss 2.5  lr 0.001  entropy 2 of 3  410 images/s  "
         "1:33 left  knn.20nn 0.2500  warming up"
     )
 
@@ -479,7 +480,7 @@ def test_the_live_view_fits_and_says_it_all(width: int) -> None:
     now = 0.0
     view = LiveView(fake_spec(), "cpu", console, stopping=lambda: now > 15, clock=lambda: now)
     assert "preparing" in render(view, console)
-    view.started(None, Path("runs/[x]"), 10)  # type: ignore[arg-type]
+    view.started(RUN, Path("runs/[x]"), 10)  # type: ignore[arg-type]
     view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
     for step in range(11, 21):
         view.row(Row(step, 100, step / 50, numbers(kl=0.5)), LEARNING)
@@ -498,7 +499,7 @@ def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 0, "epoch": 0, "knn.20nn": 0.1, "loss": 9.5}\n')
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, tmp_path, 1)  # type: ignore[arg-type]
+    view.started(RUN, tmp_path, 1)  # type: ignore[arg-type]
     view.row(Row(2, 100, 0.0, numbers()), LEARNING)
     assert "loss 2.5 from 9.5" in render(view, console)
 
@@ -506,7 +507,7 @@ def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
 def test_the_live_view_survives_numbers_that_are_none() -> None:
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
     view.row(Row(1, 100, 0.0, numbers(loss=float("nan"))), LEARNING)
     assert "loss nan" in render(view, console)
 
@@ -514,7 +515,7 @@ def test_the_live_view_survives_numbers_that_are_none() -> None:
 def test_before_the_first_row_there_is_no_loss() -> None:
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
     view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
     text = render(view, console)
     assert "knn.20nn 0.1" in text
@@ -529,7 +530,7 @@ def test_the_evaluation_before_training_is_not_counted_as_a_step(capsys: pytest.
     plain = PlainView(fake_spec(), "cpu", clock=lambda: now)
     for view in (live, plain):
         now = 0.0
-        view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+        view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
         now = 900.0  # the evaluation
         view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
         now = 902.0
@@ -601,11 +602,11 @@ def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str], t
     evil, folder = "knn.\x1b[2J\n20nn", tmp_path / "a\x1b[2J\nb"
     folder.mkdir()
     plain = PlainView(fake_spec(), "cpu")
-    plain.started(None, folder, 0)  # type: ignore[arg-type]
+    plain.started(RUN, folder, 0)  # type: ignore[arg-type]
     plain.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), Verdict("learning", f"learning: {evil}"))
     console = Console(width=300, file=io.StringIO(), markup=False, highlight=False, force_terminal=True)
     live = LiveView(fake_spec(), "cpu", console)
-    live.started(None, folder, 0)  # type: ignore[arg-type]
+    live.started(RUN, folder, 0)  # type: ignore[arg-type]
     live.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), LEARNING)
     console.print(live.render())
     print_summary(
