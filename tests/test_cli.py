@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from pydantic import Field, create_model
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -29,14 +28,12 @@ from dino_lab.cli.formatting import duration, verdict_text
 from dino_lab.cli.interrupt import Interrupt
 from dino_lab.cli.live import History, LiveView, curve, resample
 from dino_lab.cli.plain import PlainView
-from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import Misfit, UserError, printable
-from dino_lab.registry import registry
+from dino_lab.registry import Entry, registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.rows import main_score
-from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.loop import Row
 from dino_lab.training.trainer import Outcome
@@ -334,9 +331,12 @@ def test_a_broken_plugin_names_file_and_line(tmp_path: Path) -> None:
 def test_list_check_fails_where_a_component_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(kind: str, name: str) -> None:
+    find = registry.find
+
+    def refuse(kind: str, name: str) -> Entry:
         if name == "single":
             raise UserError("it is broken")
+        return find(kind, name)
 
     monkeypatch.setattr(registry, "find", refuse)
     assert cli.main(["list", "augment", "--check"]) == 1
@@ -390,39 +390,6 @@ def test_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="2 CUDA device"):
         choose_device("cuda:2")
-
-
-@pytest.mark.parametrize(
-    ("annotation", "words"),
-    [
-        (int, "integer"),
-        (Annotated[int, Field(gt=0, le=2**32)], "integer > 0, <= 4294967296"),
-        (Temperature, "number or ramp > 0"),
-        (Literal["a", "b"] | None, "a | b | null"),
-        (tuple[float, float], "[number, number]"),
-        (tuple[Annotated[int, Field(ge=1)], ...], "[integer >= 1, ...]"),
-        (list[str], "[text, ...]"),
-    ],
-)
-def test_types_are_written_as_people_do(annotation: Any, words: str) -> None:
-    field = create_model("M", x=(annotation, ...)).model_fields["x"]
-    assert type_in_words(field.annotation, field.metadata) == words
-    assert default_in_words(field) == "required"
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (Schedule(start=0.1, end=0.1), "0.1"),
-        (Schedule(start=1.0, end=0.0, warmup=0.1), "{start: 1, end: 0, warmup: 0.1}"),
-        (True, "true"),
-        (None, "null"),
-        ((1, 0.5), "[1, 0.5]"),
-    ],
-)
-def test_defaults_are_written_as_yaml(value: Any, words: str) -> None:
-    field = create_model("M", x=(Rate | bool | None | tuple[float, ...], value)).model_fields["x"]
-    assert default_in_words(field) == words
 
 
 def test_durations_and_the_score_to_draw() -> None:
