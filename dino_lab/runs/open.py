@@ -62,7 +62,8 @@ class SavedRun:
     @cached_property
     def augment(self) -> Augment:
         """The augmentation of the spec."""
-        augment: Augment = make_component(self.spec, self.registry, self.device, "augment")
+        with self.device:  # also while a spec is checked without memory
+            augment: Augment = make_component(self.spec, self.registry, self.device, "augment")
         return augment
 
     @property
@@ -139,7 +140,7 @@ class SavedRun:
         weights = self._weights(of_teacher, with_head)
         network = _built(self, weights, with_head)
         _fill(network, weights, self.folder.path)
-        if not network.mean.is_meta:  # as it is while a spec is checked
+        if not network.mean.is_meta:
             network = network.to(self.device)
         arrange(network, self.spec.train, self.device)
         return network.requires_grad_(False)
@@ -207,4 +208,5 @@ def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
                 f"{path}: last.pt and spec.yaml do not belong together: {key} is "
                 f"{found.get(key, 'missing')} in one, {wanted.get(key, 'missing')} in the other"
             )
-    network.load_state_dict(weights)
+    if not network.mean.is_meta:  # as it is while a spec is checked without memory
+        network.load_state_dict(weights)

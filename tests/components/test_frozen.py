@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from dino_lab.building.check import check
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.heads.linear import LinearHead
-from dino_lab.components.teachers._timm_model import TimmModel
-from dino_lab.components.teachers.frozen import Frozen, TrainedRun
+from dino_lab.components.teachers.frozen import Frozen, TimmModel, TrainedRun
 from dino_lab.errors import Misfit, UserError
 from dino_lab.network import Network
 from dino_lab.registry import registry
@@ -129,9 +128,9 @@ def wrong_width(folder: Path) -> None:
         (lambda folder: torch.save({"a": Path()}, folder / "last.pt"), "not a whole checkpoint"),
         (other_head, r"do not belong together: head\.\S+ is \(\d+, \d+\) in one, \(\d+, \d+\) in the other"),
         (unknown_backbone, "no backbone is called 'vitt'; did you mean 'vit'"),
-        (wrong_width, r"spec\.yaml: width: Input should be a valid integer"),
-        (lambda folder: (folder / "spec.yaml").write_text("[1, 2]"), "not the spec of a run"),
-        (lambda folder: (folder / "spec.yaml").write_text("a: ["), r"spec\.yaml: cannot be read"),
+        (wrong_width, r"spec\.yaml:\d+:\d+: backbone\.width: must be a whole number, got 'wide'"),
+        (lambda folder: (folder / "spec.yaml").write_text("[1, 2]"), r"spec\.yaml:1:1: a spec is a mapping"),
+        (lambda folder: (folder / "spec.yaml").write_text("a: ["), r"spec\.yaml:1:5: not valid YAML"),
         (lambda folder: (folder / "spec.yaml").write_bytes(b"\xff"), r"spec\.yaml: cannot be read"),
     ],
 )
