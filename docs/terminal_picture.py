@@ -10,6 +10,7 @@ import io
 import json
 from pathlib import Path
 
+from dino_lab.training.execution import LEAST_WARM_UP, Outcome
 from rich.console import Console
 
 from dino_lab.cli.live import LiveView
@@ -18,7 +19,6 @@ from dino_lab.errors import UserError
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.training.diagnostics import Reader, Verdict
-from dino_lab.training.execution import LEAST_WARM_UP, Outcome
 from dino_lab.training.loop import Row
 
 WIDTH = 108  # characters

@@ -9,22 +9,56 @@ from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _copy_search as search
 from dino_lab.components.evaluators import _image_sets
 from dino_lab.components.evaluators._copies import KINDS
-from dino_lab.components.evaluators._copy_parameters import Generate, Whiten, in_words
 from dino_lab.components.evaluators._copydays import read_layout
-from dino_lab.components.evaluators._whitening import Whitening
+from dino_lab.components.evaluators._whitening import LEAST, Whitening
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import GEM_POWER, Representation
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
-Positive = Annotated[int, Field(gt=0)]
+Kind = Literal["crop", "jpeg", "blur", "overlay", "rotation", "colour"]
+
+
+class Generate(BaseModel, frozen=True, extra="forbid"):
+    """Copies that are made of images."""
+
+    kinds: tuple[Kind, ...] = Field(
+        ("crop", "jpeg", "blur", "overlay", "rotation", "colour"),
+        min_length=1,
+        description="changes that turn an image into a copy, one score each",
+    )
+    images: int = Field(
+        100, gt=0, description="images that are copied, at equal distances in the order; all are searched"
+    )
+    seed: int = Field(0, ge=0, description="of the strengths and places of the changes")
+
+
+class Whiten(BaseModel, frozen=True, extra="forbid"):
+    """Whitening by principal components of the features of other images."""
+
+    path: str = Field(description="folder of images that the components are computed from")
+    power: float = Field(
+        0.5, gt=0, le=1, description="power of the eigenvalues to divide by; 0.5 whitens completely"
+    )
+    centred: bool = Field(True, description="subtract the mean of the features first; DINO's script does not")
+
+
+def in_words(whitening: Whiten | None) -> str:
+    """The whitening, in the words of a protocol."""
+    if whitening is None:
+        return "not whitened"
+    moments = "covariance" if whitening.centred else "second moments"
+    return (
+        f"whitened with power {whitening.power:g} by {moments} of a folder (eigenvalues at least {LEAST:g} "
+        "of the largest)"
+    )
 
 
 @dataclass(frozen=True)
@@ -37,9 +71,12 @@ class Searched:
     show: Callable[[list[int]], dict[int, Image.Image]]
 
 
+GENERATE = Generate()
+
+
 @register("evaluator", "copy_detection")
 class CopyDetection:
-    """Mean average precision (`mAP`) and share of first places (`top1`) of originals, looked for by copies.
+    """Mean average precision (`mAP`) and share of first places (`top1`) of the originals of altered copies.
 
     An image is stretched to a square, described by its features and the generalised mean of its patch tokens,
     side by side, and compared by cosine (DINO, arXiv 2104.14294, Sec. 4.2.1; MultiGrain, arXiv 1902.05509).
@@ -53,27 +90,35 @@ class CopyDetection:
         self,
         *,
         copies: Annotated[
-            Literal["generate", "copydays"], Field(description="made of images, or found in a folder")
+            Literal["generate", "copydays"],
+            Field(description="generate: make copies of images; copydays: those of the folder `path`"),
         ] = "generate",
         path: Annotated[
             str | None,
             Field(description="folder of originals and copies, or of images to copy; null: the test split"),
         ] = None,
-        generate: Generate = Generate(),  # noqa: B008  it is frozen
+        generate: Annotated[
+            Generate, Field(description="which copies are made, of how many images")
+        ] = GENERATE,
         prefix: Annotated[
-            int, Field(gt=0, description="so many first characters are common to names of copydays")
+            int,
+            Field(gt=0, description="first characters that copydays' names of one image share"),
         ] = 4,
         pixels: Annotated[
             int | None,
             Field(gt=0, description="side of the square; null: that of the teacher's crops. DINO: 320"),
         ] = None,
         top: Annotated[
-            int | None, Field(gt=0, description="places that count; null: all. DINO's script: 20")
+            int | None,
+            Field(gt=0, description="places of a ranking that count; null: all. DINO's script: 20"),
         ] = 20,
-        distractors: Annotated[str | None, Field(description="a folder of images to search as well")] = None,
-        whitening: Whiten | None = None,
-        every: Positive = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        distractors: Annotated[
+            str | None, Field(description="folder of images that are searched beside the originals")
+        ] = None,
+        whitening: Annotated[
+            Whiten | None, Field(description="whiten the features before they are compared; null: do not")
+        ] = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if copies == "copydays" and path is None:
             raise ValueError("copies: copydays needs a path, the folder of originals and copies")
@@ -83,8 +128,7 @@ class CopyDetection:
             raise ValueError(f"generate.kinds names a kind twice: {', '.join(generate.kinds)}")
         self.copies, self.path, self.generate, self.prefix = copies, path, generate, prefix
         self.pixels, self.top, self.distractors, self.whitening = pixels, top, distractors, whitening
-        self.every = every
-        self.of: Literal["teacher", "student"] = of
+        self.every, self.of = options.every, options.of
 
     @property
     def wants(self) -> tuple[Representation, ...]:

@@ -10,23 +10,60 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators import _segmentation
-from dino_lab.components.evaluators._masks import images_in_words, pixels_in_words
+from dino_lab.components.evaluators._masks import TestPixels, images_in_words, pixels_in_words
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import MaskedImages
 from dino_lab.protocols import GivesAnnotations
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-Count = Annotated[int, Field(gt=0)]
+
+def cell_classes(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
+    """The most frequent class of the pixels of each cell: uint8 [N, H, W] to int64 [N, h, w].
+
+    Void pixels do not count; a cell of void pixels alone is VOID. Among equals the lowest wins.
+    """
+    # An image at a time: a number for each pixel and class is more than large images leave room for.
+    return torch.cat([_cells_of(image[None], grid, classes) for image in truth])
+
+
+def _cells_of(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
+    known = F.one_hot(torch.where(truth == VOID, classes, truth.long()), classes + 1)[..., :classes]
+    shares = F.interpolate(known.movedim(-1, 1).double(), grid, mode="area")  # [N, classes, h, w]
+    return torch.where(shares.sum(1) > 0, shares.argmax(1), VOID)
+
+
+def pixel_classes(scores: Tensor, size: int) -> Tensor:
+    """Classes int64 [N, H, W] of pixels from scores of cells [N, classes, h, w], bilinear between them."""
+    return F.interpolate(scores, (size, size), mode="bilinear", align_corners=False).argmax(1)
+
+
+def confusion(truth: Tensor, found: Tensor, classes: int) -> Tensor:
+    """How many pixels of class i were said to be of class j, int64 [classes, classes], void left out."""
+    known = truth != VOID
+    pairs = truth[known].long() * classes + found[known]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def mean_iou(counts: Tensor) -> float:
+    """Intersection over union of each class over all pixels, mean over the classes that the truth has."""
+    hits, there = counts.diag().double(), counts.sum(1)
+    return (hits / (there + counts.sum(0) - hits))[there > 0].mean().item()
+
+
+def accuracy(counts: Tensor) -> float:
+    """The share of pixels whose class is right."""
+    return (counts.trace() / counts.sum()).item()
+
+
 ITERATIONS = 500  # of L-BFGS at most
 CHUNK = 1024  # tokens looked up at once
 
 
 @register("evaluator", "dense")
 class Dense:
-    """Do single tokens tell what is there? Mean IoU and pixel accuracy of two classifiers of frozen tokens.
+    """Segmentation by frozen tokens: mean IoU and pixel accuracy of two classifiers of single tokens.
 
     The first `train_share` of the annotated test images is learned from, the rest is scored. A token's class
     is the most frequent one of its pixels. `linear` is logistic regression (L2, `c`) on standardised tokens;
@@ -41,19 +78,28 @@ class Dense:
     def __init__(
         self,
         *,
-        of_what: Literal["classes", "parts"] = "classes",
-        images: Annotated[int, Field(ge=2)] | None = 400,
-        train_share: Annotated[float, Field(gt=0, lt=1)] = 0.5,
-        c: Annotated[float, Field(gt=0)] = 1.0,
-        k: Count = 10,
-        temperature: Annotated[float, Field(gt=0)] = 0.07,
-        pixels: Count | None = None,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        of_what: Annotated[
+            Literal["classes", "parts"], Field(description="what a pixel is sorted into, beside background")
+        ] = "classes",
+        images: Annotated[
+            int | None, Field(ge=2, description="test images, the first of the split; null: all")
+        ] = 400,
+        train_share: Annotated[
+            float, Field(gt=0, lt=1, description="share of the images that the classifiers learn from")
+        ] = 0.5,
+        c: Annotated[
+            float, Field(gt=0, description="inverse strength of the L2 penalty of `linear`, scikit-learn's C")
+        ] = 1.0,
+        k: Annotated[int, Field(gt=0, description="neighbours that vote in `knn`")] = 10,
+        temperature: Annotated[
+            float, Field(gt=0, description="tau of the votes exp(cosine / tau) of `knn`; DINO: 0.07")
+        ] = 0.07,
+        pixels: TestPixels = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.of_what, self.images, self.train_share = of_what, images, train_share
-        self.c, self.k, self.temperature, self.pixels, self.every = c, k, temperature, pixels, every
-        self.of: Literal["teacher", "student"] = of
+        self.c, self.k, self.temperature, self.pixels = c, k, temperature, pixels
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:
@@ -77,7 +123,7 @@ class Dense:
             )
         classes = int(truth[truth != VOID].max()) + 1
         grid = (tokens.shape[2], tokens.shape[3])
-        cells = _segmentation.cell_classes(truth[:learned], grid, classes).flatten()
+        cells = cell_classes(truth[:learned], grid, classes).flatten()
         bank = tokens[:learned].movedim(1, -1).flatten(0, 2)[cells != VOID]  # [M, D]
         cells = cells[cells != VOID]
         if len(cells.unique()) < 2:
@@ -91,10 +137,10 @@ class Dense:
         scores = {}
         for name, shares in said.items():  # [n h w, classes]
             cellwise = shares.unflatten(0, (-1, *grid)).movedim(-1, 1)
-            found = _segmentation.pixel_classes(cellwise, truth.shape[-1])
-            counts = _segmentation.confusion(truth[learned:], found, classes)
-            scores[f"{name}_miou"] = _segmentation.mean_iou(counts)
-            scores[f"{name}_accuracy"] = _segmentation.accuracy(counts)
+            found = pixel_classes(cellwise, truth.shape[-1])
+            counts = confusion(truth[learned:], found, classes)
+            scores[f"{name}_miou"] = mean_iou(counts)
+            scores[f"{name}_accuracy"] = accuracy(counts)
         return scores
 
     def _neighbours(self, bank: Tensor, cells: Tensor, asked: Tensor, classes: int) -> Tensor:
