@@ -15,8 +15,7 @@ from dino_lab.training.loop import train
 
 CPU = torch.device("cpu")
 METHODS = Path(__file__).parents[2] / "experiments" / "methods"
-# Distillation wants the folder of a run; tests/components/test_frozen.py has one.
-FILES = sorted(file for file in METHODS.rglob("*.yaml") if file.stem != "distillation")
+FILES = sorted(METHODS.rglob("*.yaml"))
 SMALLER = [
     "data.train_images=32",
     "data.test_images=32",
@@ -56,16 +55,22 @@ def test_a_method_trains_two_steps(file: Path) -> None:
     run = smaller(file)
     before = {name: p.clone() for name, p in run.student.named_parameters()}
     steps = train(run)
-    rows = [next(steps).numbers, next(steps).numbers]
+    taken = [next(steps), next(steps)]
+    assert [row.step for row in taken] == [1, 2]
+    rows = [row.numbers for row in taken]
     for row in rows:
         assert all(map(math.isfinite, row.values()))
         assert row.keys() >= ROWS.get(file.stem, set())
         assert row["gradient_norm"] > 0
     assert rows[0]["loss"] != rows[1]["loss"]
-    assert any(not torch.equal(p, before[name]) for name, p in run.student.named_parameters())
+    backbone = {name: p for name, p in run.student.named_parameters() if name.startswith("backbone.")}
+    assert any(not torch.equal(p, before[name]) for name, p in backbone.items())
     # The gradient reaches every weight that moves, and nothing in a teacher.
     still = "last_layer" if run.spec.optim.freeze_last_layer else None
     for name, p in run.student.named_parameters():
+        if not p.requires_grad:  # held still by the method
+            assert torch.equal(p, before[name]), name
+            continue
         assert p.grad is not None, name
         assert p.grad.any() or (still is not None and still in name), name
     assert all(p.grad is None and not p.requires_grad for p in run.teacher.parameters())
