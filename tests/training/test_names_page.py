@@ -60,13 +60,15 @@ def test_scores(tiny_spec: Callable) -> None:
     listed = [f"{{name: {name}, {SMALL.get(name, '')}}}" for name in evaluators]
     run = build(tiny_spec(f"evaluators=[{', '.join(listed)}]"), registry, torch.device("cpu"))
     patterns: dict[str, list[str]] = {}
+    meant: list[str] = []
     for evaluator, scores, _ in table("Scores"):
-        last = names_in(evaluator)[0] if evaluator else last
-        patterns.setdefault(last, []).extend(names_in(scores))
+        if evaluator:
+            meant = patterns[names_in(evaluator)[0]] = []
+        meant += names_in(scores)
     assert set(patterns) == set(evaluators)
     for scored in run.evaluate(list(run.evaluators.items())):
-        meant = patterns[scored.name]
-        assert [name for name in scored.scores if not any(matches(name, p) for p in meant)] == []
+        named = patterns[scored.name]
+        assert [name for name in scored.scores if not any(matches(name, p) for p in named)] == []
 
 
 def test_distributions() -> None:
