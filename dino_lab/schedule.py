@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,11 +19,13 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     first w values is w / (w - 1) times that of here.
     """
 
-    start: float
-    end: float
-    shape: Literal["linear", "cosine"] = "linear"
-    warmup: float = 0.0
-    until: float = 1.0
+    start: float = Field(description="value after the warm-up, or from the first step on")
+    end: float = Field(description="value at `until`, and from there on")
+    shape: Literal["linear", "cosine"] = Field(
+        "linear", description="the way from start to end: a straight line, or half a cosine"
+    )
+    warmup: float = Field(0.0, description="share of the run in which it rises from 0 to `start`")
+    until: float = Field(1.0, description="share of the run after which it is `end`")
 
     @model_validator(mode="before")
     @classmethod

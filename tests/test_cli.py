@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from pydantic import Field, create_model
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -29,19 +28,18 @@ from dino_lab.cli.formatting import duration, verdict_text
 from dino_lab.cli.interrupt import Interrupt
 from dino_lab.cli.live import History, LiveView, curve, resample
 from dino_lab.cli.plain import PlainView
-from dino_lab.cli.signature import default_in_words, type_in_words
 from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import Misfit, UserError, printable
-from dino_lab.registry import registry
+from dino_lab.registry import Entry, registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.rows import main_score
-from dino_lab.schedule import Rate, Schedule, Temperature
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.loop import Row
 from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
+RUN = SimpleNamespace(data=SimpleNamespace(train_images=9, test_images=4, classes=3))
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
 SPEC = """\
 name: tiny
@@ -333,9 +331,12 @@ def test_a_broken_plugin_names_file_and_line(tmp_path: Path) -> None:
 def test_list_check_fails_where_a_component_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(kind: str, name: str) -> None:
+    find = registry.find
+
+    def refuse(kind: str, name: str) -> Entry:
         if name == "single":
             raise UserError("it is broken")
+        return find(kind, name)
 
     monkeypatch.setattr(registry, "find", refuse)
     assert cli.main(["list", "augment", "--check"]) == 1
@@ -389,39 +390,6 @@ def test_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="2 CUDA device"):
         choose_device("cuda:2")
-
-
-@pytest.mark.parametrize(
-    ("annotation", "words"),
-    [
-        (int, "integer"),
-        (Annotated[int, Field(gt=0, le=2**32)], "integer > 0, <= 4294967296"),
-        (Temperature, "number or ramp > 0"),
-        (Literal["a", "b"] | None, "a | b | null"),
-        (tuple[float, float], "[number, number]"),
-        (tuple[Annotated[int, Field(ge=1)], ...], "[integer >= 1, ...]"),
-        (list[str], "[text, ...]"),
-    ],
-)
-def test_types_are_written_as_people_do(annotation: Any, words: str) -> None:
-    field = create_model("M", x=(annotation, ...)).model_fields["x"]
-    assert type_in_words(field.annotation, field.metadata) == words
-    assert default_in_words(field) == "required"
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (Schedule(start=0.1, end=0.1), "0.1"),
-        (Schedule(start=1.0, end=0.0, warmup=0.1), "{start: 1, end: 0, warmup: 0.1}"),
-        (True, "true"),
-        (None, "null"),
-        ((1, 0.5), "[1, 0.5]"),
-    ],
-)
-def test_defaults_are_written_as_yaml(value: Any, words: str) -> None:
-    field = create_model("M", x=(Rate | bool | None | tuple[float, ...], value)).model_fields["x"]
-    assert default_in_words(field) == words
 
 
 def test_durations_and_the_score_to_draw() -> None:
@@ -483,7 +451,7 @@ def numbers(**more: float) -> dict[str, float]:
 def test_plain_lines_come_at_intervals_and_with_news(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
     view = PlainView(fake_spec(), "cpu", every=5, clock=lambda: now)
-    view.started(None, Path("runs/[x]"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("runs/[x]"), 0)  # type: ignore[arg-type]
     warming = Verdict("warming up", "warming up: until 10%")
     scores: list[dict[str, float]] = [{}] * 20
     scores[7] = {"knn.20nn": 0.25}
@@ -491,11 +459,11 @@ def test_plain_lines_come_at_intervals_and_with_news(capsys: pytest.CaptureFixtu
         now = float(step)
         view.row(Row(step, 100, step / 50, numbers() | scores[step]), LEARNING if step >= 15 else warming)
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "a[b] 0123456789ab on cpu, runs/[x]"
+    assert out[:2] == ["a[b] on cpu, runs/[x]", "data: 9 training and 4 test images of 3 classes"]
     assert [int(m[1]) for line in out if (m := re.match(r"step (\d+)/100", line))] == [1, 6, 7, 12, 15]
     assert out.count(LEARNING.sentence) == 1
     assert (
-        out[4] == "step 7/100  epoch 0.14/2  loss 2.5  lr 0.001  entropy 2 of 3  410 images/s  "
+        out[5] == "step 7/100  epoch 0.14/2  loss 2.5  lr 0.001  entropy 2 of 3  410 images/s  "
         "1:33 left  knn.20nn 0.2500  warming up"
     )
 
@@ -512,7 +480,7 @@ def test_the_live_view_fits_and_says_it_all(width: int) -> None:
     now = 0.0
     view = LiveView(fake_spec(), "cpu", console, stopping=lambda: now > 15, clock=lambda: now)
     assert "preparing" in render(view, console)
-    view.started(None, Path("runs/[x]"), 10)  # type: ignore[arg-type]
+    view.started(RUN, Path("runs/[x]"), 10)  # type: ignore[arg-type]
     view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
     for step in range(11, 21):
         view.row(Row(step, 100, step / 50, numbers(kl=0.5)), LEARNING)
@@ -531,7 +499,7 @@ def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 0, "epoch": 0, "knn.20nn": 0.1, "loss": 9.5}\n')
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, tmp_path, 1)  # type: ignore[arg-type]
+    view.started(RUN, tmp_path, 1)  # type: ignore[arg-type]
     view.row(Row(2, 100, 0.0, numbers()), LEARNING)
     assert "loss 2.5 from 9.5" in render(view, console)
 
@@ -539,7 +507,7 @@ def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
 def test_the_live_view_survives_numbers_that_are_none() -> None:
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
     view.row(Row(1, 100, 0.0, numbers(loss=float("nan"))), LEARNING)
     assert "loss nan" in render(view, console)
 
@@ -547,7 +515,7 @@ def test_the_live_view_survives_numbers_that_are_none() -> None:
 def test_before_the_first_row_there_is_no_loss() -> None:
     console = Console(width=100, file=io.StringIO())
     view = LiveView(fake_spec(), "cpu", console)
-    view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
     view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
     text = render(view, console)
     assert "knn.20nn 0.1" in text
@@ -562,7 +530,7 @@ def test_the_evaluation_before_training_is_not_counted_as_a_step(capsys: pytest.
     plain = PlainView(fake_spec(), "cpu", clock=lambda: now)
     for view in (live, plain):
         now = 0.0
-        view.started(None, Path("x"), 0)  # type: ignore[arg-type]
+        view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
         now = 900.0  # the evaluation
         view.row(Row(0, 100, 0.0, {"knn.20nn": 0.1}), LEARNING)
         now = 902.0
@@ -634,11 +602,11 @@ def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str], t
     evil, folder = "knn.\x1b[2J\n20nn", tmp_path / "a\x1b[2J\nb"
     folder.mkdir()
     plain = PlainView(fake_spec(), "cpu")
-    plain.started(None, folder, 0)  # type: ignore[arg-type]
+    plain.started(RUN, folder, 0)  # type: ignore[arg-type]
     plain.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), Verdict("learning", f"learning: {evil}"))
     console = Console(width=300, file=io.StringIO(), markup=False, highlight=False, force_terminal=True)
     live = LiveView(fake_spec(), "cpu", console)
-    live.started(None, folder, 0)  # type: ignore[arg-type]
+    live.started(RUN, folder, 0)  # type: ignore[arg-type]
     live.row(Row(1, 9, 0.1, numbers() | {evil: 0.5}), LEARNING)
     console.print(live.render())
     print_summary(

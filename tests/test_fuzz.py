@@ -9,7 +9,7 @@ import pytest
 from benchmarks.fuzz import Fuzz, failure
 
 
-@pytest.mark.parametrize(("kind", "count"), [("specs", 60), ("settings", 120), ("sweeps", 4)])
+@pytest.mark.parametrize(("kind", "count"), [("specs", 60), ("settings", 120), ("sweeps", 4), ("runs", 30)])
 def test_damaged_input_is_answered_with_a_line(kind: str, count: int, tmp_path: Path) -> None:
     fuzz = Fuzz(tmp_path, seed=1)
     cases = [fuzz.case(kind, number) for number in range(count)]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dino_lab.kernels import linear as module
-from dino_lab.kernels.linear import Linear, linear, mkl_lags, use_faster_linear
+from dino_lab.kernels.linear import FasterLinear, linear, mkl_lags, use_faster_linear
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.loop import train
@@ -83,7 +83,7 @@ def test_layers_of_a_network_change_in_nothing_else(lagging: list[int]) -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Special(4, 4), nn.Linear(4, 2, bias=False))
     before = copy.deepcopy(network)
     use_faster_linear(network, CPU)
-    assert [type(part) for part in network] == [Linear, nn.ReLU, Special, Linear]
+    assert [type(part) for part in network] == [FasterLinear, nn.ReLU, Special, FasterLinear]
     assert network.state_dict().keys() == before.state_dict().keys()
     x = torch.randn(5, 3)
     torch.testing.assert_close(network(x), before(x))

@@ -15,9 +15,10 @@ import pytest
 
 from dino_lab.cli.app import main
 from dino_lab.errors import SpecError
-from dino_lab.registry import ComponentError, params_of, registration, registry
+from dino_lab.registry import ComponentError, parameters, registry
 from dino_lab.registry import discovery as names
 from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.registry.registration import params_of
 from dino_lab.spec.compose import compose
 from dino_lab.spec.file import load
 from dino_lab.spec.json_schema import json_schema
@@ -41,7 +42,9 @@ class Extra(nn.Module):
 
     negatives = cross_entropy = False
 
-    def __init__(self, dim: int, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> None:
+    def __init__(
+        self, dim: int, *, scale: Annotated[float, Field(gt=0, description="of nothing")] = 1.0
+    ) -> None:
         super().__init__()
 
     def forward(self, student, target, pairs):
@@ -100,7 +103,9 @@ def complaint(name: str) -> str:
             "TypeError: Extra.__init__: a loss takes (dim), not (width)",
         ),
         (
-            LOSS.format(name="extra").replace("scale: Annotated[float, Field(gt=0)]", "scale"),
+            LOSS.format(name="extra").replace(
+                'scale: Annotated[float, Field(gt=0, description="of nothing")]', "scale"
+            ),
             "TypeError: Extra.__init__: scale has no type; what YAML may set has one, such as "
             "Annotated[float, Field(gt=0)]",
         ),
@@ -318,7 +323,16 @@ def test_show_says_where_a_plugin_comes_from(install: Install, capsys: pytest.Ca
     assert lines[:2] == ["loss: extra", "dino-extra 0.3"]
     assert lines[2].endswith("dino_extra.py:8")
     assert lines[4] == "Half the squared distance."
-    assert lines[6].split() == ["scale", "number", ">", "0", "1"]
+    assert lines[6].split() == ["scale", "number", ">", "0", "1", "of", "nothing"]
+
+
+def test_list_check_names_parameters_without_a_description(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("extra", LOSS.format(name="extra").replace(', description="of nothing"', ""))
+    assert main(["list", "loss", "--check"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " extra " in line]
+    assert line.endswith(" ok, but without a description: scale")
 
 
 # ------------------------------------------------------------------------------------------ the example
@@ -327,7 +341,7 @@ def test_show_says_where_a_plugin_comes_from(install: Install, capsys: pytest.Ca
 def test_the_example_is_small() -> None:
     folder = ROOT / "plugins" / "dino-lab-example"
     lines = [line for file in folder.rglob("*.py") for line in file.read_text().splitlines() if line.strip()]
-    assert 100 < len(lines) < 150
+    assert 100 < len(lines) < 170
     with installed(folder):
         from dino_lab.registry.kinds import FOLDERS
 
@@ -477,5 +491,5 @@ def test_without_docstrings_components_are_registered(monkeypatch: pytest.Monkey
     with pytest.raises(TypeError, match="a component has a docstring"):
         params_of(Bare, "loss", "bare")
     flags = SimpleNamespace(optimize=2)
-    monkeypatch.setattr(registration, "sys", SimpleNamespace(flags=flags, modules=sys.modules))
+    monkeypatch.setattr(parameters, "sys", SimpleNamespace(flags=flags, modules=sys.modules))
     assert params_of(Bare, "loss", "bare")(name="bare").name == "bare"

@@ -3,15 +3,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
-from dino_lab.registry import ComponentError, Registry, registry
+from dino_lab.errors import SpecError
+from dino_lab.registry import ComponentError, EvaluatorOptions, Flat, ParameterGroup, Registry, registry
 from dino_lab.registry.kinds import FOLDERS
+from dino_lab.registry.parameters import mappings_in, undescribed
 from dino_lab.schedule import Momentum, constant
+from dino_lab.spec.file import load_text
+from dino_lab.testing.subject import METHOD
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -323,3 +327,173 @@ def test_a_class_of_the_user_cannot_take_the_name_of_a_built_in() -> None:
     mine = Registry()
     with pytest.raises(ComponentError, match=r"loss 'mse' of .* is already registered by built-in"):
         mine.register("loss", "mse")(Good)
+
+
+class Noise(ParameterGroup):
+    """Noise of a plugin's own."""
+
+    amount: float = Field(0.1, ge=0, le=1, description="standard deviation, in grey levels")
+    kind: Literal["white", "pink"] = Field("white", description="its spectrum")
+
+    @model_validator(mode="after")
+    def _pink_is_weak(self) -> Self:
+        if self.kind == "pink" and self.amount > 0.5:
+            raise ValueError("pink noise of more than 0.5 hides everything")
+        return self
+
+
+class Noisy(Good):
+    """A loss with a group of its own, and one of this package."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        scale: float = 1.0,
+        noise: Flat[Noise] = Noise(amount=0.3),  # noqa: B008
+        options: Flat[EvaluatorOptions],
+        nested: Annotated[Noise, Field(description="the same group, not flat")] = Noise(),  # noqa: B008
+    ) -> None:
+        self.given = (scale, noise, options, nested)
+
+
+def noisy(**given: Any) -> Any:
+    mine = Registry()
+    mine.register("loss", "noisy")(Noisy)
+    params = mine.find("loss", "noisy").params.model_validate({"name": "noisy", **given})
+    return mine.build("loss", params, 7).given
+
+
+def test_a_group_is_flat_in_a_spec_and_whole_in_the_constructor() -> None:
+    assert noisy() == (1.0, Noise(amount=0.3), EvaluatorOptions(), Noise(amount=0.1))
+    assert noisy(amount=0.2, of="student", scale=2.0, nested={"kind": "pink"}) == (
+        2.0,
+        Noise(amount=0.2),
+        EvaluatorOptions(of="student"),
+        Noise(kind="pink"),
+    )
+
+
+def test_keys_of_a_group_stand_where_the_argument_stands() -> None:
+    mine = Registry()
+    mine.register("loss", "noisy")(Noisy)
+    model = mine.find("loss", "noisy").params
+    assert list(model.model_fields) == ["name", "scale", "amount", "kind", "every", "of", "nested"]
+    schema = model.model_json_schema()["properties"]
+    assert schema["amount"] == {
+        "default": 0.3,
+        "description": "standard deviation, in grey levels",
+        "maximum": 1,
+        "minimum": 0,
+        "title": "Amount",
+        "type": "number",
+    }
+    written = model.model_validate({"name": "noisy"}).model_dump(mode="json")
+    assert written == {
+        "name": "noisy",
+        "scale": 1.0,
+        "amount": 0.3,
+        "kind": "white",
+        "every": 1,
+        "of": "teacher",
+        "nested": {"amount": 0.1, "kind": "white"},
+    }
+    assert Noise.model_fields["amount"].default == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "message"),
+    [
+        ({"amount": 2}, ("amount",), "less than or equal to 1"),
+        ({"every": 0}, ("every",), "greater than 0"),
+        ({"noise": {"amount": 1}}, ("noise",), "Extra inputs"),
+        ({"kind": "pink", "amount": 0.6}, (), "pink noise of more than 0.5 hides everything"),
+        ({"nested": {"kind": "pink", "amount": 0.6}}, ("nested",), "pink noise of more than 0.5"),
+    ],
+    ids=str,
+)
+def test_keys_of_a_group_are_checked(given: dict[str, Any], place: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        noisy(**given)
+    (error,) = caught.value.errors()
+    assert error["loc"] == place
+    assert message in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("kind: pink, amount: 0.6", "loss: pink noise of more than 0.5 hides everything"),
+        ("amount: 2", "loss.amount: must be at most 1, got 2"),
+        (
+            "amuont: 0.2",
+            "loss.amuont: unknown key; did you mean 'amount'? "
+            "(accepted: scale, amount, kind, every, of, nested)",
+        ),
+    ],
+)
+def test_a_spec_says_what_is_wrong_with_a_group_of_a_plugin(keys: str, line: str) -> None:
+    with registry.scratch():
+        registry.register("loss", "noisy")(Noisy)
+        with pytest.raises(SpecError) as caught:
+            load_text(METHOD, "method.yaml", [f"loss={{name: noisy, {keys}}}"], registry)
+    assert str(caught.value).split("}: ", 1)[1] == line
+
+
+class Twice(Good):
+    """Two groups want one key."""
+
+    def __init__(self, dim: int, *, amount: float = 0.0, noise: Flat[Noise] = Noise()) -> None: ...  # noqa: B008
+
+
+class NotAGroup(Good):
+    """Its group is none."""
+
+    def __init__(self, dim: int, *, noise: Flat[Options]) -> None: ...  # type: ignore[type-var]
+
+
+class Named(Good):
+    """It has a second name."""
+
+    def __init__(self, dim: int, *, name: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Twice, "Twice.__init__: the key 'amount' stands twice; rename one"),
+        (Named, "Named.__init__: the key 'name' stands twice; rename one"),
+        (NotAGroup, "NotAGroup.__init__: noise: Flat[...] takes a class derived from ParameterGroup"),
+    ],
+)
+def test_a_group_that_cannot_be_flat_is_told_at_registration(cls: type, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Registry().register("loss", "broken")(cls)
+    assert str(caught.value) == message
+
+
+def test_what_has_no_description_is_found() -> None:
+    class Inner(BaseModel):
+        depth: int = Field(1, description="Depth.")
+        width: int = Field(1, description="of a layer, in channels")
+
+    class Outer(BaseModel):
+        name: str
+        inner: Inner | None = Field(None, description="a mapping")
+        many: tuple[Inner, ...] = Field((), description="the many")
+        beta: float = Field(0.5, description="the weight of the second term")
+        gamma: float = 0.5
+
+    assert undescribed(Outer) == ["many", "gamma", "Inner.depth"]
+
+
+class Tree(BaseModel):
+    """A mapping that may hold itself."""
+
+    left: Tree | None = Field(None, description="branch")
+    leaf: Options = Field(Options(), description="end of a branch")
+
+
+def test_mappings_are_found_at_any_depth_and_once() -> None:
+    assert mappings_in([Tree]) == [Tree, Options]
+    assert undescribed(Tree) == ["Options.amount"]

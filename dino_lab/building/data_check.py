@@ -8,7 +8,7 @@ import torch
 
 from dino_lab.building.components import misfits
 from dino_lab.errors import Misfit, UserError, first_line
-from dino_lab.protocols import Augment, ComparesLabels, Data, Evaluator, GivesLabels, ability
+from dino_lab.protocols import Augment, ComparesLabels, Data, Evaluator, GivesLabels, GivesReport, ability
 
 
 def check_data(
@@ -34,6 +34,15 @@ def check_data(
     for i, evaluator in enumerate(evaluators):
         with misfits("evaluators", i):
             check_labels(evaluator, data)
+
+
+def data_lines(data: Data) -> list[str]:
+    """What was found of the data, in lines to print."""
+    if (reporting := ability(data, GivesReport)) is not None:
+        return reporting.found().lines()
+    return [
+        f"data: {data.train_images} training and {data.test_images} test images of {data.classes} classes"
+    ]
 
 
 def check_labels(evaluator: Evaluator, data: Data) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import textwrap
 from collections import Counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +17,12 @@ from dino_lab.registry.discovery import Source, complaints, obstacle, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 EXPERIMENTS = "experiments"
+OK = "ok"  # of a component that can be imported
+NO_DESCRIPTION = "no description: Python runs without docstrings (-OO)"
 
 
 def kinds() -> list[str]:
@@ -55,7 +62,7 @@ def list_(
     print_table(["kind", "name", "origin", "import" if check else ""], rows)
     for complaint in complaints():
         print(f"left out: {printable(complaint)}", file=sys.stderr)
-    if check and (failed := sum(verdict != "ok" for verdict in verdicts)):
+    if check and (failed := sum(not verdict.startswith(OK) for verdict in verdicts)):
         print(f"{failed} of {len(rows)} failed")
         raise typer.Exit(1)
 
@@ -94,12 +101,13 @@ def _verdicts(listed: list[Source]) -> list[str]:
 
 def _import_verdict(source: Source) -> str:
     from dino_lab.registry import registry
+    from dino_lab.registry.parameters import undescribed
 
     try:
-        registry.find(source.kind, source.name)
+        missing = undescribed(registry.find(source.kind, source.name).params)
     except UserError as error:
         return str(error)
-    return "ok"
+    return f"{OK}, but without a description: {', '.join(missing)}" if missing else OK
 
 
 def show(
@@ -131,27 +139,42 @@ def show(
 
 
 def _print_component(kind: str, name: str) -> None:
-    from dino_lab.cli.console import print_table
-    from dino_lab.cli.signature import default_in_words, type_in_words
     from dino_lab.registry import registry
+    from dino_lab.registry.parameters import mappings_in
 
     entry = registry.find(kind, name)
     origin = registry.source(kind, name).origin
     # A file that was given with --plugin is its own origin.
     print(f"{kind}: {name}", *([] if entry.where.startswith(origin) else [origin]), entry.where, sep="\n")
-    print(f"\n{inspect.getdoc(entry.cls) or 'no description: Python runs without docstrings (-OO)'}\n")
-    fields = {key: field for key, field in entry.params.model_fields.items() if key != "name"}
-    if not fields:
+    print(f"\n{_wrapped(inspect.getdoc(entry.cls) or NO_DESCRIPTION)}\n")
+    _print_parameters(entry.params)
+    for mapping in mappings_in([entry.params]):
+        doc = inspect.cleandoc(mapping.__doc__ or "")  # its own, not that of BaseModel
+        print(f"\n{_wrapped(f'{mapping.__name__}: {doc}'.removesuffix(': '))}\n")
+        _print_parameters(mapping)
+
+
+def _print_parameters(model: type[BaseModel]) -> None:
+    from rich.text import Text
+
+    from dino_lab.cli.console import console, wrapped_table
+    from dino_lab.spec.parameter_words import rows
+
+    parameters = rows(model)
+    if not parameters:
         return print("no parameters")
-    print_table(
-        ["parameter", "type", "default", ""],
-        [
-            [
-                key,
-                type_in_words(field.annotation, field.metadata),
-                default_in_words(field),
-                field.description or "",
-            ]
-            for key, field in fields.items()
-        ],
+    out = console()
+    width = max(len(row.key) for row in parameters)
+    for line in wrapped_table(parameters, out.width):
+        out.print(Text.assemble((line[:width], "cyan"), line[width:]), soft_wrap=True)
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs in the width of the terminal; indented ones, such as code, as they are."""
+    from dino_lab.cli.console import console
+
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        paragraph if re.search(r"^\s", paragraph, re.MULTILINE) else textwrap.fill(paragraph, console().width)
+        for paragraph in paragraphs
     )

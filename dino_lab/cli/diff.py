@@ -21,7 +21,7 @@ SpecOrRun = Annotated[
 ]
 
 
-class Format(StrEnum):
+class DiffFormat(StrEnum):
     """How differences are written."""
 
     plain = "plain"
@@ -32,7 +32,7 @@ def diff(
     old: SpecOrRun,
     new: SpecOrRun,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="[default: a table on a terminal, else plain]")
+        DiffFormat | None, typer.Option("--format", help="[default: a table on a terminal, else plain]")
     ] = None,
     plugin: Plugins = None,
 ) -> None:
@@ -49,7 +49,7 @@ def diff(
     titles = _titles(*specs)
     if not rows:
         print(f"no difference: {', '.join(titles)}")
-    elif format_ is Format.markdown:
+    elif format_ is DiffFormat.markdown:
         for row in [["key", *titles], ["---"] * 3, *([f"`{cell}`" for cell in row] for row in rows)]:
             print(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |")
     elif format_ is None and console().is_terminal:

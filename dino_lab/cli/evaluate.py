@@ -68,16 +68,21 @@ def eval_(
     into_folder = document is None and not untrained
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
-        from dino_lab.runs.folder import RunFolder
-
-        for one in found:
-            for name, content in one.named_files.items():
-                RunFolder(Path(target)).write_evaluation(subject.step, name, content)
+        _write_files(Path(target), subject, found)
     if to is not None:
         _write(to, target, untrained, subject, found)
     if subject.warning:
         print(subject.warning, file=sys.stderr)
     _print(found)
+
+
+def _write_files(folder: Path, subject: Subject, found: Sequence[Scored]) -> None:
+    """The files of the evaluators, into the folder of the run."""
+    from dino_lab.runs.folder import RunFolder
+
+    for one in found:
+        for name, content in one.named_files.items():
+            RunFolder(folder).write_evaluation(subject.step, name, content)
 
 
 def _folder(target: str) -> str:

@@ -56,6 +56,7 @@ class LiveView:
     ) -> None:
         self.spec, self.device, self.console = spec, device, console
         self._stopping = stopping
+        self._data: list[str] = []  # what was found of the data
         self.folder: Path | None = None
         self.step = self.total = 0
         self._epoch = 0.0
@@ -81,8 +82,10 @@ class LiveView:
 
     def started(self, run: Run, folder: Path, step: int) -> None:
         """Leave the preparation, and take over the curves of an earlier session."""
+        from dino_lab.building.data_check import data_lines
         from dino_lab.runs.folder import RunFolder
 
+        self._data = data_lines(run.data)
         for numbers in RunFolder(folder).rows() if step else []:
             self._take({key: value for key, value in numbers.items() if key not in ("step", "epoch")})
         self.folder, self.step = folder, step
@@ -110,7 +113,7 @@ class LiveView:
     def render(self) -> RenderableType:
         """The panel, as it is now."""
         name = printable(self.spec.name)
-        title = Text.assemble((name, "bold"), f" · {self.spec.hash} · {self.device}")
+        title = Text.assemble((name, "bold"), f" · {self.device}")
         return Panel(
             Group(*self._parts()), title=title, title_align="left", border_style="dim", padding=(0, 1)
         )
@@ -118,7 +121,8 @@ class LiveView:
     def _parts(self) -> list[RenderableType]:
         if self.folder is None:
             return [Text("preparing data and networks ...", "dim")]
-        parts: list[RenderableType] = [Text(printable(str(self.folder)), "dim"), self._bar()]
+        found = [Text(line, "dim") for line in self._data]
+        parts: list[RenderableType] = [Text(printable(str(self.folder)), "dim"), *found, self._bar()]
         for part in (self._curves(), self._table()):
             parts += [Text(), *part] if part else []
         if self._verdict is not None:

@@ -59,6 +59,10 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="Import components from this file first; repeatable."),
 ]
+Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are made.")]
+CheckpointEvery = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Time between two checkpoints of a run.")
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cuda where there is one, else cpu]"),

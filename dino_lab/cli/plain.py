@@ -30,9 +30,13 @@ class PlainView:
         self._left = TimeLeft(clock)
 
     def started(self, run: Run, folder: Path, step: int) -> None:
-        """Print what runs where."""
+        """Print what runs where, and what was found of the data."""
+        from dino_lab.building.data_check import data_lines
+
         resumed = f", resumed at step {step}" if step else ""
-        _print(printable(f"{self.spec.name} {self.spec.hash} on {self.device}, {folder}{resumed}"))
+        _print(printable(f"{self.spec.name} on {self.device}, {folder}{resumed}"))
+        for text in data_lines(run.data):
+            _print(text)
         self._left.start(step)
 
     def row(self, row: Row, verdict: Verdict) -> None:

@@ -48,8 +48,7 @@ def report(
     from dino_lab.runs.files import replace_file
 
     paths = sorted_out(folders)
-    target = to or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
-    check_target(target)
+    check_target(target := to or (paths[0] if len(paths) == 1 else Path()) / "report.html")
     gc.enable()  # see __main__.py
     if one_run(paths):
         from dino_lab.building.execution import choose_device
@@ -60,8 +59,8 @@ def report(
         from dino_lab.reports.page.comparison_report import comparison_report
 
         text, left_out = comparison_report(paths, registry, metric)
-    content = text.encode()
-    replace_file(target, content)
+    replace_file(target, text.encode())
     for line in left_out:
         print(f"left out: {printable(line)}")
-    print(f"wrote {printable(str(target))}: {len(content) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
+    megabytes, seconds = target.stat().st_size / 1e6, time.monotonic() - began
+    print(f"wrote {printable(str(target))}: {megabytes:.1f} MB, {seconds:.0f} s")

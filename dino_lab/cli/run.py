@@ -12,8 +12,10 @@ import typer
 
 from dino_lab.cli.options import (
     CHECKPOINT_SECONDS,
+    CheckpointEvery,
     Device,
     Plugins,
+    Runs,
     Settings,
     SpecPath,
 )
@@ -37,14 +39,23 @@ EXIT_CODES = {
 }
 
 
+Loggers = Annotated[
+    list[LoggerName] | None,
+    typer.Option(
+        metavar="LOGGER",
+        envvar="DINO_LAB_LOG",
+        help="Send the rows there too: wandb, mlflow or trackio; repeatable.",
+        show_default=False,
+    ),
+]
+
+
 def run(
     spec: SpecPath,
     settings: Settings = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are made.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     device: Device = None,
-    checkpoint_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Time between two checkpoints.")
-    ] = CHECKPOINT_SECONDS,
+    checkpoint_every: CheckpointEvery = CHECKPOINT_SECONDS,
     plugin: Plugins = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.", show_default=False)
@@ -52,15 +63,7 @@ def run(
     accept_data: Annotated[
         bool, typer.Option("--accept-data", help="Go on with other data than the run began with.")
     ] = False,
-    log: Annotated[
-        list[LoggerName] | None,
-        typer.Option(
-            metavar="LOGGER",
-            envvar="DINO_LAB_LOG",
-            help="Send the rows there too: wandb, mlflow or trackio; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    log: Loggers = None,
 ) -> None:
     """Train what a spec describes, or go on where it was stopped."""
     from dino_lab.cli.console import console
@@ -80,10 +83,7 @@ def run(
 
         document = load(spec, settings or ())
         target = choose_device(device)
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
+        _set_threads(threads)
         gc.enable()  # see __main__.py
         notes, forward = Notes(), Forward(log or ())
         with located(document), forward, _view(document.spec, str(target), out, interrupt) as view:
@@ -99,6 +99,13 @@ def run(
     for name, place in forward.places.items():
         out.print(f"{name}: {place}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[outcome.status])
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _view(spec: Spec, device: str, out: Console, interrupt: Interrupt) -> AbstractContextManager[Listener]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from dino_lab.cli.options import CHECKPOINT_SECONDS, Plugins, Settings, spec_file
+from dino_lab.cli.options import CHECKPOINT_SECONDS, CheckpointEvery, Plugins, Runs, Settings, spec_file
 
 if TYPE_CHECKING:
     from dino_lab.sweeps.run import SweepResult
@@ -29,7 +29,7 @@ def sweep(
         Path, typer.Argument(metavar="FILE", callback=spec_file, help="The YAML file of the sweep.")
     ],
     settings: Settings = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are made.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
     executor: Annotated[
         Executor, typer.Option(help="ray: side by side; inline: one after the other in this process.")
@@ -38,9 +38,7 @@ def sweep(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Join this Ray cluster. [default: one of this machine alone]"),
     ] = None,
-    checkpoint_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Time between two checkpoints of a trial.")
-    ] = CHECKPOINT_SECONDS,
+    checkpoint_every: CheckpointEvery = CHECKPOINT_SECONDS,
     yes: Annotated[bool, typer.Option("--yes", help="Also a plan of more than 1,000 trials.")] = False,
     plugin: Plugins = None,
 ) -> None:

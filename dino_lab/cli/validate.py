@@ -51,9 +51,8 @@ def _data_facts(spec: Spec) -> list[str]:
     import torch
 
     from dino_lab.building.components import make_component, make_evaluators
-    from dino_lab.building.data_check import check_data
+    from dino_lab.building.data_check import check_data, data_lines
     from dino_lab.components.data._storage import never_resident
-    from dino_lab.protocols import GivesReport, ability
     from dino_lab.registry import registry
 
     cpu = torch.device("cpu")
@@ -70,11 +69,7 @@ def _data_facts(spec: Spec) -> list[str]:
     augment = make_component(spec, registry, cpu, "augment")
     evaluators = make_evaluators(spec.evaluators, registry).values()
     check_data(data, augment, evaluators, spec.train.batch_size, cpu)
-    if (reporting := ability(data, GivesReport)) is not None:
-        return reporting.found().lines()
-    return [
-        f"data: {data.train_images} training and {data.test_images} test images of {data.classes} classes"
-    ]
+    return data_lines(data)
 
 
 def schema(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dino_lab import __version__
 from dino_lab.building.components import make_evaluators
+from dino_lab.exports.exported_backbone import ExportedBackbone
 from dino_lab.exports.round_trip import LIMIT
-from dino_lab.exports.subject import Subject
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import SavedRun
 from dino_lab.runs.rows import scores
@@ -14,7 +14,7 @@ from dino_lab.spec.file import dump_yaml
 PARTS = ("augment", "head", "predictor", "teacher", "targets", "loss")
 
 
-def card(run: SavedRun, subject: Subject, *, of: str, lines: str, difference: float) -> str:
+def card(run: SavedRun, subject: ExportedBackbone, *, of: str, lines: str, difference: float) -> str:
     """Markdown."""
     spec, data = run.spec, run.data
     parts = ", ".join(

@@ -13,9 +13,9 @@ from torch import Tensor
 from dino_lab.errors import UserError
 from dino_lab.exports import onnx_file, safetensors_file, timm_folder, torchscript_file
 from dino_lab.exports.card import card
+from dino_lab.exports.exported_backbone import ExportedBackbone, backbone_to_export
 from dino_lab.exports.formats import Format
 from dino_lab.exports.round_trip import check_round_trip
-from dino_lab.exports.subject import Subject, subject_of
 from dino_lab.registry import Registry
 from dino_lab.runs.open import open_run
 
@@ -27,11 +27,11 @@ class Exporter(Protocol):
         """A UserError where a package is missing; asked before a run is opened."""
         ...
 
-    def write(self, subject: Subject, into: Path, to: Path) -> str:
+    def write(self, subject: ExportedBackbone, into: Path, to: Path) -> str:
         """Write to `into`; return the Python lines that load it once it lies at `to`."""
         ...
 
-    def read(self, subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
+    def read(self, subject: ExportedBackbone, written: Path) -> Callable[[Tensor], Tensor]:
         """What was written, as a function of images [N, C, H, W] in 0..1 to features [N, D]."""
         ...
 
@@ -59,7 +59,7 @@ def export(folder: Path, registry: Registry, *, to: Path, format: Format, of: st
     exporter.check()
     _check_place(to, is_folder)
     run = open_run(folder, registry)
-    subject = subject_of(run, of)
+    subject = backbone_to_export(run, of)
     temporary = to.with_name(f"{to.name}.tmp")
     described = temporary / "README.md" if is_folder else to.with_name(f"{to.name}.md.tmp")
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.exports.subject import Subject
+from dino_lab.exports.exported_backbone import ExportedBackbone
 from dino_lab.extras import want
 
 
@@ -20,7 +20,7 @@ def check() -> None:
         want(module, "onnx", "--format onnx")
 
 
-def write(subject: Subject, into: Path, to: Path) -> str:
+def write(subject: ExportedBackbone, into: Path, to: Path) -> str:
     """Write the file, any number of images at once; return the lines that load it as `to`."""
     example = torch.zeros(2, *subject.shape)
     try:
@@ -49,7 +49,7 @@ def write(subject: Subject, into: Path, to: Path) -> str:
     )
 
 
-def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
+def read(subject: ExportedBackbone, written: Path) -> Callable[[Tensor], Tensor]:
     """Images in 0..1 to features, by onnxruntime on the CPU."""
     import onnxruntime
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.exports.subject import Subject
+from dino_lab.exports.exported_backbone import ExportedBackbone
 
 # Other kernels sum in another order: of float32 that is some 1e-6 of the largest feature. A weight that is
 # missing, another normalisation or another activation is 1e-3 and more.
 LIMIT = 1e-4
 
 
-def check_round_trip(subject: Subject, load: Callable[[], Callable[[Tensor], Tensor]]) -> float:
+def check_round_trip(subject: ExportedBackbone, load: Callable[[], Callable[[Tensor], Tensor]]) -> float:
     """The largest difference of a feature, over the largest feature; a UserError where it is above LIMIT.
 
     Images are given all at once and one by one, so that a batch size which was fixed by mistake shows.

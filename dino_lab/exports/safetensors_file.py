@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dino_lab.exports.subject import Subject, Whole
+from dino_lab.exports.exported_backbone import ExportedBackbone, Whole
 from dino_lab.runs.backbone_file import save_backbone, timm_inside
 
 
@@ -17,14 +17,14 @@ def check() -> None:
     """Nothing is wanted that is not there."""
 
 
-def write(subject: Subject, into: Path, to: Path) -> str:
+def write(subject: ExportedBackbone, into: Path, to: Path) -> str:
     """Write the file; return the lines that load it as `to`."""
     return save_backbone(
         subject.backbone, subject.description, subject.mean, subject.std, into=into, named=to
     )
 
 
-def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
+def read(subject: ExportedBackbone, written: Path) -> Callable[[Tensor], Tensor]:
     """Images in 0..1 to features, by what the file says of itself."""
     import timm
     from safetensors import safe_open

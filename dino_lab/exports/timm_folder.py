@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.exports.subject import Subject, Whole
+from dino_lab.exports.exported_backbone import ExportedBackbone, Whole
 from dino_lab.protocols import GivesTimmConfig, ability
 from dino_lab.runs.backbone_file import timm_inside, write_weights
 
@@ -19,7 +19,7 @@ def check() -> None:
     """Nothing is wanted that is not there."""
 
 
-def write(subject: Subject, into: Path, to: Path) -> str:
+def write(subject: ExportedBackbone, into: Path, to: Path) -> str:
     """Write weights and config.json; return the lines that load them from `to`."""
     model, _ = timm_inside(subject.backbone, subject.name)
     config = _config(subject)
@@ -33,7 +33,7 @@ def write(subject: Subject, into: Path, to: Path) -> str:
     )
 
 
-def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
+def read(subject: ExportedBackbone, written: Path) -> Callable[[Tensor], Tensor]:
     """Images in 0..1 to features, by what the folder says of itself."""
     import timm
 
@@ -42,7 +42,7 @@ def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
     return Whole(model, tuple(config["mean"]), tuple(config["std"])).eval()
 
 
-def _config(subject: Subject) -> dict[str, Any]:
+def _config(subject: ExportedBackbone) -> dict[str, Any]:
     """What timm's `load_model_config_from_path` reads."""
     backbone = ability(subject.backbone, GivesTimmConfig)
     others = "; --format safetensors, onnx and torchscript can"

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.exports.subject import Subject
+from dino_lab.exports.exported_backbone import ExportedBackbone
 
 
 def check() -> None:
     """Nothing is wanted that is not there."""
 
 
-def write(subject: Subject, into: Path, to: Path) -> str:
+def write(subject: ExportedBackbone, into: Path, to: Path) -> str:
     """Write the file; return the lines that load it as `to`."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -35,7 +35,7 @@ def write(subject: Subject, into: Path, to: Path) -> str:
     )
 
 
-def read(subject: Subject, written: Path) -> Callable[[Tensor], Tensor]:
+def read(subject: ExportedBackbone, written: Path) -> Callable[[Tensor], Tensor]:
     """Images in 0..1 to features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 LEAST = 10_000_000  # multiplications from which it is faster
 
 
-class Linear(nn.Linear):
+class FasterLinear(nn.Linear):
     """The same layer by `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def use_faster_linear(part: nn.Module, device: torch.device) -> None:
     if device.type == "cpu" and mkl_lags():
         for module in part.modules():
             if type(module) is nn.Linear:
-                module.__class__ = Linear
+                module.__class__ = FasterLinear
 
 
 @cache

@@ -51,5 +51,6 @@ class Logger(Protocol):
 
 def make_logger(name: LoggerName) -> Logger:
     """The logger of a name."""
-    logger: Logger = importlib.import_module(f"dino_lab.loggers.{name}").Log()
+    module = importlib.import_module(f"dino_lab.loggers.{name}")
+    logger: Logger = getattr(module, f"{name.capitalize()}Logger")()
     return logger

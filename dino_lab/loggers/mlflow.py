@@ -16,7 +16,7 @@ LONGEST_PARAM = 500  # of older servers
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
 
 
-class Log:
+class MlflowLogger:
     """A run of MLflow, found again by the tag `spec_hash`; MLFLOW_EXPERIMENT_NAME names its experiment."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from dino_lab.extras import want
 from dino_lab.loggers.logger import PROJECT, About
 
 
-class Log:
+class TrackioLogger:
     """A run of trackio, found again by its name; TRACKIO_DIR says where it lies."""
 
     def __init__(self) -> None:

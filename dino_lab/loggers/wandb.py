@@ -10,7 +10,7 @@ from dino_lab.extras import want
 from dino_lab.loggers.logger import PROJECT, About
 
 
-class Log:
+class WandbLogger:
     """A run of W&B whose id is the spec's hash; WANDB_PROJECT, WANDB_ENTITY and the like are its own."""
 
     def __init__(self) -> None:

@@ -7,6 +7,8 @@ stands after it may be set in YAML.
     class Mse(nn.Module):
         def __init__(self, dim: int, *, normalize: bool = True) -> None: ...
 
+Parameters that several components share are declared once, as a group: see `parameters`.
+
 Names are known without importing anything: a built-in component lives in the file that bears its name, a
 plugin's component is an entry point that bears its name. Only what is asked for is imported.
 """
@@ -21,22 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
-
-from pydantic import BaseModel, ConfigDict, create_model
+from typing import Any, TypeVar
 
 from dino_lab.errors import UserError
 from dino_lab.registry.discovery import BUILT_IN, Source, complaints, obstacle, owners, sources
+from dino_lab.registry.parameters import Params, arguments, parameter_model
 
 T = TypeVar("T")
-
-
-class Params(BaseModel):
-    """Validated parameters of one component; `name` says which."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    component: ClassVar[type | None] = None  # the class whose parameters these are
-    name: str
 
 
 class ComponentError(UserError):
@@ -159,10 +152,7 @@ class Registry:
 
     def build(self, kind: str, params: Params, *context: Any) -> Any:
         """An instance: what the builder supplies, then what the spec says."""
-        entry = self.find(kind, params.name)
-        # Attributes, not model_dump(): a nested model must stay a model.
-        fields = {field: getattr(params, field) for field in entry.params.model_fields if field != "name"}
-        return entry.cls(*context, **fields)
+        return self.find(kind, params.name).cls(*context, **arguments(params))
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
@@ -179,31 +169,7 @@ class Registry:
 def params_of(cls: type, kind: str, name: str) -> type[Params]:
     """The Pydantic model of the keyword-only parameters of `cls`, once it is known to keep its contract."""
     _check_contract(cls, kind)
-    try:
-        hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
-    except NameError as error:
-        raise TypeError(
-            f"{cls.__qualname__}.__init__: the type {error.name!r} is not there at run time; "
-            "import it outside `if TYPE_CHECKING`"
-        ) from None
-    given = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if untyped := [p.name for p in given if p.name not in hints]:
-        raise TypeError(
-            f"{cls.__qualname__}.__init__: {untyped[0]} has no type; what YAML may set has one, "
-            "such as Annotated[float, Field(gt=0)]"
-        )
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in given
-    }
-    fields["name"] = (Literal[name], ...)
-    doc = inspect.cleandoc(cls.__doc__ or "")  # its own, not that of nn.Module
-    if not doc and sys.flags.optimize < 2:  # python -OO drops them all
-        raise TypeError(
-            f"{cls.__qualname__}: a component has a docstring; it is what `list` and the schema show"
-        )
-    params = create_model(f"{cls.__name__}Params", __base__=Params, __doc__=doc, **fields)
-    params.component = cls
-    return params
+    return parameter_model(cls, name)
 
 
 def _check_contract(cls: type, kind: str) -> None:

@@ -125,11 +125,10 @@ def _seal(buffer: io.BytesIO) -> None:
 
 def _check(file: Path) -> None:
     """The checksum of the file, or where there is none (0.1.0) those of the archive's members."""
-    checksum, rest = 0, b""
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 22):
-            block = rest + block
-            checksum, rest = zlib.crc32(block[:-_COMMENT], checksum), block[-_COMMENT:]
+    try:
+        checksum, rest = _checksum(file)
+    except OSError as error:
+        raise _Damaged(error.strerror) from None
     if rest.startswith(_MARK):
         if rest != _MARK + f"{checksum:08x}".encode():
             raise _Damaged("its checksum is another")
@@ -142,6 +141,16 @@ def _check(file: Path) -> None:
                 raise _Damaged("its checksum is missing")
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         raise _Damaged(first_line(error)) from None
+
+
+def _checksum(file: Path) -> tuple[int, bytes]:
+    """Of all but the bytes in which it would stand, and those bytes."""
+    checksum, rest = 0, b""
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 22):
+            block = rest + block
+            checksum, rest = zlib.crc32(block[:-_COMMENT], checksum), block[-_COMMENT:]
+    return checksum, rest
 
 
 def _own(state: Any) -> Any:

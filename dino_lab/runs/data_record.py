@@ -14,6 +14,7 @@ from dino_lab.registry import Params
 
 COUNTS = ("train_images", "test_images", "classes", "channels", "size")
 MOST_SIZES = 10_000  # files of a folder whose size is looked at; the names of all are
+MOST_READ = 500  # files of a folder that are read
 END = 1 << 16  # bytes at both ends of a file that are read
 
 
@@ -30,36 +31,50 @@ def fingerprints(params: Params) -> dict[str, str]:
 
 
 def fingerprint(path: Path) -> str:
-    """16 hex digits of a file's size and ends, or of a folder's names and of the sizes of some files.
+    """16 hex digits of a file, or of a folder: all names, many files' sizes, and some files' contents.
 
-    Nothing is decoded. A copy of a folder has the same fingerprint; an image replaced by another of the same
-    size in bytes goes unnoticed. A path that is not there gives an empty text.
+    Nothing is decoded, and of a file no more than 64 KiB at either end are read. A copy of a folder has the
+    same fingerprint; in a folder of more than 500 files, an image replaced by another of the same size in
+    bytes may go unnoticed. A path that is not there gives an empty text.
     """
     digest = hashlib.sha256()
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError:  # a text that is no path
-        return ""
-    if is_file:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            digest.update(file.read(END))
-            file.seek(max(0, size - END))
-            digest.update(file.read(END))
-    elif is_folder:
-        names = sorted(
-            os.path.join(os.path.relpath(folder, path), name)
-            for folder, _, files in os.walk(path, followlinks=False)
-            for name in files
-        )
-        step = -(-len(names) // MOST_SIZES) or 1
-        for i, name in enumerate(names):
-            length = str(os.lstat(path / name).st_size) if i % step == 0 else ""
-            digest.update(f"{name}\0{length}\0".encode(errors="surrogateescape"))
-    else:
+        if path.is_file():
+            digest.update(_ends(path))
+        elif path.is_dir():
+            _add_folder(digest, path)
+        else:
+            return ""
+    except OSError:  # a text that is no path, or a file that vanished meanwhile
         return ""
     return digest.hexdigest()[:16]
+
+
+def _add_folder(digest: Any, path: Path) -> None:
+    names = sorted(
+        os.path.relpath(os.path.join(folder, name), path)
+        for folder, _, files in os.walk(path, followlinks=True)
+        for name in files
+    )
+    for names_alone, step in ((False, _step(names, MOST_SIZES)), (True, 1)):
+        for name in names[::step]:
+            length = "" if names_alone else str(os.lstat(path / name).st_size)
+            digest.update(f"{name}\0{length}\0".encode(errors="surrogateescape"))
+    for name in names[:: _step(names, MOST_READ)]:
+        if (path / name).is_file():  # and no dead link
+            digest.update(_ends(path / name))
+
+
+def _step(names: list[str], most: int) -> int:
+    return max(1, -(-len(names) // most))
+
+
+def _ends(file: Path) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(END)
+        opened.seek(max(0, size - END))
+        return str(size).encode() + start + opened.read(END)
 
 
 def check_data(folder: Path, recorded: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from dino_lab.runs.files import replace_file
 from dino_lab.runs.lock import Lock, locked
 from dino_lab.runs.status import Status, read_status
 from dino_lab.spec.file import dump_yaml, load_text
-from dino_lab.spec.identity import Identity, decisive
+from dino_lab.spec.identity import RunIdentity, decisive
 from dino_lab.spec.model import Spec
 
 IDENTITY, SPEC, ENVIRONMENT, ROWS = "identity.json", "spec.yaml", "env.json", "rows.jsonl"
@@ -91,7 +91,7 @@ class RunFolder:
         recorded = _identity(self.path)
         return recorded["data"] if recorded is not None else None
 
-    def write_identity(self, identity: Identity, data: Mapping[str, Any]) -> None:
+    def write_identity(self, identity: RunIdentity, data: Mapping[str, Any]) -> None:
         """Record what decides the weights, and what the data were."""
         content = {
             "hash": self.hash,
@@ -178,7 +178,7 @@ class RunFolder:
             raise UserError(f"{self.path / name}: cannot be read (not UTF-8 text)") from None
 
 
-def locate(runs: Path, identity: Identity, name: str) -> RunFolder:
+def locate(runs: Path, identity: RunIdentity, name: str) -> RunFolder:
     """The folder of a spec with this name and identity: the one that was trained, or the one to be made.
 
     Usually `runs/<name>/<hash>`. A run that was named by other rules (0.1.0), or when a default was another,
@@ -201,7 +201,7 @@ def folder_of(runs: Path, spec: Spec) -> RunFolder:
     return locate(runs, identity_of(spec), spec.name)
 
 
-def _matches(path: Path, identity: Identity) -> bool:
+def _matches(path: Path, identity: RunIdentity) -> bool:
     recorded = _recorded(path)
     return recorded is not None and identity.same_as(*recorded)
 

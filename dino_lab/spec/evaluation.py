@@ -18,9 +18,15 @@ from dino_lab.spec.problems import Problem, report
 class Evaluation(Section):
     """What a network that is there is scored by, and on which images."""
 
-    data: Params | None = Field(None, description="the run's own, where there is a run")
-    evaluators: tuple[Params, ...]
-    size: int | None = Field(None, gt=0, description="pixels of what the network sees; what it was made for")
+    data: Params | None = Field(
+        None, description="images to evaluate on; null: the run's own, where there is a run"
+    )
+    evaluators: tuple[Params, ...] = Field(description="what is computed of the features, one or more")
+    size: int | None = Field(
+        None,
+        gt=0,
+        description="side of the images that the network is shown, in pixels; null: as it was trained",
+    )
 
     @field_validator("evaluators")
     @classmethod

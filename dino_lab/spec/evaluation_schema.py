@@ -8,14 +8,14 @@ from typing import Any
 from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.spec.evaluation import Evaluation
-from dino_lab.spec.json_schema import choice, exact
+from dino_lab.spec.json_schema import choice, described, exact
 
 Schema = dict[str, Any]
 
 
 def json_schema(registry: Registry) -> Schema:
     """Draft 2020-12. Imports every data component and every evaluator."""
-    schema = Evaluation.model_json_schema()
+    schema = described(Evaluation)
     fields = schema["properties"]
     definitions: Schema = {}
     of_data = choice(registry, "data", definitions)

@@ -32,7 +32,7 @@ DIGITS = 12  # of the hash
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """What decides the weights: settings by dotted key, defaults written out, and the code of plugins."""
 
     settings: dict[str, Any]
@@ -65,7 +65,7 @@ class Identity:
         )
 
 
-def identity_of(spec: Spec) -> Identity:
+def identity_of(spec: Spec) -> RunIdentity:
     """The identity of a spec."""
     settings = flat(spec.model_dump(mode="json", serialize_as_any=True, exclude=_EXCLUDED))
     chosen = flat(
@@ -74,7 +74,7 @@ def identity_of(spec: Spec) -> Identity:
     code = {
         f"{field} {params.name}": digest for field, params in _components(spec) if (digest := _code(params))
     }
-    return Identity(settings, frozenset(chosen.keys() & settings.keys()), code)
+    return RunIdentity(settings, frozenset(chosen.keys() & settings.keys()), code)
 
 
 def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import DEFAULT_REF_TEMPLATE
 
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
+from dino_lab.registry.parameters import mappings_in
 from dino_lab.spec.model import Spec
+from dino_lab.spec.parameter_words import hover_text
 from dino_lab.spec.spec_types import OPTIMIZERS
 
 Schema = dict[str, Any]
@@ -22,7 +25,7 @@ def json_schema(registry: Registry) -> Schema:
     Each component is chosen by `if name is x then ...`, because of a `oneOf` editors only say that nothing
     matched. A file with `extends` may leave out whatever its base gives.
     """
-    schema = Spec.model_json_schema()
+    schema = described(Spec)
     fields, definitions = schema["properties"], {"Train": schema["$defs"]["Train"]}
     _hoist(definitions, schema["$defs"], "Train")
     for field, kind in KIND_OF_FIELD.items():
@@ -71,12 +74,29 @@ def _choice(prefix: str, models: Any, definitions: Schema) -> Schema:
         if model is None:
             continue
         own = f"{prefix}{name}"
-        definition = model.model_json_schema(ref_template=f"#/$defs/{own}.{{model}}")
+        definition = described(model, f"#/$defs/{own}.{{model}}")
         definitions |= {f"{own}.{inner}": part for inner, part in definition.pop("$defs", {}).items()}
         definitions[own] = definition
         chosen = {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
         branches.append({"if": chosen, "then": {"$ref": f"#/$defs/{own}"}})
     return {"type": "object", "properties": {"name": {"enum": sorted(models)}}, "allOf": branches}
+
+
+def described(model: type[BaseModel], ref_template: str = DEFAULT_REF_TEMPLATE) -> Schema:
+    """The schema of a model, with the type and default of each key in its description, as editors show it."""
+    schema = model.model_json_schema(ref_template=ref_template)
+    _describe(schema, model)
+    for inner in mappings_in([model]):
+        _describe(schema["$defs"].get(inner.__name__, {}), inner)
+    return schema
+
+
+def _describe(schema: Schema, model: type[BaseModel]) -> None:
+    # A schedule is a number, or else its definition.
+    for branch in (schema, *schema.get("anyOf", [])):
+        for key, field in model.model_fields.items():
+            if key != "name" and key in branch.get("properties", {}):
+                branch["properties"][key]["description"] = hover_text(field)
 
 
 def _hoist(into: Schema, source: Schema, name: str) -> None:

@@ -25,8 +25,10 @@ class LrScaling(Section):
     Only the start of the schedule is scaled; its end is a floor (DINO, Sec. 3.2, and its code).
     """
 
-    rule: Literal["none", "linear", "sqrt"] = "linear"
-    reference: int = Field(256, gt=0)
+    rule: Literal["none", "linear", "sqrt"] = Field(
+        "linear", description="factor of the rate: 1, batch_size / reference, or its square root"
+    )
+    reference: int = Field(256, gt=0, description="batch size that `lr.start` is meant for; DINO: 256")
 
     def factor(self, batch_size: int) -> float:
         """What the rate is multiplied with."""
@@ -37,19 +39,28 @@ class LrScaling(Section):
 class Clip(Section):
     """Gradient clipping by L2 norm: of each tensor by itself (DINO) or of all together (DINOv2)."""
 
-    norm: float = Field(3.0, gt=0)
-    per: Literal["tensor", "all"] = "tensor"
+    norm: float = Field(3.0, gt=0, description="largest L2 norm of the gradient; DINO: 3")
+    per: Literal["tensor", "all"] = Field(
+        "tensor", description="what has that norm: each tensor by itself, or all together"
+    )
 
 
 class Optim(Section):
     """What every optimizer has. Biases and 1-D tensors are not decayed."""
 
-    lr: Rate = Schedule(start=5e-4, end=1e-6, shape="cosine", warmup=0.1)
-    lr_scaling: LrScaling = LrScaling()
-    weight_decay: Rate = Schedule(start=0.04, end=0.4, shape="cosine")
-    clip: Clip | None = Clip()
+    lr: Rate = Field(
+        Schedule(start=5e-4, end=1e-6, shape="cosine", warmup=0.1),
+        description="learning rate; its start is scaled by `lr_scaling`. DINO: 0.0005",
+    )
+    lr_scaling: LrScaling = Field(LrScaling(), description="how the start of `lr` grows with the batch")
+    weight_decay: Rate = Field(
+        Schedule(start=0.04, end=0.4, shape="cosine"),
+        description="decay of matrices; biases and norms have none. DINO: 0.04 to 0.4",
+    )
+    clip: Clip | None = Field(Clip(), description="limit of the gradient's norm; null: none")
     freeze_last_layer: UnitInterval = Field(
-        0.0, description="share of the run in which the head's last layer has no gradient (DINO's code)"
+        0.0,
+        description="share of the run in which the head's last layer has no gradient; DINO: one epoch",
     )
     constant_predictor_lr: bool = Field(
         False, description="the predictor keeps `lr.start` (SimSiam, arXiv 2011.10566, Sec. 4.2)"
@@ -60,19 +71,24 @@ class AdamW(Optim):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101); rate, decay and clipping are DINO's (Sec. 3.2)."""
 
     name: Literal["adamw"]
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of the running means of g and g^2")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="beta_1 and beta_2, of the running means of g and of g^2"
+    )
 
 
 class Sgd(Optim):
     """Stochastic gradient descent with momentum; the defaults are SimSiam's (arXiv 2011.10566, Sec. 3)."""
 
     name: Literal["sgd"]
-    momentum: UnitInterval = 0.9
+    momentum: UnitInterval = Field(0.9, description="share of the last update that is kept")
     lr: Rate = Field(
-        Schedule(start=0.05, end=0.0, shape="cosine"), description="MoCo (arXiv 1911.05722) starts at 0.03"
+        Schedule(start=0.05, end=0.0, shape="cosine"),
+        description="learning rate; its start is scaled by `lr_scaling`. SimSiam: 0.05, MoCo: 0.03",
     )
-    weight_decay: Rate = constant(1e-4)
-    clip: Clip | None = None
+    weight_decay: Rate = Field(
+        constant(1e-4), description="decay of matrices; biases and norms have none. SimSiam: 0.0001"
+    )
+    clip: Clip | None = Field(None, description="limit of the gradient's norm; null: none")
 
 
 class Lars(Optim):
@@ -82,36 +98,43 @@ class Lars(Optim):
     """
 
     name: Literal["lars"]
-    momentum: UnitInterval = 0.9
-    trust_coefficient: float = Field(0.001, gt=0)
+    momentum: UnitInterval = Field(0.9, description="share of the last update that is kept")
+    trust_coefficient: float = Field(
+        0.001, gt=0, description="eta, length of a step relative to that of the weights"
+    )
     lr: Rate = Field(
         Schedule(start=0.3, end=0.0, shape="cosine", warmup=0.1),
-        description="BYOL (arXiv 2006.07733, Sec. 3.3) starts at 0.2",
+        description="learning rate; its start is scaled by `lr_scaling`. SimCLR: 0.3, BYOL: 0.2",
     )
-    weight_decay: Rate = Field(constant(1e-6), description="BYOL (arXiv 2006.07733, Sec. 3.3) has 1.5e-6")
-    clip: Clip | None = None
+    weight_decay: Rate = Field(
+        constant(1e-6),
+        description="decay of matrices; biases and norms have none. SimCLR: 0.000001, BYOL: 0.0000015",
+    )
+    clip: Clip | None = Field(None, description="limit of the gradient's norm; null: none")
 
 
 class Train(Section):
     """How long, how much at once, in which precision, and what is written down."""
 
-    epochs: int = Field(gt=0)
+    epochs: int = Field(gt=0, description="passes over the training images")
     batch_size: int = Field(gt=0, description="images of one optimizer step")
-    accumulate: int = Field(1, gt=0, description="parts that a batch is split into to save memory")
+    accumulate: int = Field(1, gt=0, description="parts that a batch is split into, to save memory")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="of the products; bfloat16 is faster, also on a CPU with instructions for it",
+        description="of matrix products; bfloat16 is faster, also on a CPU that has instructions for it",
     )
-    compile: bool = Field(False, description="torch.compile the networks")
+    compile: bool = Field(False, description="compile the networks with torch.compile")
     gradient_checkpointing: bool = Field(
         False,
-        description="keep activations between the backbone's blocks only, and compute the rest again",
+        description="keep activations between the backbone's blocks only, and compute the others again",
     )
     channels_last: bool = Field(
-        False, description="weights with the channel last in memory: faster for most ConvNets on a GPU"
+        False, description="keep the channel last in memory: faster for most ConvNets on a GPU"
     )
-    log_every: int = Field(10, gt=0, description="steps between two rows")
-    on_collapse: Literal["warn", "stop"] = "warn"
+    log_every: int = Field(10, gt=0, description="steps from one row of rows.jsonl to the next")
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn", description="when the outputs collapse: say so, or end the run as well"
+    )
 
 
 class Spec(BaseModel):
@@ -121,21 +144,29 @@ class Spec(BaseModel):
     beside: ClassVar[tuple[str, ...]] = ("extends",)  # keys of a file that are none of the spec
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="of the run's folder"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=200,
+        description="name of the run's folder",
     )
-    seed: int = Field(0, ge=0, lt=2**32)
-    data: Params
-    augment: Params
-    backbone: Params
-    head: Params
-    predictor: Params | None = None
-    teacher: Params
-    targets: Params
-    loss: Params
-    regularizers: tuple[Params, ...] = ()
-    optim: Annotated[AdamW | Sgd | Lars, Field(discriminator="name")]
-    train: Train
-    evaluators: tuple[Params, ...] = ()
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of the first weights, the order of the images, and their crops"
+    )
+    data: Params = Field(description="images to train on and to evaluate on")
+    augment: Params = Field(description="how crops are made of an image, and which are compared")
+    backbone: Params = Field(description="network from crops to features, the one that is kept")
+    head: Params = Field(description="network from features to the outputs that are compared")
+    predictor: Params | None = Field(
+        None, description="network behind the student's head alone (BYOL, SimSiam); null: none"
+    )
+    teacher: Params = Field(description="what the student should agree with")
+    targets: Params = Field(description="how the teacher's outputs become targets")
+    loss: Params = Field(description="distance of the student's outputs and the targets")
+    regularizers: tuple[Params, ...] = Field((), description="terms that are added to the loss")
+    optim: Annotated[AdamW | Sgd | Lars, Field(discriminator="name")] = Field(
+        description="optimizer, learning rate and weight decay"
+    )
+    train: Train = Field(description="length, batch size and precision of the run")
+    evaluators: tuple[Params, ...] = Field((), description="scores of the features, computed meanwhile")
 
     def dump(self) -> dict[str, object]:
         """Plain data with every default written out; what is written to disk."""

@@ -13,8 +13,8 @@ from dino_lab.testing.networks import BackboneTrial, HeadTrial
 from dino_lab.testing.objectives import LossTrial, RegularizerTrial, TargetsTrial
 from dino_lab.testing.parameters import check_edges, check_refusals, check_schema
 from dino_lab.testing.resume import check_run
-from dino_lab.testing.subject import Failed, Subject
 from dino_lab.testing.teacher import TeacherTrial
+from dino_lab.testing.tested_component import Failed, TestedComponent
 from dino_lab.testing.trial import Trial
 
 TRIALS: dict[str, type[Trial]] = {
@@ -55,7 +55,7 @@ def check_component(
         entry = registry.find(kind, name)
     except ComponentError as error:
         raise Failed(str(error)) from error
-    subject = Subject(entry, dict(params or {}), tuple(settings), registry)
+    subject = TestedComponent(entry, dict(params or {}), tuple(settings), registry)
     check_schema(subject)
     trial = TRIALS[kind](subject)
     trial.check()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.protocols import GivesAnnotations, GivesSegments, HasClassNames, SharedData, ability
-from dino_lab.testing.subject import pictures
+from dino_lab.testing.tested_component import pictures
 from dino_lab.testing.trial import Size, Stateless
 from dino_lab.types import VOID, Views
 

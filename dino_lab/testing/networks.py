@@ -21,7 +21,7 @@ from dino_lab.protocols import (
     HasLastLayer,
     ability,
 )
-from dino_lab.testing.subject import numbers
+from dino_lab.testing.tested_component import numbers
 from dino_lab.testing.trial import Size, Stateful, same
 from dino_lab.types import BackboneOutput
 

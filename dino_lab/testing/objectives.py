@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dino_lab.protocols import GivesMeasures, ability
 from dino_lab.testing.networks import expect_gradients
-from dino_lab.testing.subject import CPU, numbers
+from dino_lab.testing.tested_component import CPU, numbers
 from dino_lab.testing.trial import Size, Stateful, same
 from dino_lab.types import Output, Views
 

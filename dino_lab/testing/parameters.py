@@ -9,13 +9,13 @@ from dino_lab.errors import SpecError, UserError
 from dino_lab.schedule import Within
 from dino_lab.spec.file import load_text
 from dino_lab.spec.json_schema import json_schema
-from dino_lab.testing.subject import METHOD, Failed, Subject
+from dino_lab.testing.tested_component import METHOD, Failed, TestedComponent
 from dino_lab.testing.trial import Trial
 
 NONSENSE = {"no such key": ["nonsense"]}
 
 
-def check_schema(subject: Subject) -> None:
+def check_schema(subject: TestedComponent) -> None:
     """Editors know its name, what it does and each of its parameters."""
     kind, name = subject.entry.kind, subject.entry.name
     schema = json_schema(subject.registry)
@@ -32,7 +32,7 @@ def check_schema(subject: Subject) -> None:
     )
 
 
-def check_refusals(subject: Subject) -> None:
+def check_refusals(subject: TestedComponent) -> None:
     """A wrong key or value is one line that names it, before anything is built."""
     _refused(subject, "no_such_parameter", 1, "a key that it does not have")
     for key, value in _wrong_values(subject):
@@ -41,7 +41,7 @@ def check_refusals(subject: Subject) -> None:
         )
 
 
-def _refused(subject: Subject, key: str, value: Any, right: str) -> None:
+def _refused(subject: TestedComponent, key: str, value: Any, right: str) -> None:
     try:
         load_text(METHOD, "method.yaml", [subject.slot(**{key: value}), *subject.settings], subject.registry)
     except SpecError as error:
@@ -54,7 +54,7 @@ def _refused(subject: Subject, key: str, value: Any, right: str) -> None:
     subject.fail(f"accepts {key}: {value!r}; it should refuse that, by {right}")
 
 
-def _wrong_values(subject: Subject) -> Iterator[tuple[str, Any]]:
+def _wrong_values(subject: TestedComponent) -> Iterator[tuple[str, Any]]:
     properties = subject.entry.params.model_json_schema()["properties"]
     for key, field in subject.entry.params.model_fields.items():
         if key == "name":

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_lab.testing.subject import Subject
+from dino_lab.testing.tested_component import TestedComponent
 from dino_lab.training.build import Run
 from dino_lab.training.loop import train
 
 
-def check_run(subject: Subject) -> None:
+def check_run(subject: TestedComponent) -> None:
     """Two steps move the student, leave the teacher without gradient, and can be stopped in between."""
     whole, resumed = subject.run(), subject.run()
     before = _tensors(whole.student.state_dict())
@@ -40,7 +40,7 @@ def check_run(subject: Subject) -> None:
     _step(subject, replace(whole, spec=subject.spec("train.precision=bfloat16")), 2)
 
 
-def _step(subject: Subject, run: Run, step: int) -> None:
+def _step(subject: TestedComponent, run: Run, step: int) -> None:
     with subject.trying(f"a training step in {run.spec.train.precision}", "a run with it should go through"):
         next(train(run, step))
 
@@ -49,7 +49,7 @@ def _evaluate(run: Run) -> list[dict[str, float]]:
     return [scored.scores for scored in run.evaluate(list(run.evaluators.items()))]
 
 
-def _expect_same(subject: Subject, whole: Run, resumed: Run) -> None:
+def _expect_same(subject: TestedComponent, whole: Run, resumed: Run) -> None:
     one, other = _tensors(whole.state_dict()), _tensors(resumed.state_dict())
     different = [key for key in one if key not in other or not torch.equal(one[key], other[key])]
     subject.expect(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dino_lab.network import Network
 from dino_lab.protocols import GivesAnswer, ability
-from dino_lab.testing.subject import numbers
+from dino_lab.testing.tested_component import numbers
 from dino_lab.testing.trial import Size, Stateful, same
 from dino_lab.types import Views
 

@@ -14,7 +14,7 @@ from dino_lab.building.check import untrained
 from dino_lab.building.seeding import seed_everything
 from dino_lab.protocols import PROTOCOLS
 from dino_lab.registry import Params
-from dino_lab.testing.subject import CPU, Subject
+from dino_lab.testing.tested_component import CPU, TestedComponent
 
 Size = tuple[int, ...]
 
@@ -24,7 +24,7 @@ class Trial(ABC):
 
     sizes: ClassVar[Sequence[Size]]  # of the inputs; what each number is, `context` and `outputs` decide
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: TestedComponent) -> None:
         self.subject, self.expect = subject, subject.expect
 
     @abstractmethod

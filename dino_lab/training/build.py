@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from dino_lab.building.check import check
-from dino_lab.building.components import make_component, make_method, misfits
+from dino_lab.building.components import make_component, make_evaluators, make_method, misfits
+from dino_lab.building.data_check import check_data
 from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
-from dino_lab.errors import Misfit
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
 from dino_lab.protocols import (
@@ -115,9 +115,11 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     check(spec, registry)
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
-    _check_batch(spec, data)
+    augment: Augment = make("augment")
+    evaluators = make_evaluators(spec.evaluators, registry).values()
+    check_data(data, augment, evaluators, spec.train.batch_size, device)
     method = make_method(
-        spec, registry, device, make("augment"), channels=data.channels, mean=data.mean, std=data.std
+        spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
     )
     if (checking := ability(method.teacher, ChecksClasses)) is not None:
         with misfits("head", "dim"):
@@ -136,13 +138,3 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         optimizer=make_optimizer(spec.optim, method.student),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
-
-
-def _check_batch(spec: Spec, data: Data) -> None:
-    if not data.train_images:
-        raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
-    if spec.train.batch_size > data.train_images:
-        raise Misfit(
-            ("train", "batch_size"),
-            f"{spec.train.batch_size} is more than the {data.train_images} training images there are",
-        )

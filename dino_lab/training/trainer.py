@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -14,7 +14,7 @@ import torch
 
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.scoring import Scored
-from dino_lab.protocols import Evaluator, GivesTimmModel, SharedData, ability
+from dino_lab.protocols import Evaluator, GivesReport, GivesTimmModel, SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.runs.backbone_file import write_backbone
 from dino_lab.runs.checkpoint import forget_previous, load_checkpoint, save_checkpoint
@@ -217,6 +217,8 @@ class Trainer:
     def begin(self, beside: Sequence[str] = ()) -> None:
         """Before the first step; `beside` are the hashes of runs that are trained in the same stack."""
         facts = environment(self.run.device) | ({"trained_with": list(beside)} if beside else {})
+        if (reporting := ability(self.run.data, GivesReport)) is not None:
+            facts["data"] = asdict(reporting.found())
         self.folder.write_environment(facts)
         self._tell_started()
         if self.step == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,11 +15,20 @@ from torch import Tensor, nn
 from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import Output, Views
 
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+# What a spec may say: type, bounds, and what it means.
+File = Annotated[str, Field(description="the .npz file")]
+Size = Annotated[int, Field(gt=0, description="side of the views, in pixels")]
+Strength = Annotated[float, Field(ge=0, le=1, description="share of its brightness that a channel may lose")]
+Width = Annotated[int, Field(gt=0, multiple_of=8, description="channels of each layer")]
+Outputs = Annotated[int, Field(gt=0, description="outputs K")]
+Smoothing = Annotated[float, Field(ge=0, le=1, description="share of the target that goes to all outputs")]
+Delta = Annotated[float, Field(gt=0, description="distance at which the square gives way to a line")]
+Weight = Annotated[float, Field(ge=0, description="factor of it in the loss")]
+Penalty = Annotated[float, Field(gt=0, description="lambda, weight of the squared coefficients")]
+Options = Flat[EvaluatorOptions]  # every evaluator's `every` and `of`, flat among its own keys
 
 
 @register("data", "npz")
@@ -28,7 +37,7 @@ class Npz:
 
     channels, mean, std = 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
-    def __init__(self, device: torch.device, *, path: str) -> None:
+    def __init__(self, device: torch.device, *, path: File) -> None:
         try:
             with np.load(path) as file:
                 train, test = ((file[f"{of}_images"], file[f"{of}_labels"]) for of in ("train", "test"))
@@ -64,7 +73,7 @@ class Tint(nn.Module):
 
     pairs: Tensor
 
-    def __init__(self, *, size: Count = 32, strength: Share = 0.5) -> None:
+    def __init__(self, *, size: Size = 32, strength: Strength = 0.5) -> None:
         super().__init__()
         self.groups, self.strength = ((2, size),), strength
         self.register_buffer("pairs", 1 - torch.eye(2, dtype=torch.int8))
@@ -79,9 +88,7 @@ class Tint(nn.Module):
 class ConvNet(nn.Module):
     """Four convolutions of stride 2 with group norm, mean over positions: a baseline that a CPU trains."""
 
-    def __init__(
-        self, channels: int, size: int, *, width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
-    ) -> None:
+    def __init__(self, channels: int, size: int, *, width: Width = 64) -> None:
         super().__init__()
         self.dim = width
         pairs = itertools.pairwise([channels, width, width, width, width])
@@ -98,7 +105,7 @@ class RandomProjection(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, in_dim: int, *, dim: Count = 64) -> None:
+    def __init__(self, in_dim: int, *, dim: Outputs = 64) -> None:
         super().__init__()
         self.dim = dim
         self.register_buffer("matrix", torch.randn(in_dim, dim) / in_dim**0.5)
@@ -128,7 +135,7 @@ class Hard(nn.Module):
 
     distribution = True
 
-    def __init__(self, dim: int, *, smoothing: Share = 0.1) -> None:
+    def __init__(self, dim: int, *, smoothing: Smoothing = 0.1) -> None:
         super().__init__()
         self.smoothing = smoothing
 
@@ -143,7 +150,7 @@ class Huber(nn.Module):
 
     negatives = cross_entropy = False
 
-    def __init__(self, dim: int, *, delta: Annotated[float, Field(gt=0)] = 1.0) -> None:
+    def __init__(self, dim: int, *, delta: Delta = 1.0) -> None:
         super().__init__()
         self.delta = delta
 
@@ -158,7 +165,7 @@ class Huber(nn.Module):
 class Uniformity(nn.Module):
     """log mean exp(-2 |x - y|^2) over pairs of samples x, y of a view (arXiv 2005.10242, Sec. 4.1.2)."""
 
-    def __init__(self, *, weight: Annotated[float, Field(ge=0)] = 0.1) -> None:
+    def __init__(self, *, weight: Weight = 0.1) -> None:
         super().__init__()
         self.weight = weight
 
@@ -171,11 +178,9 @@ class Uniformity(nn.Module):
 class Ridge:
     """Linear probe in closed form: ridge regression to one-hot labels, accuracy on the test split."""
 
-    of: Literal["teacher", "student"] = "teacher"
-
-    def __init__(self, *, every: Count = 1, penalty: Annotated[float, Field(gt=0)] = 1e-3) -> None:
-        self.every, self.penalty = every, penalty
-        self.protocol = f"ridge/1: penalty={penalty:g}, standardised training split, test split scored"
+    def __init__(self, *, penalty: Penalty = 1e-3, options: Options = EvaluatorOptions()) -> None:
+        self.penalty, self.every, self.of = penalty, options.every, options.of
+        self.protocol = f"ridge/2: penalty={penalty:g}, {self.of}, standardised training split, test scored"
 
     def forward(self, encode: Callable[[Tensor], Tensor], data: Data) -> dict[str, float]:
         splits = [[(encode(x).double(), y) for x, y in split(256)] for split in (data.bank, data.test)]

@@ -16,7 +16,7 @@ from dino_lab.components.evaluators._masks import box_mask, centre_box, jaccard
 from dino_lab.components.evaluators.attention_masks import AttentionMasks
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import mass_masks
-from dino_lab.registry import registry
+from dino_lab.registry import EvaluatorOptions, registry
 
 
 def objects(count: int, size: int, seed: int = 1) -> Tensor:
@@ -124,7 +124,9 @@ def test_what_cannot_be_scored() -> None:
 
 
 def test_the_protocol_says_everything() -> None:
-    protocol = AttentionMasks(masses=(0.25, 0.6), images=7, pixels=64, of="student").protocol
+    protocol = AttentionMasks(
+        masses=(0.25, 0.6), images=7, pixels=64, options=EvaluatorOptions(of="student")
+    ).protocol
     for part in (
         "attention_masks/1:",
         "25,60 %",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_lab.components.augment import _by_batch, _by_crop
-from dino_lab.components.augment._draw import Drawn
 from dino_lab.components.augment._policy import Policy
+from dino_lab.components.augment._sampling import SampledParameters
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
 
@@ -138,9 +138,9 @@ def test_other_devices_are_told_what_the_cpu_drew(name: str, monkeypatch: pytest
 
 def test_what_was_drawn_goes_to_a_device_whole() -> None:
     policy = build("single", **turned("single", 5.0), grey_probability=0.5).policy
-    drawn = policy.draw(3, 16, 16, seeded(0))
+    drawn = policy.sample(3, 16, 16, seeded(0))
     moved = drawn.to(torch.device("meta"))
-    for field in fields(Drawn):
+    for field in fields(SampledParameters):
         assert getattr(drawn, field.name).device.type == "cpu", field.name
         assert getattr(moved, field.name).device.type == "meta", field.name
 

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from dino_lab.components.augment import _by_batch, _by_crop, _crop
-from dino_lab.components.augment._blur import gaussian_blur, reach
+from dino_lab.components.augment._blur import gaussian_blur, kernel_radius
 from dino_lab.components.augment._colour import (
     BRIGHTNESS,
     CONTRAST,
@@ -29,8 +29,8 @@ from dino_lab.components.augment._colour import (
     shift_hue,
     solarize,
 )
-from dino_lab.components.augment._crop import draw_boxes, resample
-from dino_lab.components.augment._draw import Drawn
+from dino_lab.components.augment._crop import resample, sample_boxes
+from dino_lab.components.augment._sampling import SampledParameters
 
 ROUNDING = 1 / 255  # Pillow keeps whole grey levels
 Box = tuple[int, int, int, int]
@@ -112,21 +112,21 @@ def cut(image: Image.Image, size: int, flip: bool, boxes: list[Box]) -> list[Ima
     return [F.hflip(crop) if flip else crop for crop in crops]
 
 
-def nothing(V: int, **changed: Tensor) -> Drawn:
+def nothing(V: int, **changed: Tensor) -> SampledParameters:
     """What leaves an image of 32 pixels as it is V times, but for what is given."""
-    plain: dict[str, Tensor | None] = dict.fromkeys(field.name for field in fields(Drawn))
+    plain: dict[str, Tensor | None] = dict.fromkeys(field.name for field in fields(SampledParameters))
     plain["boxes"] = torch.tensor([0.0, 0.0, 32.0, 32.0]).expand(V, 1, 4)
     plain["flipped"] = torch.zeros(V, 1, dtype=torch.bool)
-    return Drawn(**plain | changed)
+    return SampledParameters(**plain | changed)
 
 
 def colours(**changed: float) -> dict[str, Tensor]:
-    """Blends and turns [24, 1, ...]: one for each order of the four."""
+    """Blends and hue shifts [24, 1, ...]: one for each order of the four."""
     orders = list(itertools.permutations(range(4)))
     keys = torch.tensor([[order.index(i) / 4 for i in range(4)] for order in orders])
     factors = torch.tensor([changed.get(name, 1.0) for name in ("brightness", "contrast", "saturation")])
     blends = in_order(factors.expand(24, 3), keys)
-    return {"blends": blends[:, None], "turns": torch.full((24, 1), changed.get("hue", 0.0))}
+    return {"blends": blends[:, None], "hue_shift": torch.full((24, 1), changed.get("hue", 0.0))}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_crop_without_antialias_would_differ() -> None:
 @pytest.mark.parametrize("scale", [(0.05, 0.4), (0.4, 1.0)])
 def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, float]) -> None:
     H, W = shape
-    ours = draw_boxes((4, 5000), H, W, scale, torch.Generator().manual_seed(0)).view(-1, 4)
+    ours = sample_boxes((4, 5000), H, W, scale, torch.Generator().manual_seed(0)).view(-1, 4)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         image = torch.empty(3, H, W)
@@ -222,7 +222,7 @@ def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, floa
 
 def test_box_where_no_try_fits_is_torchvisions() -> None:
     for H, W in ((10, 100), (100, 10)):
-        box = draw_boxes((3, 2), H, W, (1.0, 1.0), torch.Generator().manual_seed(0))
+        box = sample_boxes((3, 2), H, W, (1.0, 1.0), torch.Generator().manual_seed(0))
         fallback = RandomResizedCrop.get_params(torch.empty(3, H, W), (1.0, 1.0), (3 / 4, 4 / 3))
         assert torch.equal(box, torch.tensor(fallback).float().expand(3, 2, 4))
 
@@ -335,13 +335,13 @@ def test_blur_is_kornias_and_near_pillows(shape: tuple[int, int]) -> None:
 
     images = [picture(*shape, seed) for seed in range(4)]
     x, sigma = tensor(*images), torch.tensor([0.1, 0.7, 1.3, 2.0])
-    ours = gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool), reach(2.0))
+    ours = gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool), kernel_radius(2.0))
     kornias = gaussian_blur2d(x, 17, sigma[:, None].expand(4, 2), border_type="replicate")
     torch.testing.assert_close(ours, kornias, rtol=0, atol=2e-6)
     pillow = [i.filter(ImageFilter.GaussianBlur(float(s))) for i, s in zip(images, sigma, strict=True)]
     # Pillow's own is three box blurs, an approximation.
     assert difference(ours, tensor(*pillow))[0] < 2 * ROUNDING
-    unblurred = gaussian_blur(x, sigma, torch.tensor([False, True, False, True]), reach(2.0))
+    unblurred = gaussian_blur(x, sigma, torch.tensor([False, True, False, True]), kernel_radius(2.0))
     torch.testing.assert_close(unblurred[[0, 2]], x[[0, 2]], rtol=0, atol=1e-6)
     torch.testing.assert_close(unblurred[[1, 3]], ours[[1, 3]], rtol=0, atol=1e-6)
 

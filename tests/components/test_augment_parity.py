@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from dino_lab.components.augment import _by_batch, _by_crop
-from dino_lab.components.augment._blur import gaussian_blur, reach
+from dino_lab.components.augment._blur import gaussian_blur, kernel_radius
 from dino_lab.components.augment._colour import (
     BRIGHTNESS,
     CONTRAST,
@@ -82,7 +82,7 @@ OPERATIONS: dict[
         1e-4,
     ),
     "blur": (
-        lambda x, v: gaussian_blur(x, v, ALL, reach(2.0)),
+        lambda x, v: gaussian_blur(x, v, ALL, kernel_radius(2.0)),
         lambda image, v: image.filter(ImageFilter.GaussianBlur(v)),
         0.1 + 1.9 * shares(),
         0.7,
@@ -105,7 +105,7 @@ def test_an_operation_is_pillows(name: str, photos: Tensor) -> None:
 def test_crops_are_pillows(
     way: ModuleType, bound: float, size: int, scale: tuple[float, float], photos: Tensor
 ) -> None:
-    drawn = plain(size, scale).draw(N, 160, 160, torch.Generator().manual_seed(0))
+    drawn = plain(size, scale).sample(N, 160, 160, torch.Generator().manual_seed(0))
     ours = 255 * way.make(photos, drawn, size, 0)[0]
     theirs = []
     for photo, box, mirrored in zip(

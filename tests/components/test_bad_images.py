@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_lab.components.data._labelled import FileOptions
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.errors import UserError
 from dino_lab.imaging.decode import BadImage, decode
@@ -198,5 +199,5 @@ def _expect_complaint(root: Path, content: bytes, kind: str) -> None:
         UserError, match=r"^[^\n]*bad\.\w+: unreadable image \([^\n]+\); repair or remove it[^\n]*$"
     ):
         ImageFolder(torch.device("cpu"), path=str(root), size=8)
-    data = ImageFolder(torch.device("cpu"), path=str(root), size=8, on_bad_image="skip")
+    data = ImageFolder(torch.device("cpu"), path=str(root), size=8, options=FileOptions(on_bad_image="skip"))
     assert (data.skipped, data.train_images) == (1, 1)

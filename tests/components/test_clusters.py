@@ -17,6 +17,7 @@ from dino_lab.components.evaluators.clusters import Clusters, k_means
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 
 class Clouds:
@@ -150,6 +151,6 @@ def test_the_picture_is_of_the_clusters_that_were_scored(
 
 def test_protocol_names_every_constant() -> None:
     for part in ("clusters/2", "k=7", "seed=3", "10 starts", "L2-normalised", "student", "matching"):
-        assert part in Clusters(k=7, seed=3, of="student").protocol
+        assert part in Clusters(k=7, seed=3, options=EvaluatorOptions(of="student")).protocol
     assert "k=classes" in Clusters().protocol
     assert "\n" not in Clusters().protocol

@@ -22,6 +22,7 @@ from dino_lab.components.evaluators.copy_detection import CopyDetection
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 from dino_lab.types import BackboneOutput
 
 SIDE = 16
@@ -408,7 +409,9 @@ def test_protocol_names_every_constant() -> None:
         "teacher",
     ):
         assert part in one
-    other = CopyDetection(copies="copydays", path="x", top=None, of="student").protocol
+    other = CopyDetection(
+        copies="copydays", path="x", top=None, options=EvaluatorOptions(of="student")
+    ).protocol
     for part in ("4 characters", "not whitened", "distractors: none", "whole ranking", "student"):
         assert part in other
     assert "\n" not in one + other

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dino_lab.components.data import _storage
-from dino_lab.components.data._labelled import training_order
+from dino_lab.components.data._labelled import FileOptions, training_order
 from dino_lab.components.data._rows import Columns, Rows
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.parquet import Parquet
@@ -164,7 +164,7 @@ def test_skip_counts_bad_images(
     bad = {"garbage": b"no image", "truncated": whole[: len(whole) // 2], "empty": b"", "null": None}[damage]
     write(folder / "train-1.parquet", [encoded(7), bad, encoded(9), encoded(10)], [1, 2, 0, 1])
     with caplog.at_level(logging.WARNING, "dino_lab"):
-        data = Parquet(CPU, path=str(folder), size=8, on_bad_image="skip")
+        data = Parquet(CPU, path=str(folder), size=8, options=FileOptions(on_bad_image="skip"))
     assert (data.skipped, data.train_images) == (1, 10)
     (record,) = caplog.records
     assert record.getMessage().startswith("left out 1 of 11 images")
@@ -179,7 +179,7 @@ def test_skip_counts_bad_images(
 def test_all_images_bad(folder: Path) -> None:
     write(folder / "test.parquet", [b"a", b"b"], [0, 1])
     with pytest.raises(UserError, match="none of 2 images can be read"):
-        Parquet(CPU, path=str(folder), size=8, on_bad_image="skip")
+        Parquet(CPU, path=str(folder), size=8, options=FileOptions(on_bad_image="skip"))
 
 
 # ---- decoding
@@ -255,13 +255,14 @@ def test_class_names_and_limit(folder: Path) -> None:
     write(
         folder / "train-0.parquet", [encoded(i) for i in range(7)], [i % 3 for i in range(7)], ["a", "b", "c"]
     )
-    data = Parquet(CPU, path=str(folder), size=8, limit=6)
+    data = Parquet(CPU, path=str(folder), size=8, options=FileOptions(limit=6))
     assert data.class_names == ("a", "b", "c")
     assert (data.train_images, data.test_images) == (6, 5)
     assert torch.equal(
-        next(data.bank(6))[0], next(Parquet(CPU, path=str(folder), size=8, limit=6).bank(6))[0]
+        next(data.bank(6))[0],
+        next(Parquet(CPU, path=str(folder), size=8, options=FileOptions(limit=6)).bank(6))[0],
     )
-    assert Parquet(CPU, path=str(folder), size=8, limit=100).train_images == 11
+    assert Parquet(CPU, path=str(folder), size=8, options=FileOptions(limit=100)).train_images == 11
 
 
 def test_path_may_be_a_file_or_a_pattern(folder: Path) -> None:
@@ -432,7 +433,7 @@ def test_folder_names_the_truncated_image(tmp_path: Path) -> None:
     bad.write_bytes(bad.read_bytes()[:-60])
     with pytest.raises(UserError, match=r"dog/1\.PNG: unreadable image"):
         ImageFolder(CPU, path=str(tmp_path), size=8)
-    assert ImageFolder(CPU, path=str(tmp_path), size=8, on_bad_image="skip").skipped == 1
+    assert ImageFolder(CPU, path=str(tmp_path), size=8, options=FileOptions(on_bad_image="skip")).skipped == 1
 
 
 # ---- torchvision

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_lab.components.data._labelled import FileOptions
 from dino_lab.components.data.parquet import Parquet
 from dino_lab.components.data.voc import CLASSES, Voc
 from dino_lab.errors import Misfit, UserError
@@ -124,7 +125,7 @@ def test_a_bad_mask_is_one_line_that_names_the_row(tmp_path: Path, bad: bytes | 
 def test_images_that_are_left_out_take_their_masks_along(tmp_path: Path) -> None:
     images = [saved(photograph(0)), b"broken", saved(photograph(2))]
     write(tmp_path / "test.parquet", [saved(mask({255: (4 + i, 0, 10, 8)})) for i in range(3)], images)
-    data = parquet(tmp_path, on_bad_image="skip")
+    data = parquet(tmp_path, options=FileOptions(on_bad_image="skip"))
     assert data.annotated("test", torch.tensor([1]))[4].tolist() == [[2, 0, 6, 8]]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dino_lab.cli.app import main
 from dino_lab.components.data import _pack, _storage
-from dino_lab.components.data._labelled import Labelled
+from dino_lab.components.data._labelled import FileOptions, Labelled
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.packed import Packed
@@ -51,7 +51,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(photos: Path, **given: Any) -> ImageFolder:
-    return ImageFolder(CPU, path=str(photos), size=8, mean=(0.1, 0.2, 0.3), **given)
+    options = FileOptions(mean=(0.1, 0.2, 0.3), **given)
+    return ImageFolder(CPU, path=str(photos), size=8, options=options)
 
 
 def write(data: Labelled, to: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dino_lab.building.check import check
 from dino_lab.components.backbones.vit import Vit
-from dino_lab.components.heads.linear import Linear
+from dino_lab.components.heads.linear import LinearHead
 from dino_lab.components.teachers._timm_model import TimmModel
 from dino_lab.components.teachers.frozen import Frozen, TrainedRun
 from dino_lab.errors import Misfit, UserError
@@ -43,7 +43,7 @@ METHODS = {
 
 def student(outputs: int = 32) -> Network:
     """Another network than that of any run here, with as many outputs."""
-    return Network(Vit(3, 16, width=12, depth=1, heads=2, patch=8), Linear(12, dim=outputs))
+    return Network(Vit(3, 16, width=12, depth=1, heads=2, patch=8), LinearHead(12, dim=outputs))
 
 
 def crops(size: int = 16, seed: int = 0) -> Views:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_lab.components.heads.linear import Linear
+from dino_lab.components.heads.linear import LinearHead
 from dino_lab.components.heads.mlp import Mlp
 from dino_lab.components.heads.prototypes import Prototypes
 from dino_lab.components.losses.cross_entropy import CrossEntropy
@@ -158,7 +158,7 @@ def test_mlp_may_have_no_bias_at_its_output(norm: Any, asked: bool, has: bool) -
 
 
 def test_linear_is_one_matrix() -> None:
-    head = Linear(6, dim=3).double()
+    head = LinearHead(6, dim=3).double()
     assert head.dim == 3
     expected = features() @ head.linear.weight.T + head.linear.bias
     torch.testing.assert_close(head(features()), expected)

@@ -20,6 +20,7 @@ from dino_lab.components.evaluators.invariance import Invariance, distance_betwe
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 from dino_lab.reports.page.evaluator_files import charts_of
 
 
@@ -206,7 +207,7 @@ def test_what_it_cannot_measure_is_one_line(data: Pictures, factor: float, messa
 
 
 def test_protocol_names_every_constant() -> None:
-    protocol = Invariance(images=9, seed=4, of="student").protocol
+    protocol = Invariance(images=9, seed=4, options=EvaluatorOptions(of="student")).protocol
     for part in ("invariance/1:", "9 test images, drawn", "seed 4", "rotation 5,15,45,90", "student"):
         assert part in protocol
     assert "\n" not in protocol

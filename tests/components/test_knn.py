@@ -17,6 +17,7 @@ from dino_lab.components.evaluators.knn import Knn
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 
@@ -225,7 +226,7 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    knn = Knn(k=(5, 7), temperature=0.2, of="student")
+    knn = Knn(k=(5, 7), temperature=0.2, options=EvaluatorOptions(of="student"))
     for part in (
         "knn/2:",
         "k=5,7",

@@ -16,6 +16,7 @@ from dino_lab.components.evaluators.logistic import Logistic
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 
 class Clouds:
@@ -100,7 +101,7 @@ def test_one_class_is_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    protocol = Logistic(iterations=70, seed=4, of="student").protocol
+    protocol = Logistic(iterations=70, seed=4, options=EvaluatorOptions(of="student")).protocol
     for part in (
         "logistic/2",
         "C=0.0001,0.001",

@@ -24,6 +24,7 @@ from dino_lab.components.evaluators.retrieval import Benchmark, Retrieval
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 
 class Colour(nn.Module):
@@ -343,4 +344,4 @@ def test_protocol_names_every_constant() -> None:
         "trapezoids",
         "student",
     ):
-        assert part in Retrieval(benchmark=benchmark, of="student").protocol
+        assert part in Retrieval(benchmark=benchmark, options=EvaluatorOptions(of="student")).protocol

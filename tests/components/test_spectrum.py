@@ -15,11 +15,11 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from dino_lab.components.evaluators import _spectrum
-from dino_lab.components.evaluators._crop import random_crops
-from dino_lab.components.evaluators.spectrum import Spectrum
+from dino_lab.components.evaluators.spectrum import Spectrum, random_crops
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 
 SIZES = [(2, 3), (30, 5), (9, 17)]
 
@@ -158,7 +158,7 @@ def test_one_test_image_is_refused() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    protocol = Spectrum(least_area=0.3, seed=5, of="student").protocol
+    protocol = Spectrum(least_area=0.3, seed=5, options=EvaluatorOptions(of="student")).protocol
     for part in ("spectrum/1", "student", "1e-07", "t=2", "alpha=2", "0.3 to 1", "seed=5", "test split"):
         assert part in protocol
     assert "\n" not in protocol

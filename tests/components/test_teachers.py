@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
-from dino_lab.components.heads.linear import Linear
+from dino_lab.components.heads.linear import LinearHead
 from dino_lab.components.teachers.ema import Ema
 from dino_lab.components.teachers.frozen import Frozen
 from dino_lab.components.teachers.labels import Labels
@@ -35,7 +35,7 @@ class Normed(nn.Module):
 
 
 def network(predictor: bool = True) -> Network:
-    head = Linear(3, dim=5)
+    head = LinearHead(3, dim=5)
     return Network(Normed(), head, nn.Linear(5, 5) if predictor else None)
 
 
@@ -209,7 +209,7 @@ def test_siamese_is_the_student_before_its_predictor(stop_gradient: bool) -> Non
     teacher.update(student, 0.5, False)
 
 
-def test_the_twin_loses_its_drop_path_and_the_student_keeps_it() -> None:
+def test_the_copy_loses_its_drop_path_and_the_student_keeps_it() -> None:
     student = Network(Vit(3, 16, width=12, depth=3, heads=2, patch=4, drop_path=0.5), nn.Identity())
 
     def rates(network: Network) -> list[float]:

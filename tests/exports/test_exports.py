@@ -19,8 +19,8 @@ from dino_lab.cli import app as cli
 from dino_lab.errors import UserError
 from dino_lab.exports import round_trip
 from dino_lab.exports.export import export
+from dino_lab.exports.exported_backbone import backbone_to_export
 from dino_lab.exports.formats import Format, choose_format
-from dino_lab.exports.subject import subject_of
 from dino_lab.registry import register, registry
 from dino_lab.runs.open import open_run
 
@@ -201,7 +201,7 @@ def test_a_trace_that_took_one_branch_of_two_is_refused(
 
 @pytest.mark.parametrize("spoil", ["weight", "shape", "nan", "batch"])
 def test_the_round_trip_sees_what_is_wrong(spoil: str, runs: Callable[[str], Path]) -> None:
-    subject = subject_of(open_run(runs("vit"), registry, CPU), "teacher")
+    subject = backbone_to_export(open_run(runs("vit"), registry, CPU), "teacher")
     whole = subject.whole()
 
     def wrong(images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from dino_lab.registry import Registry
+from dino_lab.registry import EvaluatorOptions, Flat, Registry
 from dino_lab.schedule import Momentum, Schedule, Temperature, constant
 
 registry = Registry()
@@ -139,8 +139,7 @@ class FakeKnn:
     def __init__(
         self,
         *,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
         k: tuple[int, ...] = (10, 20),
     ) -> None: ...
     def forward(self, encode: Any, data: Any) -> dict[str, float]: ...

@@ -87,12 +87,16 @@ def test_of_a_component_that_fails_to_import_the_name_is_known(monkeypatch: pyte
         "Images of nothing.",
         "| `images` | whole number > 0 and <= 100 | `10` |  |",
         "| `width` | whole number | *required* |  |",
-        "| `scale` | list of 2: number | `[0.4, 1.0]` |  |",
+        "| `scale` | list of 2: number | `[0.4, 1]` |  |",
         "| `jitter` | [Jitter](#jitter) or null | `null` |  |",
         "| `hue` | number >= 0 and <= 0.5 | `0.1` |  |",
-        "| `reduce` | `mean`, `sum` | `mean` |  |",
+        "| `reduce` | `mean` or `sum` | `mean` |  |",
+        "| `amount` | whole number or `all` | `all` |  |",
+        "| `sizes` | list of at most 3: whole number | `[32]` |  |",
+        "| `of` | `teacher` or `student` | `teacher` | network that is evaluated; the student where the "
+        "teacher has no network |",
         "| `temperature` | [Schedule](#schedule) > 0 | `0.04` |  |",
-        "| `momentum` | [Schedule](#schedule) >= 0 and <= 1 | `{start: 0.996, end: 1.0, shape: cosine}` |  |",
+        "| `momentum` | [Schedule](#schedule) >= 0 and <= 1 | `{start: 0.996, end: 1, shape: cosine}` |  |",
         "| `batch_size` | whole number > 0 | *required* | images of one optimizer step |",
         "### `sgd`",
     ],
@@ -152,4 +156,12 @@ def test_the_page_of_contracts_has_every_kind_and_ability_with_its_words_and_arg
 def test_the_words_in_the_schema_are_those_of_the_docstrings() -> None:
     schema = json_schema.json_schema(registry)
     assert schema["$defs"]["loss.fake_mse"]["description"] == "The squared distance of nothing."
+    evaluator = schema["$defs"]["evaluator.fake_knn"]["properties"]
+    assert evaluator["of"]["description"].endswith("no network (teacher or student; default teacher)")
+    assert schema["$defs"]["augment.fake_augment.Jitter"]["properties"]["hue"]["description"] == (
+        "number >= 0 and <= 0.5; default 0.1"
+    )
+    assert schema["$defs"]["optim.sgd.LrScaling"]["properties"]["reference"]["description"].endswith(
+        "default 256)"
+    )
     assert json.loads(json_schema.text(registry)) == schema

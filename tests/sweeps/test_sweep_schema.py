@@ -94,4 +94,11 @@ def test_bad_ones_are_told_where_and_why(
 def test_editors_are_offered_the_parameters_of_every_component(schema: Any) -> None:
     offered = schema["$defs"]["Grid"]["properties"]
     assert {"loss", "targets.temperature", "train.batch_size", "optim.betas", "seed"} <= set(offered)
-    assert offered["train.batch_size"]["description"] == "images of one optimizer step"
+    assert offered["train.batch_size"]["description"] == "images of one optimizer step (whole number > 0)"
+
+
+def test_a_key_of_several_components_is_described_for_each(schema: Any) -> None:
+    lines = schema["$defs"]["Grid"]["properties"]["targets.temperature"]["description"].splitlines()
+    defaults = {line.partition(": ")[0]: line.rpartition("default ")[2] for line in lines}
+    assert defaults["sinkhorn"] == "0.05)"
+    assert len(defaults) == len(set(lines)) > 1

@@ -1,4 +1,4 @@
-"""Gaussian blur with a standard deviation of every image's own, as two matrix products."""
+"""Gaussian blur, as two matrix products, with a standard deviation for each image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ WHOLE = 48  # pixels of a side up to which a line is one block: most of its matr
 BLOCK = 16  # pixels that one matrix makes of a longer line
 
 
-def reach(largest: float) -> int:
-    """How many pixels from its middle a kernel ends whose sigma is at most `largest`."""
-    return math.ceil(4 * largest)
+def kernel_radius(largest_sigma: float) -> int:
+    """Pixels from the middle to the end of a kernel whose sigma is at most `largest_sigma`."""
+    return math.ceil(4 * largest_sigma)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Views on the CPU: crop by crop; many of them in as many threads as torch has."""
+"""Views on the CPU: one crop after the other, in as many threads as torch has."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_lab.components.augment._draw import Drawn
-from dino_lab.components.augment._rotate import turn
+from dino_lab.components.augment._rotate import rotate
+from dino_lab.components.augment._sampling import SampledParameters
 
 CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
 ALONE = 2_000_000  # numbers up to which one thread makes all crops: OpenMP's still spin on the other cores
 SHARES = 4  # of the crops for each thread: some views take longer than others
 
 
-def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
-    """The crops float32 [V, B, C, size, size] in 0..1 that were drawn of images uint8 [B, C, H, W].
+def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+    """The crops float32 [V, B, C, size, size] in 0..1 that were sampled of images uint8 [B, C, H, W].
 
-    In whole grey levels when they are cut, as Pillow's are; `reach` is the blur's, in pixels.
+    Cut in whole grey levels, as Pillow's are; `largest_radius` is that of the blur's kernels, in pixels.
     """
     # Numba takes half a second to import, and a GPU does not need it.
     from dino_lab.components.augment import _kernels as kernels
 
-    V, B = drawn.flipped.shape
+    V, B = sampled.flipped.shape
     crops = torch.empty(V, B, images.shape[1], size, size)
-    x, each = crops.flatten(0, 1), drawn.flat()
+    x, each = crops.flatten(0, 1), sampled.flat()
     boxes = each.boxes.int().contiguous()
     cut = [images.contiguous().numpy(), boxes.numpy(), each.flipped.numpy(), x.numpy()]
-    change = [x.numpy(), *_changes(each), reach]
+    change = [x.numpy(), *_changes(each), largest_radius]
 
     def work(part: range) -> None:
         kernels.cut(part.start, part.stop, *cut)
         if each.angle is not None:
             some = slice(part.start, part.stop)
-            x[some] = turn(x[some], each.angle[some])
+            x[some] = rotate(x[some], each.angle[some])
         kernels.change(part.start, part.stop, *change)
 
     threads = torch.get_num_threads() if x.numel() > ALONE else 1
@@ -47,7 +47,7 @@ def make(images: Tensor, drawn: Drawn, size: int, reach: int) -> Tensor:
 
 
 def _parts(crops: int, numbers: int, threads: int) -> Iterator[range]:
-    """Every thread gets some, and none more at once than fit into its cache."""
+    """Ranges of crops for the threads, each small enough for the cache of a core."""
     most = max(1, min(CACHED // numbers, -(-crops // (SHARES * threads))))
     return (range(first, min(first + most, crops)) for first in range(0, crops, most))
 
@@ -57,13 +57,13 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="augment")
 
 
-def _changes(each: Drawn) -> list[Any]:
-    """What the kernel is told of every crop, where nothing is drawn too."""
+def _changes(each: SampledParameters) -> list[Any]:
+    """The kernel's arguments for every crop; neutral ones where an operation was not sampled."""
     N = len(each.flipped)
     blends = torch.tensor([1.0, 0.0, 0.0]).expand(N, 6, 3) if each.blends is None else each.blends
     zero, no = torch.zeros(N), torch.zeros(N, dtype=torch.bool)
     pairs = [
-        (each.turns, zero),
+        (each.hue_shift, zero),
         (each.grey, no),
         (each.blurred, no),
         (each.sigma, zero),

@@ -1,6 +1,6 @@
-"""Colour operations of torchvision on crops [N, C, H, W] in 0..1, with strengths of every image's own.
+"""Colour operations of torchvision on crops [N, C, H, W] in 0..1, with a strength for each image.
 
-They overwrite the crops that they are given: memory is what they wait for.
+Crops are changed in place, because these operations are bound by memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
 def luma(x: Tensor) -> Tensor:
-    """Brightness as seen, [N, 1, H, W] (ITU-R BT.601); a grey image is its own."""
+    """Luma [N, 1, H, W] (ITU-R BT.601); of a grey image the image itself."""
     if x.shape[1] == 1:
         return x
     red, green, blue = x.chunk(3, dim=1)
@@ -20,7 +20,7 @@ def luma(x: Tensor) -> Tensor:
 
 
 def blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Give factor * x + (1 - factor) * other, in 0..1, the operation (int64 [N]) and factor [N] by image.
+    """Blend: factor * x + (1 - factor) * other, in 0..1; operation int64 [N] and factor [N] of each image.
 
     `other` is black (brightness), the mean of the luma (contrast) or the luma (saturation). A factor of 1
     changes nothing.
@@ -39,14 +39,16 @@ def _blend(x: Tensor, parts: Tensor) -> Tensor:
 
 
 def grayscale(x: Tensor, chosen: Tensor) -> Tensor:
-    """Take the colour from the images `chosen`, bool [N]."""
+    """Remove the colour of the images `chosen`, bool [N]."""
     if x.shape[1] == 1:
         return x
     return blend(x, torch.full_like(chosen, SATURATION, dtype=torch.int64), 1 - chosen.to(x))
 
 
-def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of RGB images by `turns` [N] of the colour circle; value and chroma stay (Smith, 1978).
+def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Shift the hue of RGB images by `shift` [N], in turns of the colour circle (HSV: Smith, 1978).
+
+    Value and chroma stay.
 
     With red, green, blue scaled to span 0..1, the hue in sixths of a turn is 1 + green + blue - red where
     green >= blue, and the negative of that elsewhere: HSV's three cases in one line.
@@ -58,30 +60,30 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     lowest = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - lowest
     hue = (green + blue).sub_(red).sub_(lowest).div_(chroma.clamp(min=1e-8)).add_(1).mul_(1 / 6)
-    hue = torch.copysign(hue, green - blue).add_(turns.view(-1, 1, 1, 1))
+    hue = torch.copysign(hue, green - blue).add_(shift.view(-1, 1, 1, 1))
     offset = (3 - 2 * torch.arange(3, device=x.device).view(1, 3, 1, 1)) / 6
     away = torch.add(hue, offset, out=x)  # in turns, from the hue at which the channel is least
     away.sub_(away.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
     return torch.addcmul(value, chroma, away, value=-1, out=x)
 
 
-def jitter(x: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
-    """Brightness, contrast and saturation as `blends` [N, 6, 3] says, and amid them `turns` [N] of hue.
+def jitter(x: Tensor, blends: Tensor, hue_shift: Tensor) -> Tensor:
+    """Brightness, contrast and saturation by `blends` [N, 6, 3], and between them the hue by `hue_shift` [N].
 
-    Hue is worked out once, for all images together: each of the other three runs once before and once after
-    it, one of the times without effect. So no image has to be picked out, which would make a GPU wait.
+    The hue is computed once for all images. Each of the other three operations runs before and after it, once
+    without effect, so that images with another order need no selection, for which a GPU would wait.
     """
     parts = blends.unbind(1)
     for part in parts[:3]:
         x = _blend(x, part)
-    x = shift_hue(x, turns)
+    x = shift_hue(x, hue_shift)
     for part in parts[3:]:
         x = _blend(x, part)
     return x
 
 
 def in_order(factors: Tensor, keys: Tensor) -> Tensor:
-    """What `jitter` needs for `factors` [..., 3] in the order of `keys` [..., 4]: [..., 6, 3].
+    """The argument `blends` [..., 6, 3] of `jitter` for `factors` [..., 3] in the order of `keys` [..., 4].
 
     Factors are of brightness, contrast, saturation, keys of these and hue; the result says how much of the
     image, of the mean of its luma and of its luma is there after each blend.
@@ -96,6 +98,6 @@ def in_order(factors: Tensor, keys: Tensor) -> Tensor:
 
 
 def solarize(x: Tensor, chosen: Tensor) -> Tensor:
-    """Invert what is at least half bright, in the images `chosen`, bool [N]."""
+    """Invert values of at least 1/2 in the images `chosen`, bool [N]."""
     # 1 - x is the smaller one exactly there; 2 - x never is.
     return torch.minimum(x, (2 - chosen.to(x)).view(-1, 1, 1, 1) - x)

@@ -1,4 +1,4 @@
-"""Random resized crops, a box for every image, resized as Pillow does it (bicubic, antialiased)."""
+"""Random resized crops: a box for each image, resized as Pillow does (bicubic, antialiased)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRIES = 10  # torchvision.transforms.RandomResizedCrop
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
 
-def draw_boxes(
+def sample_boxes(
     shape: tuple[int, int], height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Boxes [*shape, 4] of whole pixels: top, left, height, width.

@@ -182,26 +182,27 @@ def change(
     last: int,
     crops: Array,
     blends: Array,
-    turns: Array,
+    hue_shift: Array,
     grey: Array,
     blurred: Array,
     sigma: Array,
     solarized: Array,
-    reach: int,
+    largest_radius: int,
 ) -> None:
     """Colour, blur and solarize crops `first` to `last` of [N, C, size, size] where they are.
 
-    What each array says of a crop stands in `_draw.Drawn`; a blur ends `reach` pixels from its middle.
+    The arrays are those of `_sampling.SampledParameters`; kernels of the blur have at most `largest_radius`
+    pixels to each side.
     """
     _, C, size, _ = crops.shape
-    kernel = numpy.empty(_whole(reach + 1, PAIRS), float32)
+    kernel = numpy.empty(_whole(largest_radius + 1, PAIRS), float32)
     width = size + 2 * kernel.shape[0]
     padded, sums = numpy.empty(LANES * width, float32), numpy.empty(LANES * size, float32)
     luma, rows = numpy.empty(BLOCK, float32), numpy.empty((width, size), float32)
     for n in range(first, last):
-        _colour(crops[n].reshape(C, size * size), blends[n], turns[n], grey[n], luma)
+        _colour(crops[n].reshape(C, size * size), blends[n], hue_shift[n], grey[n], luma)
         if blurred[n]:
-            radius = _gaussian(sigma[n], reach, kernel)
+            radius = _gaussian(sigma[n], largest_radius, kernel)
             for c in range(C):
                 _blur(crops[n, c], kernel, radius, padded, sums, rows)
         if solarized[n]:
@@ -211,7 +212,7 @@ def change(
 
 
 @inner
-def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array) -> None:
+def _colour(crop: Array, blends: Array, hue_shift: float32, grey: bool, luma: Array) -> None:
     """Jitter and take the colour from a crop [C, pixels]; only the contrast has to see all of it before."""
     C, pixels = crop.shape
     contrast = STEPS
@@ -225,8 +226,8 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
         for start in range(0, pixels, BLOCK):
             part = slice(start, min(start + BLOCK, pixels))
             for step in range(contrast):
-                if _changes(step, blends, turns, C):
-                    _jitter(crop, part, step, blends, turns, mean, luma)
+                if _changes(step, blends, hue_shift, C):
+                    _jitter(crop, part, step, blends, hue_shift, mean, luma)
             _luma(crop, part, luma)
             for i in range(part.stop - start):
                 sums[i] += luma[i]
@@ -234,25 +235,25 @@ def _colour(crop: Array, blends: Array, turns: float32, grey: bool, luma: Array)
     for start in range(0, pixels, BLOCK):
         part = slice(start, min(start + BLOCK, pixels))
         for step in range(contrast % STEPS, STEPS):
-            if _changes(step, blends, turns, C):
-                _jitter(crop, part, step, blends, turns, mean, luma)
+            if _changes(step, blends, hue_shift, C):
+                _jitter(crop, part, step, blends, hue_shift, mean, luma)
         if grey:
             _blend(crop, part, ZERO, ONE, ZERO, luma)
 
 
 @inner
-def _changes(step: int, blends: Array, turns: float32, C: int) -> bool:
+def _changes(step: int, blends: Array, hue_shift: float32, C: int) -> bool:
     """Whether a step of the jitter does anything; asked first, because a call takes longer."""
-    return turns != 0 and C == 3 if step == HUE else blends[step - (step > HUE), 0] != 1
+    return hue_shift != 0 and C == 3 if step == HUE else blends[step - (step > HUE), 0] != 1
 
 
 @inner
 def _jitter(
-    x: Array, part: slice, step: int, blends: Array, turns: float32, mean: float32, luma: Array
+    x: Array, part: slice, step: int, blends: Array, hue_shift: float32, mean: float32, luma: Array
 ) -> None:
     if step == HUE:
         # Rows are cut, not the whole: Numba knows of these that their pixels lie side by side.
-        _shift_hue(x[0, part], x[1, part], x[2, part], turns)
+        _shift_hue(x[0, part], x[1, part], x[2, part], hue_shift)
     else:
         of_x, of_mean, of_luma = blends[step - (step > HUE)]
         _blend(x, part, of_x, of_luma, of_mean * mean, luma)
@@ -278,14 +279,14 @@ def _blend(x: Array, part: slice, of_x: float32, of_luma: float32, constant: flo
 
 
 @inner
-def _shift_hue(r: Array, g: Array, b: Array, turns: float32) -> None:
+def _shift_hue(r: Array, g: Array, b: Array, hue_shift: float32) -> None:
     """As `_colour.shift_hue`."""
     for i in range(r.shape[0]):
         red, green, blue = r[i], g[i], b[i]
         value, lowest = max(max(red, green), blue), min(min(red, green), blue)
         chroma = value - lowest
         hue = ((green + blue - red - lowest) / max(chroma, float32(1e-8)) + ONE) * SIXTH
-        hue = (hue if green >= blue else -hue) + turns
+        hue = (hue if green >= blue else -hue) + hue_shift
         r[i] = value - chroma * _near(hue + HALF)
         g[i] = value - chroma * _near(hue + SIXTH)
         b[i] = value - chroma * _near(hue - SIXTH)
@@ -299,13 +300,13 @@ def _near(turns: float32) -> float32:
 
 
 @inner
-def _gaussian(sigma: float, reach: int, kernel: Array) -> int:
+def _gaussian(sigma: float, largest_radius: int, kernel: Array) -> int:
     """Half of a kernel from its middle on, which is halved: it is its own pair; and where the kernel ends.
 
     Weights that make the number of pairs a multiple of `PAIRS` are 0.
     """
     total, radius = 0.0, 0
-    for k in range(reach + 1):
+    for k in range(largest_radius + 1):
         weight = math.exp(-0.5 * (k / sigma) ** 2)
         if weight > LEAST:
             kernel[k], radius = weight, k

@@ -1,35 +1,96 @@
-"""What happens to a view, as a mapping of a spec: for augmentations whose views differ in more than blur."""
+"""Parameters of the operations on a view, as groups that all augmentations share."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated
 
-from dino_lab.components.augment._parameters import Degrees, HueStrength, Probability, Scale, Sigma, Strength
+from pydantic import AfterValidator, Field
+
 from dino_lab.components.augment._policy import Policy
+from dino_lab.registry import ParameterGroup
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+BlurProbability = Annotated[float, Field(ge=0, le=1, description="probability of a Gaussian blur")]
+SolarizeProbability = Annotated[
+    float, Field(ge=0, le=1, description="probability that pixels of at least half the range are inverted")
+]
+Pixels = Annotated[int, Field(gt=0, description="side of the square crops, in pixels")]
 
 
-class Operations(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Crop, flip, turn, colour, blur, solarize."""
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    low, high = pair
+    if low > high:
+        raise ValueError(f"is a pair (low, high) with low <= high, got ({low:g}, {high:g})")
+    return pair
+
+
+def _positive(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] <= 0:
+        raise ValueError(f"must be greater than 0, got {pair[0]:g}")
+    return pair
+
+
+def _within_image(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] <= 0 or pair[1] > 1:
+        raise ValueError(
+            f"is a share of the image's area, 0 < low <= high <= 1, got ({pair[0]:g}, {pair[1]:g})"
+        )
+    return pair
+
+
+Scale = Annotated[
+    tuple[float, float],
+    AfterValidator(_ordered),
+    AfterValidator(_within_image),
+    Field(description="smallest and largest share of the image's area that a crop shows"),
+]
+Sigma = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
+
+
+class Operations(ParameterGroup):
+    """Flip, rotation, colour jitter, greyscale and the width of the blur, which are alike for all views.
+
+    The defaults are DINO's (arXiv 2104.14294, main_dino.py), which follow BYOL (arXiv 2006.07733, App. B).
+    """
+
+    flip_probability: Probability = Field(0.5, description="probability of a horizontal flip")
+    rotation: float = Field(
+        0.0, ge=0, le=180, description="largest angle of rotation to either side, in degrees; 0: none"
+    )
+    brightness: float = Field(
+        0.4, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
+    )
+    contrast: float = Field(
+        0.4, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
+    )
+    saturation: float = Field(
+        0.2, ge=0, description="jitter: strength s of the factor, which is uniform in 1 - s to 1 + s"
+    )
+    hue: float = Field(
+        0.1, ge=0, le=0.5, description="jitter: largest shift to either side, in turns of the colour circle"
+    )
+    jitter_probability: Probability = Field(
+        0.8, description="probability that brightness, contrast, saturation and hue are changed"
+    )
+    grey_probability: Probability = Field(0.2, description="probability that the colour is removed")
+    blur_sigma: Sigma = Field(
+        (0.1, 2.0), description="smallest and largest standard deviation of the blur, in pixels of the crop"
+    )
+
+
+class ViewOperations(Operations):
+    """Everything that happens to a view: how much of the image it shows, and all operations."""
 
     scale: Scale = (0.08, 1.0)
-    flip_probability: Probability = 0.5
-    rotation: Degrees = 0.0
-    brightness: Strength = 0.4
-    contrast: Strength = 0.4
-    saturation: Strength = 0.2
-    hue: HueStrength = 0.1
-    jitter_probability: Probability = 0.8
-    grey_probability: Probability = 0.2
-    blur_sigma: Sigma = (0.1, 2.0)
-    blur_probability: Probability = 0.5
-    solarize_probability: Probability = 0.0
+    blur_probability: BlurProbability = 0.5
+    solarize_probability: SolarizeProbability = 0.0
 
     def policy(self, size: int, views: int = 1) -> Policy:
-        """The policy that draws so many views of `size` pixels."""
-        alike = {key: value for key, value in self if key not in ("blur_probability", "solarize_probability")}
+        """The policy for `views` views of `size` pixels."""
+        each = {"blur_probability", "solarize_probability"}
         return Policy(
             size=size,
-            **alike,
+            **self.model_dump(exclude=each),
             blur_probability=(self.blur_probability,) * views,
             solarize_probability=(self.solarize_probability,) * views,
         )

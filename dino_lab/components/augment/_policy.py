@@ -1,4 +1,4 @@
-"""What happens to one group of views: crop, flip, turn, colour, blur, solarize."""
+"""The operations on one group of views: crop, flip, rotation, colour, blur, solarization."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dino_lab.components.augment import _by_batch as by_batch
 from dino_lab.components.augment import _by_crop as by_crop
-from dino_lab.components.augment._blur import reach
+from dino_lab.components.augment._blur import kernel_radius
 from dino_lab.components.augment._colour import in_order
-from dino_lab.components.augment._crop import draw_boxes
-from dino_lab.components.augment._draw import Drawn, between, per_view, uniform
+from dino_lab.components.augment._crop import sample_boxes
+from dino_lab.components.augment._sampling import SampledParameters, between, per_view, uniform
 from dino_lab.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Policy:
     """Operations, in the order of the DINO code (main_dino.py), for views of one size.
 
     Blur and solarize have a probability for every view, so their lengths are the number of views. All else
-    is drawn alike for every view, and for every image by itself.
+    is sampled alike for every view, and for every image by itself.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Policy:
 
     @property
     def views(self) -> int:
-        """How many crops are made of each image."""
+        """Number of crops of each image."""
         return len(self.blur_probability)
 
     @torch.no_grad()
@@ -48,37 +48,37 @@ class Policy:
         """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
         _check(images)
         B, _, H, W = images.shape
-        drawn = self.draw(B, H, W, generator).to(images.device)
+        sampled = self.sample(B, H, W, generator).to(images.device)
         make = by_crop.make if images.device.type == "cpu" else by_batch.make
         with torch.autocast(images.device.type, enabled=False):
-            return make(images, drawn, self.size, reach(self.blur_sigma[1]))
+            return make(images, sampled, self.size, kernel_radius(self.blur_sigma[1]))
 
-    def draw(self, B: int, H: int, W: int, generator: torch.Generator) -> Drawn:
-        """What happens to every crop of B images of H times W pixels, on the CPU."""
+    def sample(self, B: int, H: int, W: int, generator: torch.Generator) -> SampledParameters:
+        """The parameters of all operations on all crops of B images of H times W pixels, on the CPU."""
         V = self.views
-        return Drawn(
-            boxes=draw_boxes((V, B), H, W, self.scale, generator),
+        return SampledParameters(
+            boxes=sample_boxes((V, B), H, W, self.scale, generator),
             flipped=uniform(generator, V, B) < self.flip_probability,
             angle=between(-self.rotation, self.rotation, uniform(generator, V, B)) if self.rotation else None,
-            **self._draw_colour(V, B, generator),
-            **self._draw_blur(V, B, generator),
+            **self._sample_colour(V, B, generator),
+            **self._sample_blur(V, B, generator),
         )
 
-    def _draw_colour(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
-        blends = turns = grey = None
+    def _sample_colour(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
+        blends = hue_shift = grey = None
         if self.jitter_probability:
             jittered = uniform(generator, V, B) < self.jitter_probability
-            *shares, turn = uniform(generator, 4, V, B)
+            *shares, share = uniform(generator, 4, V, B)
             strengths = (self.brightness, self.contrast, self.saturation)
             factors = [between(max(0.0, 1 - s), 1 + s, u) for s, u in zip(strengths, shares, strict=True)]
             factor = torch.where(jittered, torch.stack(factors), 1.0)  # [3, V, B]
-            turns = jittered * self.hue * (2 * turn - 1)
+            hue_shift = jittered * self.hue * (2 * share - 1)
             blends = in_order(factor.movedim(0, -1), uniform(generator, V, B, 4))
         if self.grey_probability:
             grey = uniform(generator, V, B) < self.grey_probability
-        return {"blends": blends, "turns": turns, "grey": grey}
+        return {"blends": blends, "hue_shift": hue_shift, "grey": grey}
 
-    def _draw_blur(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
+    def _sample_blur(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
         blurred = sigma = solarized = None
         if any(self.blur_probability):
             blurred = per_view(self.blur_probability, B, generator)

@@ -1,4 +1,4 @@
-"""Two crops with operations of their own, and many small ones where wanted."""
+"""Two crops with different operations, and small crops on request."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.augment._operations import Operations
-from dino_lab.components.augment._parameters import Pixels, Probability, Scale
+from dino_lab.components.augment._operations import (
+    BlurProbability,
+    Scale,
+    SolarizeProbability,
+    ViewOperations,
+)
 from dino_lab.registry import register
 from dino_lab.types import Views
 
 
-class FirstView(Operations):
-    """What happens to the first view; always blurred, as BYOL's."""
+class FirstView(ViewOperations):
+    """Operations on the first view; always blurred, as in BYOL."""
 
-    blur_probability: Probability = 1.0
-
-
-class SecondView(Operations):
-    """What happens to the second view; seldom blurred and sometimes solarized, as BYOL's."""
-
-    blur_probability: Probability = 0.1
-    solarize_probability: Probability = 0.2
+    blur_probability: BlurProbability = 1.0
 
 
-class LocalView(Operations):
-    """What happens to the local views; small, as DINO's."""
+class SecondView(ViewOperations):
+    """Operations on the second view; seldom blurred and sometimes solarized, as in BYOL."""
+
+    blur_probability: BlurProbability = 0.1
+    solarize_probability: SolarizeProbability = 0.2
+
+
+class LocalView(ViewOperations):
+    """Operations on the local views; small crops, as in DINO."""
 
     scale: Scale = (0.05, 0.4)
 
@@ -50,13 +54,16 @@ class Asymmetric(nn.Module):
     def __init__(
         self,
         *,
-        size: Pixels = 224,
-        first: Annotated[FirstView, Field(description="operations; by default BYOL's")] = FIRST,
-        second: Annotated[SecondView, Field(description="operations; by default BYOL's")] = SECOND,
-        one_way: Annotated[bool, Field(description="the first view is the teacher's alone")] = False,
-        local_views: Annotated[int, Field(ge=0)] = 0,
-        local_size: Pixels = 96,
-        local: Annotated[LocalView, Field(description="operations; by default DINO's")] = LOCAL,
+        size: Annotated[int, Field(gt=0, description="side of the two large crops, in pixels")] = 224,
+        first: Annotated[FirstView, Field(description="operations of the first view")] = FIRST,
+        second: Annotated[SecondView, Field(description="operations of the second view")] = SECOND,
+        one_way: Annotated[
+            bool,
+            Field(description="the teacher sees the first view alone, the student the others"),
+        ] = False,
+        local_views: Annotated[int, Field(ge=0, description="small crops, which only the student sees")] = 0,
+        local_size: Annotated[int, Field(gt=0, description="side of the local crops, in pixels")] = 96,
+        local: Annotated[LocalView, Field(description="operations of the local views")] = LOCAL,
     ) -> None:
         super().__init__()
         large = [first.policy(size), second.policy(size)]

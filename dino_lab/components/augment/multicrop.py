@@ -10,25 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.augment._parameters import (
-    Degrees,
-    HueStrength,
-    Pixels,
-    Probability,
-    Scale,
-    Sigma,
-    Strength,
-)
+from dino_lab.components.augment._operations import Operations, Probability, Scale
 from dino_lab.components.augment._policy import Policy
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
-PerKind = Annotated[
-    tuple[Probability, Probability, Probability],
-    Field(description="of global view 1, of the other global views, of the local views"),
-]
+PerKind = tuple[Probability, Probability, Probability]
 MOST_VIEWS = 1000  # of an image, of either size
-FREE = ("preset", "global_views", "global_size", "local_views", "local_size")  # of what a preset says
+FREE = ("preset", "global_views", "global_size", "local_views", "local_size")  # what a preset leaves open
 
 
 @register("augment", "multicrop")
@@ -46,24 +35,30 @@ class MultiCrop(nn.Module):
     def __init__(
         self,
         *,
-        preset: Literal["dino_v1"] | None = None,
-        global_views: Annotated[int, Field(ge=2, le=MOST_VIEWS)] = 2,
-        global_size: Pixels = 224,
+        preset: Annotated[
+            Literal["dino_v1"] | None,
+            Field(description="dino_v1: refuse values other than DINO's, but for number and size of crops"),
+        ] = None,
+        global_views: Annotated[
+            int, Field(ge=2, le=MOST_VIEWS, description="large crops, which both networks see")
+        ] = 2,
+        global_size: Annotated[int, Field(gt=0, description="side of the global crops, in pixels")] = 224,
         global_scale: Scale = (0.4, 1.0),
-        local_views: Annotated[int, Field(ge=0, le=MOST_VIEWS)] = 8,
-        local_size: Pixels = 96,
+        local_views: Annotated[
+            int,
+            Field(ge=0, le=MOST_VIEWS, description="small crops, which only the student sees; DINO: 2 to 10"),
+        ] = 8,
+        local_size: Annotated[int, Field(gt=0, description="side of the local crops, in pixels")] = 96,
         local_scale: Scale = (0.05, 0.4),
-        flip_probability: Probability = 0.5,
-        rotation: Degrees = 0.0,
-        brightness: Strength = 0.4,
-        contrast: Strength = 0.4,
-        saturation: Strength = 0.2,
-        hue: HueStrength = 0.1,
-        jitter_probability: Probability = 0.8,
-        grey_probability: Probability = 0.2,
-        blur_sigma: Sigma = (0.1, 2.0),
-        blur_probability: PerKind = (1.0, 0.1, 0.5),
-        solarize_probability: PerKind = (0.0, 0.2, 0.0),
+        operations: Flat[Operations] = Operations(),
+        blur_probability: Annotated[
+            PerKind,
+            Field(description="probability of a blur: global view 1, other global views, local views"),
+        ] = (1.0, 0.1, 0.5),
+        solarize_probability: Annotated[
+            PerKind,
+            Field(description="probability to solarize: global view 1, other global views, local views"),
+        ] = (0.0, 0.2, 0.0),
     ) -> None:
         if preset is not None:
             _check_preset(preset, locals())
@@ -71,15 +66,7 @@ class MultiCrop(nn.Module):
         large = Policy(
             size=global_size,
             scale=global_scale,
-            flip_probability=flip_probability,
-            rotation=rotation,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            jitter_probability=jitter_probability,
-            grey_probability=grey_probability,
-            blur_sigma=blur_sigma,
+            **operations.model_dump(),
             blur_probability=_globals(blur_probability, global_views),
             solarize_probability=_globals(solarize_probability, global_views),
         )
@@ -106,9 +93,15 @@ def _globals(probability: tuple[float, float, float], views: int) -> tuple[float
 
 def _check_preset(preset: str, given: dict[str, Any]) -> None:
     """The preset is the constructor's defaults; whatever differs is an error that names it."""
-    for name, parameter in inspect.signature(MultiCrop).parameters.items():
-        if name not in FREE and given[name] != parameter.default:
+    defaults = {name: p.default for name, p in inspect.signature(MultiCrop).parameters.items()}
+    given, wanted = _flat({name: given[name] for name in defaults}), _flat(defaults)
+    for name, value in wanted.items():
+        if name not in FREE and given[name] != value:
             raise ValueError(
-                f"{name} is {parameter.default} in preset {preset}, got {given[name]}; "
-                f"leave out {name} or the preset"
+                f"{name} is {value} in preset {preset}, got {given[name]}; leave out {name} or the preset"
             )
+
+
+def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as a spec has them: the keys of the operations among the others."""
+    return {**arguments, **arguments["operations"].model_dump()} | {"operations": None}

@@ -5,23 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dino_lab.components.augment._parameters import (
-    Degrees,
-    HueStrength,
-    Pixels,
-    Probability,
-    Scale,
-    Sigma,
-    Strength,
-)
-from dino_lab.components.augment._policy import Policy
-from dino_lab.registry import register
+from dino_lab.components.augment._operations import Pixels, ViewOperations
+from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
 
 @register("augment", "single")
 class Single(nn.Module):
-    """One view of each image, which is compared with the teacher's output for it: for supervised training.
+    """One view of each image, for supervised training; it is compared with the teacher's output for it.
 
     By default it is only cropped and mirrored, as classifiers are trained (Szegedy et al., arXiv 1409.4842,
     Sec. 6, with a milder crop).
@@ -33,35 +24,12 @@ class Single(nn.Module):
         self,
         *,
         size: Pixels = 224,
-        scale: Scale = (0.25, 1.0),
-        flip_probability: Probability = 0.5,
-        rotation: Degrees = 0.0,
-        brightness: Strength = 0.4,
-        contrast: Strength = 0.4,
-        saturation: Strength = 0.2,
-        hue: HueStrength = 0.1,
-        jitter_probability: Probability = 0.0,
-        grey_probability: Probability = 0.0,
-        blur_sigma: Sigma = (0.1, 2.0),
-        blur_probability: Probability = 0.0,
-        solarize_probability: Probability = 0.0,
+        operations: Flat[ViewOperations] = ViewOperations(
+            scale=(0.25, 1.0), jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+        ),
     ) -> None:
         super().__init__()
-        self.policy = Policy(
-            size=size,
-            scale=scale,
-            flip_probability=flip_probability,
-            rotation=rotation,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            jitter_probability=jitter_probability,
-            grey_probability=grey_probability,
-            blur_sigma=blur_sigma,
-            blur_probability=(blur_probability,),
-            solarize_probability=(solarize_probability,),
-        )
+        self.policy = operations.policy(size)
         self.groups = ((1, size),)
         self.register_buffer("pairs", torch.ones(1, 1, dtype=torch.int8))
 

@@ -1,22 +1,13 @@
-"""A patch, another one of the same image, and one of another image."""
+"""Patch triplets: an anchor, a patch of the same image, and a patch of another image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from dino_lab.components.augment._parameters import (
-    Degrees,
-    HueStrength,
-    Pixels,
-    Probability,
-    Scale,
-    Sigma,
-    Strength,
-)
-from dino_lab.components.augment._policy import Policy
+from dino_lab.components.augment._operations import Pixels, ViewOperations
 from dino_lab.errors import UserError
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
 ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
@@ -26,7 +17,7 @@ ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 class Triplet(nn.Module):
     """Three patches of each sample: an anchor, patch A of the same image, and patch B of another image.
 
-    The anchor is to be pulled to A and pushed from B; A and B ask nothing themselves. B comes from the image
+    The anchor is pulled towards A and pushed away from B; A and B are only targets. B comes from the image
     before in the batch, for the first from the last, so never from its own where there are two. Teacher and
     student see all three. By default patches are cut and coloured as DINO's local crops are.
     """
@@ -37,35 +28,10 @@ class Triplet(nn.Module):
         self,
         *,
         size: Pixels = 96,
-        scale: Scale = (0.05, 0.4),
-        flip_probability: Probability = 0.5,
-        rotation: Degrees = 0.0,
-        brightness: Strength = 0.4,
-        contrast: Strength = 0.4,
-        saturation: Strength = 0.2,
-        hue: HueStrength = 0.1,
-        jitter_probability: Probability = 0.8,
-        grey_probability: Probability = 0.2,
-        blur_sigma: Sigma = (0.1, 2.0),
-        blur_probability: Probability = 0.5,
-        solarize_probability: Probability = 0.0,
+        operations: Flat[ViewOperations] = ViewOperations(scale=(0.05, 0.4)),
     ) -> None:
         super().__init__()
-        self.policy = Policy(
-            size=size,
-            scale=scale,
-            flip_probability=flip_probability,
-            rotation=rotation,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            jitter_probability=jitter_probability,
-            grey_probability=grey_probability,
-            blur_sigma=blur_sigma,
-            blur_probability=(blur_probability,) * 3,
-            solarize_probability=(solarize_probability,) * 3,
-        )
+        self.policy = operations.policy(size, views=3)
         self.groups = ((3, size),)
         pairs = torch.zeros(3, 3, dtype=torch.int8)
         pairs[ANCHOR, OF_SAME_IMAGE], pairs[ANCHOR, OF_OTHER_IMAGE] = 1, -1

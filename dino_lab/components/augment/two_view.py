@@ -8,22 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.augment._parameters import (
-    Degrees,
-    HueStrength,
-    Pixels,
-    Probability,
-    Scale,
-    Sigma,
-    Strength,
-)
+from dino_lab.components.augment._operations import Operations, Pixels, Probability, Scale
 from dino_lab.components.augment._policy import Policy
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
-PerView = Annotated[
-    tuple[Probability, Probability], Field(description="of the first view, of the second view")
-]
+PerView = tuple[Probability, Probability]
 
 
 @register("augment", "two_view")
@@ -41,31 +31,19 @@ class TwoView(nn.Module):
         *,
         size: Pixels = 224,
         scale: Scale = (0.08, 1.0),
-        flip_probability: Probability = 0.5,
-        rotation: Degrees = 0.0,
-        brightness: Strength = 0.4,
-        contrast: Strength = 0.4,
-        saturation: Strength = 0.2,
-        hue: HueStrength = 0.1,
-        jitter_probability: Probability = 0.8,
-        grey_probability: Probability = 0.2,
-        blur_sigma: Sigma = (0.1, 2.0),
-        blur_probability: PerView = (1.0, 0.1),
-        solarize_probability: PerView = (0.0, 0.2),
+        operations: Flat[Operations] = Operations(),
+        blur_probability: Annotated[
+            PerView, Field(description="probability of a blur: first view, second view")
+        ] = (1.0, 0.1),
+        solarize_probability: Annotated[
+            PerView, Field(description="probability to solarize: first view, second view")
+        ] = (0.0, 0.2),
     ) -> None:
         super().__init__()
         self.policy = Policy(
             size=size,
             scale=scale,
-            flip_probability=flip_probability,
-            rotation=rotation,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            jitter_probability=jitter_probability,
-            grey_probability=grey_probability,
-            blur_sigma=blur_sigma,
+            **operations.model_dump(),
             blur_probability=blur_probability,
             solarize_probability=solarize_probability,
         )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 Positions = Annotated[
     Literal["timm", "dino"],
     Field(
-        description="for crops of other sizes: bicubic and antialiased as timm, or bicubic and 0.1 patches "
-        "longer as DINO's code"
+        description="interpolation for other crops; timm: bicubic, antialiased; "
+        "dino: bicubic, 0.1 patches longer"
     ),
 ]
 OFFSET = 0.1  # patches

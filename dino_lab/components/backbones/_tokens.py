@@ -13,7 +13,7 @@ from dino_lab.types import BackboneOutput
 
 
 def outputs(model: Any, images: Tensor, blocks: int) -> BackboneOutput:
-    """Features, and of what else the model has: CLS of the last `blocks`, tokens, attention; one forward."""
+    """Features and, where the model has them, CLS of the last `blocks`, tokens and attention; one forward."""
     layer = None if isinstance(found := _last_attention(model), str) else found
     out, seen, heard = _forward(model, images, layer, () if layer is None else model.blocks[-blocks:])
     return BackboneOutput(
@@ -86,7 +86,7 @@ def check_size(model: nn.Module, size: int) -> None:
 
 
 def _last_attention(model: Any) -> Any:
-    """The attention layer of the last block, or why there is none to be had, in words."""
+    """The attention layer of the last block, or the reason why there is none."""
     from timm.models import VisionTransformer  # seconds to import, so not before it is needed
 
     name = type(model).__name__

@@ -19,7 +19,7 @@ from dino_lab.types import BackboneOutput
 
 @register("backbone", "timm")
 class Timm(nn.Module):
-    """A model of timm by name, without its classifier; features are what its classifier would see.
+    """A model of timm by name, without its classifier; features are the classifier's inputs.
 
     `pretrained` downloads weights. `stem: small` is for ResNets on images of 32 to 64 pixels: they then begin
     with a 3x3 convolution of stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9).
@@ -30,10 +30,19 @@ class Timm(nn.Module):
         channels: int,
         size: int,
         *,
-        model: str,
-        pretrained: bool = False,
-        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        stem: Literal["standard", "small"] = "standard",
+        model: Annotated[
+            str, Field(description="timm's name of it, such as resnet50 or vit_small_patch16_224")
+        ],
+        pretrained: Annotated[
+            bool, Field(description="start from published weights, which are downloaded")
+        ] = False,
+        drop_path: Annotated[
+            float, Field(ge=0, lt=1, description="stochastic depth, rising from 0, where the model has it")
+        ] = 0.0,
+        stem: Annotated[
+            Literal["standard", "small"],
+            Field(description="small: 3x3 convolution without pooling, for a ResNet on 32 to 64 pixels"),
+        ] = "standard",
         positions: Positions = "timm",
     ) -> None:
         super().__init__()
@@ -71,11 +80,11 @@ class Timm(nn.Module):
         return _tokens.attention(self.model, images)
 
     def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
-        """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
+        """Features and, where there are any, CLS of the last `blocks`, tokens and attention; one forward."""
         return _tokens.outputs(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
-        """Keep the activations between blocks only; a ValueError where the model cannot."""
+        """Keep activations between blocks only; a ValueError where the model has no way to."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
             # Its running statistics would be moved twice by each batch.
             raise ValueError(f"{self._name} has batch norm, which must see each batch once")
@@ -85,7 +94,7 @@ class Timm(nn.Module):
             raise ValueError(f"timm's {self._name} cannot do that") from error
 
     def as_timm(self) -> tuple[nn.Module, str]:
-        """The timm model inside, and the expression that builds its like."""
+        """The timm model inside, and an expression that builds an equal one."""
         arguments = "".join(f", {key}={value!r}" for key, value in self._arguments.items())
         line = f"timm.create_model({self._name!r}{arguments})"
         return self.model, line if self._stem is None else f"[m := {line}, {self._stem}][0]"
@@ -111,7 +120,7 @@ def _check(model: str, pretrained: bool, stem: str) -> None:
 def _create(
     model: str, size: int, given: dict[str, Any], drop_path: float, pretrained: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The model, told the size of the images if it wants to know, and the arguments that it took."""
+    """The model, built for the size of the images where it accepts one, and the arguments that it took."""
     import timm
 
     drop = {"drop_path_rate": drop_path} if drop_path else {}

@@ -31,15 +31,31 @@ class Vit(nn.Module):
         channels: int,
         size: int,
         *,
-        width: Annotated[int, Field(gt=0)] = 192,
-        depth: Annotated[int, Field(gt=0, le=200)] = 12,
-        heads: Annotated[int, Field(gt=0)] = 3,
-        patch: Annotated[int, Field(gt=0)] = 16,
-        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
-        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        init_std: Annotated[float, Field(gt=0)] = 0.02,
+        width: Annotated[
+            int, Field(gt=0, description="dimensions D of a token; ViT-Ti 192, ViT-S 384, ViT-B 768")
+        ] = 192,
+        depth: Annotated[int, Field(gt=0, le=200, description="blocks; ViT-Ti, ViT-S and ViT-B 12")] = 12,
+        heads: Annotated[
+            int, Field(gt=0, description="attention heads, a divisor of `width`; ViTs have width / 64")
+        ] = 3,
+        patch: Annotated[
+            int, Field(gt=0, description="side of a patch, in pixels; every crop is a multiple")
+        ] = 16,
+        mlp_ratio: Annotated[
+            float, Field(gt=0, description="hidden width of the MLP of a block, relative to `width`")
+        ] = 4.0,
+        drop_path: Annotated[
+            float,
+            Field(ge=0, lt=1, description="stochastic depth of the last block, rising from 0; DINO: 0.1"),
+        ] = 0.0,
+        init_std: Annotated[
+            float,
+            Field(gt=0, description="standard deviation of the first weights of linear layers; DINO: 0.02"),
+        ] = 0.02,
         positions: Positions = "timm",
-        train_patches: bool = True,
+        train_patches: Annotated[
+            bool, Field(description="false: the patch projection keeps its first weights; MoCo v3: false")
+        ] = True,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -89,15 +105,15 @@ class Vit(nn.Module):
         return _tokens.attention(self.model, images)
 
     def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
-        """Features, and of what else there is: CLS of the last `blocks`, tokens, attention; one forward."""
+        """Features, CLS of the last `blocks`, tokens and attention; one forward."""
         return _tokens.outputs(self.model, images, blocks)
 
     def checkpoint_gradients(self) -> None:
-        """Keep the activations between blocks only; backward computes the rest again."""
+        """Keep activations between blocks only; the backward pass computes the others again."""
         self.model.set_grad_checkpointing()
 
     def as_timm(self) -> tuple[nn.Module, str]:
-        """The timm model inside, and the line that builds its like."""
+        """The timm model inside, and a line that builds an equal one."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
         return self.model, f"timm.models.VisionTransformer({arguments})"
 

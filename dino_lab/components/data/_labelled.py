@@ -17,32 +17,46 @@ from dino_lab.components.data._traits import Traits
 from dino_lab.errors import UserError, printable
 from dino_lab.imaging.decode import MAX_PIXELS, Reading
 from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
+from dino_lab.registry import ParameterGroup
 
 Numbers = tuple[float, ...]
-Mean = tuple[float, float, float]
-Std = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[
-    int, Field(gt=0, description="pixels of a side: the short side is scaled, the centre cut out")
+    int,
+    Field(gt=0, description="side of the images in pixels: the short side is scaled, the centre cut out"),
 ]
 Limit = Annotated[
     int | None,
-    Field(gt=0, description="use at most so many training images, a random subset that is always the same"),
+    Field(gt=0, description="training images at most, a random subset, always the same; null: all"),
 ]
-White = Annotated[
-    float | None,
-    Field(
-        gt=0,
-        description="value that is white in grey images of more than 8 bits; null: the largest value of all "
-        "images, in bits",
-    ),
-]
-MaxPixels = Annotated[
-    int,
-    Field(gt=0, description="pixels of the largest image that is decoded, a guard against hostile files"),
-]
-IMAGENET_MEAN: Mean = (0.485, 0.456, 0.406)
-IMAGENET_STD: Std = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
+
+class FileOptions(ParameterGroup):
+    """How files are read into a data set, and how its pixels are normalised."""
+
+    limit: Limit = None
+    on_bad_image: OnBadImage = Field(
+        "error", description="of an image that cannot be decoded: end with an error, or leave the image out"
+    )
+    mean: tuple[float, float, float] = Field(
+        IMAGENET_MEAN, description="subtracted from red, green and blue in 0..1; default: ImageNet's"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(
+        IMAGENET_STD, description="red, green and blue are divided by it after that; default: ImageNet's"
+    )
+    white: float | None = Field(
+        None,
+        gt=0,
+        description="white of grey images of more than 8 bits; null: as many bits as the largest value has",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        gt=0,
+        description="pixels of the largest image that is decoded: a guard against hostile files",
+    )
 
 
 class Labelled:
@@ -158,8 +172,8 @@ class FromFiles(Labelled):
         size: int,
         limit: int | None,
         on_bad_image: OnBadImage,
-        mean: Mean,
-        std: Std,
+        mean: Numbers,
+        std: Numbers,
         white: float | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:

@@ -13,24 +13,14 @@ from PIL import Image
 from pydantic import Field
 
 from dino_lab.components.data._class_folders import ClassFolders, subfolders
-from dino_lab.components.data._labelled import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FromFiles,
-    Limit,
-    MaxPixels,
-    Mean,
-    Size,
-    Std,
-    White,
-)
+from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError, printable
-from dino_lab.imaging.decode import MAX_PIXELS, read_image
+from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import DEAD, Listing, shown
 from dino_lab.imaging.report import passed_over, same_name
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 
 UNASKED = "folder that is neither data.train nor data.test"
 LONGEST_NAME = 100  # characters of a class's name
@@ -50,21 +40,23 @@ class ImageFolder(FromFiles):
         self,
         device: torch.device,
         *,
-        path: str,
+        path: Annotated[str, Field(description="folder that holds the two splits, or the class folders")],
         size: Size,
-        train: str = "train",
-        test: str = "test",
-        test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None,
-        limit: Limit = None,
-        on_bad_image: OnBadImage = "error",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
-        white: White = None,
-        max_pixels: MaxPixels = MAX_PIXELS,
+        train: Annotated[str, Field(description="folder of the training split, below `path`")] = "train",
+        test: Annotated[str, Field(description="folder of the test split, below `path`")] = "test",
+        test_fraction: Annotated[
+            float | None,
+            Field(
+                gt=0,
+                lt=1,
+                description="share of the images that is the test split; null: the folder `test`",
+            ),
+        ] = None,
+        options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         root = named_folder(path)
         files = _splits(root, train, test) if test_fraction is None else _hashed(root, test_fraction)
-        files.check(on_bad_image)
+        files.check(options.on_bad_image)
         self.passed_over = passed_over(root, files.rest.passed_over)
         self.notes = files.notes()
         super().__init__(
@@ -73,12 +65,7 @@ class ImageFolder(FromFiles):
             _Files(root, files.test),
             tuple(printable(name, LONGEST_NAME) for name in files.classes),
             size=size,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            mean=mean,
-            std=std,
-            white=white,
-            max_pixels=max_pixels,
+            **options.model_dump(),
         )
 
 

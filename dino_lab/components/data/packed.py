@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled, Limit, subset
@@ -29,7 +31,13 @@ class Packed(Labelled):
     into memory is read where it lies; each image is compared with its checksum when it is first read.
     """
 
-    def __init__(self, device: torch.device, *, path: str, limit: Limit = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        path: Annotated[str, Field(description="folder that `dino-lab pack` wrote")],
+        limit: Limit = None,
+    ) -> None:
         folder = named_path(path)
         manifest = Manifest.read(folder)
         if manifest is None:

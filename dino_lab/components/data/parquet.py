@@ -5,30 +5,21 @@ from __future__ import annotations
 import json
 from glob import has_magic
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._labelled import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FromFiles,
-    Limit,
-    MaxPixels,
-    Mean,
-    Size,
-    Std,
-    White,
-)
+from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._masks import Masks, Objects
 from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._rows import Columns, Rows, read_schema
-from dino_lab.components.data._storage import OnBadImage, Split
+from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError, printable
-from dino_lab.imaging.decode import MAX_PIXELS
 from dino_lab.imaging.files import shown
 from dino_lab.imaging.report import PassedOver, passed_over
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 
 
 @register("data", "parquet")
@@ -48,20 +39,24 @@ class Parquet(FromFiles):
         self,
         device: torch.device,
         *,
-        path: str,
+        path: Annotated[str, Field(description="folder of the files, or the training files by name")],
         size: Size,
-        train: str | None = "train*.parquet",
-        test: str = "test*.parquet",
-        image_column: str = "image",
-        label_column: str | None = "label",
-        mask_column: str | None = None,
-        masks: Objects = "binary",
-        limit: Limit = None,
-        on_bad_image: OnBadImage = "error",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
-        white: White = None,
-        max_pixels: MaxPixels = MAX_PIXELS,
+        train: Annotated[
+            str | None, Field(description="pattern of the training files; null: only evaluated on")
+        ] = "train*.parquet",
+        test: Annotated[str, Field(description="pattern of the test files")] = "test*.parquet",
+        image_column: Annotated[str, Field(description="column of encoded images")] = "image",
+        label_column: Annotated[
+            str | None, Field(description="column of whole numbers, the classes; null: one class")
+        ] = "label",
+        mask_column: Annotated[
+            str | None, Field(description="column of encoded masks of the images' size; null: there are none")
+        ] = None,
+        masks: Annotated[
+            Objects,
+            Field(description="binary: not 0 is the object; numbered: 1, 2, ... are objects, 255 is void"),
+        ] = "binary",
+        options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         folder, train_files, test_files = _find(path, train, test)
         columns = Columns(image_column, label_column, mask_column)
@@ -77,12 +72,7 @@ class Parquet(FromFiles):
             test_rows,
             names,
             size=size,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            mean=mean,
-            std=std,
-            white=white,
-            max_pixels=max_pixels,
+            **options.model_dump(),
         )
         self._masks: dict[str, Masks] = {}
         if mask_column is not None:

@@ -16,7 +16,6 @@ from dino_lab.components.data._render import CLASSES, MOST_PARTS, coverage, grid
 from dino_lab.components.data._storage import Resident, Split
 from dino_lab.registry import register
 
-Count = Annotated[int, Field(gt=0)]
 Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _BATCH = 500
 _PERIOD = 0.35  # of the materials on average, in halves of the image
@@ -41,18 +40,32 @@ class Shapes(Labelled):
         self,
         device: torch.device,
         *,
-        size: Annotated[int, Field(ge=16)] = 32,
-        classes: Annotated[int, Field(ge=2, le=len(CLASSES))] = 10,
-        train_images: Count = 4000,
-        test_images: Count = 1000,
-        seed: Annotated[int, Field(ge=0, lt=2**28)] = 0,
-        max_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.45,
-        max_rotation: Annotated[float, Field(ge=0, le=math.pi)] = 0.3,
-        jitter: Annotated[float, Field(ge=0, le=0.2)] = 0.15,
-        contrast: Annotated[float, Field(gt=0, le=0.5)] = 0.35,
-        clutter: Annotated[float, Field(ge=0, le=1)] = 0.45,
-        noise: Annotated[float, Field(ge=0, le=1)] = 0.4,
-        backgrounds: Count = 16,
+        size: Annotated[int, Field(ge=16, description="side of the images, in pixels")] = 32,
+        classes: Annotated[int, Field(ge=2, le=len(CLASSES), description="kinds of objects")] = 10,
+        train_images: Annotated[int, Field(gt=0, description="images of the training split")] = 4000,
+        test_images: Annotated[int, Field(gt=0, description="images of the test split")] = 1000,
+        seed: Annotated[int, Field(ge=0, lt=2**28, description="of everything that is drawn")] = 0,
+        max_shift: Annotated[
+            float, Field(ge=0, le=0.5, description="furthest an object is from the middle, in half images")
+        ] = 0.45,
+        max_rotation: Annotated[
+            float, Field(ge=0, le=math.pi, description="largest rotation to either side, in radians")
+        ] = 0.3,
+        jitter: Annotated[
+            float, Field(ge=0, le=0.2, description="furthest a part moves in its object, in object radii")
+        ] = 0.15,
+        contrast: Annotated[
+            float, Field(gt=0, le=0.5, description="how far materials go from grey; pixels range over 1")
+        ] = 0.35,
+        clutter: Annotated[
+            float, Field(ge=0, le=1, description="range of the backgrounds; pixels range over 1")
+        ] = 0.45,
+        noise: Annotated[
+            float, Field(ge=0, le=1, description="range of the noise of single pixels, which range over 1")
+        ] = 0.4,
+        backgrounds: Annotated[
+            int, Field(gt=0, description="number of backgrounds, which both splits share")
+        ] = 16,
     ) -> None:
         self.size, self.seed = size, seed
         self._names = tuple(CLASSES)[:classes]
@@ -114,10 +127,10 @@ class Shapes(Labelled):
         return (canvas[:, None].clamp(0, 1) * 255).round().to(torch.uint8), parts
 
     def _pose(self, random: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates [N, H, W] that turn and move with the object, and its radius [N, 1, 1]."""
+        """Coordinates [N, H, W] that rotate and move with the object, and its radius [N, 1, 1]."""
         x, y = grid(self.size)
-        shift_x, shift_y, turn, growth = random[..., None, None].unbind(1)  # [N, 1, 1]
-        angle = (turn * 2 - 1).double() * self.max_rotation
+        shift_x, shift_y, rotation, growth = random[..., None, None].unbind(1)  # [N, 1, 1]
+        angle = (rotation * 2 - 1).double() * self.max_rotation
         cosine, sine = angle.cos().float(), angle.sin().float()
         x, y = x - (shift_x * 2 - 1) * self.max_shift, y - (shift_y * 2 - 1) * self.max_shift
         return cosine * x + sine * y, cosine * y - sine * x, 0.5 + 0.3 * growth

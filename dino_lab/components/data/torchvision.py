@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import Field
 from torchvision import datasets
 
-from dino_lab.components.data._labelled import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FromFiles,
-    Limit,
-    MaxPixels,
-    Mean,
-    Size,
-    Std,
-    White,
-)
+from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_path
-from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import MAX_PIXELS
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 
 Name = Literal[
     "CIFAR10",
@@ -69,16 +58,11 @@ class Torchvision(FromFiles):
         self,
         device: torch.device,
         *,
-        dataset: Name,
-        path: str,
+        dataset: Annotated[Name, Field(description="torchvision's name of the data set")],
+        path: Annotated[str, Field(description="folder that torchvision keeps its data sets in")],
         size: Size,
-        download: bool = False,
-        limit: Limit = None,
-        on_bad_image: OnBadImage = "error",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
-        white: White = None,
-        max_pixels: MaxPixels = MAX_PIXELS,
+        download: Annotated[bool, Field(description="fetch what `path` lacks")] = False,
+        options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         train, test = (
             _Named(_open(dataset, path, download, arguments), f"{dataset} in {path}: {split} image")
@@ -90,12 +74,7 @@ class Torchvision(FromFiles):
             test,
             _class_names(train.dataset),
             size=size,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            mean=mean,
-            std=std,
-            white=white,
-            max_pixels=max_pixels,
+            **options.model_dump(),
         )
 
 

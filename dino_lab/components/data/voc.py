@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._labelled import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FromFiles,
-    Limit,
-    MaxPixels,
-    Mean,
-    Size,
-    Std,
-    White,
-)
+from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._masks import Masks
 from dino_lab.components.data._paths import named_folder
-from dino_lab.components.data._storage import OnBadImage, Split
+from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import MAX_PIXELS, read_image
+from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import shown
-from dino_lab.registry import register
+from dino_lab.registry import Flat, register
 from dino_lab.types import VOID
 
 CLASSES = [
@@ -67,16 +59,13 @@ class Voc(FromFiles):
         self,
         device: torch.device,
         *,
-        path: str,
+        path: Annotated[str, Field(description="folder that holds JPEGImages, ImageSets and the masks")],
         size: Size,
-        train: str | None = "train",
-        test: str = "val",
-        limit: Limit = None,
-        on_bad_image: OnBadImage = "error",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
-        white: White = None,
-        max_pixels: MaxPixels = MAX_PIXELS,
+        train: Annotated[
+            str | None, Field(description="list of training images, without `.txt`; null: only evaluated on")
+        ] = "train",
+        test: Annotated[str, Field(description="list of test images, without `.txt`")] = "val",
+        options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         root = named_folder(path)
         train_files = None if train is None else _Files(root, train, "train")
@@ -87,12 +76,7 @@ class Voc(FromFiles):
             test_files,
             tuple(CLASSES),
             size=size,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            mean=mean,
-            std=std,
-            white=white,
-            max_pixels=max_pixels,
+            **options.model_dump(),
         )
         splits = ("train", train_files, self._train), ("test", test_files, self._test)
         self._masks = {

@@ -38,7 +38,7 @@ class Query(BaseModel):
 
 
 class GroundTruth(BaseModel):
-    """What a ground truth file says."""
+    """The content of a ground truth file."""
 
     imlist: list[str] = Field(min_length=1)
     qimlist: list[str] = Field(min_length=1)
@@ -46,15 +46,15 @@ class GroundTruth(BaseModel):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Images, queries and what is to be found."""
+class BenchmarkLayout:
+    """Images, queries and the ground truth."""
 
     images: list[Path]  # M
     queries: list[Path]  # N
     truth: list[Query]  # N
 
     def masks(self, query: int, difficulty: str) -> tuple[Tensor, Tensor]:
-        """What is right, and what is passed over, bool [M] each."""
+        """Right images and junk, bool [M] each."""
         right, junk = (self._mask(query, names) for names in DIFFICULTIES[difficulty])
         return right, junk
 
@@ -65,7 +65,7 @@ class Layout:
         return mask
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path) -> BenchmarkLayout:
     """The layout of a folder; a UserError says what is missing or wrong."""
     if not folder.is_dir():
         raise UserError(f"evaluator retrieval: {folder}: there is no such folder")
@@ -82,7 +82,7 @@ def read_layout(folder: Path) -> Layout:
         if rows and not 0 <= min(rows) <= max(rows) < len(truth.imlist):
             raise UserError(f"{file}: query {name} names an image that is not in 0..{len(truth.imlist) - 1}")
     images, queries = (_files(folder, names) for names in (truth.imlist, truth.qimlist))
-    return Layout(images, queries, truth.gnd)
+    return BenchmarkLayout(images, queries, truth.gnd)
 
 
 def _truth_file(folder: Path) -> Path:

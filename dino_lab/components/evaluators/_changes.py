@@ -1,4 +1,4 @@
-"""Changes of images, each in several strengths: what an augmentation does, one at a time."""
+"""Single changes of images, such as augmentations make, each in several strengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Change:
+class ImageChange:
     """Images float [N, C, H, W] in 0..1, a strength and a source of random numbers to images of that shape.
 
     Where a change has two directions, images at even places get the one, those at odd places the other.
@@ -52,7 +52,7 @@ def _rotation(images: Tensor, degrees: float, _: torch.Generator) -> Tensor:
 
 
 def _factor(name: str) -> Callable[[Tensor, float, torch.Generator], Tensor]:
-    """The adjustment of torchvision that bears the name, by 1 + strength, and by 1 - strength."""
+    """The adjustment of torchvision of that name, by 1 + strength and by 1 - strength."""
 
     def apply(images: Tensor, strength: float, _: torch.Generator) -> Tensor:
         from torchvision.transforms.v2 import functional
@@ -63,10 +63,10 @@ def _factor(name: str) -> Callable[[Tensor, float, torch.Generator], Tensor]:
     return apply
 
 
-def _hue(images: Tensor, turn: float, _: torch.Generator) -> Tensor:
+def _hue(images: Tensor, shift: float, _: torch.Generator) -> Tensor:
     from torchvision.transforms.v2.functional import adjust_hue
 
-    return _both_ways(images, lambda x: adjust_hue(x, turn), lambda x: adjust_hue(x, -turn))
+    return _both_ways(images, lambda x: adjust_hue(x, shift), lambda x: adjust_hue(x, -shift))
 
 
 def _blur(images: Tensor, share: float, _: torch.Generator) -> Tensor:
@@ -74,8 +74,8 @@ def _blur(images: Tensor, share: float, _: torch.Generator) -> Tensor:
     from torchvision.transforms.v2.functional import gaussian_blur
 
     sigma = share * images.shape[-1]
-    reach = min(max(1, math.ceil(3 * sigma)), min(images.shape[-2:]) - 1)
-    return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
+    radius = min(max(1, math.ceil(3 * sigma)), min(images.shape[-2:]) - 1)
+    return gaussian_blur(images, [2 * radius + 1] * 2, [sigma] * 2)
 
 
 def _grey(images: Tensor, share: float, _: torch.Generator) -> Tensor:
@@ -85,7 +85,7 @@ def _grey(images: Tensor, share: float, _: torch.Generator) -> Tensor:
 
 
 def _solarize(images: Tensor, share: float, _: torch.Generator) -> Tensor:
-    """Values of at least 1 - share are turned over."""
+    """Values of at least 1 - share are inverted."""
     return torch.where(images >= 1 - share, 1 - images, images)
 
 
@@ -105,16 +105,16 @@ def _both_ways(images: Tensor, up: Callable[[Tensor], Tensor], down: Callable[[T
     return changed
 
 
-CHANGES: dict[str, Change] = {
-    "crop": Change("share of the area cut away", (0.2, 0.4, 0.6, 0.8), _crop),
-    "rotation": Change("degrees, to either side", (5, 15, 45, 90), _rotation),
-    "brightness": Change("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("brightness")),
-    "contrast": Change("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("contrast")),
-    "saturation": Change("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("saturation")),
-    "hue": Change("turns of the colour circle, to either side", (0.05, 0.1, 0.25, 0.5), _hue),
-    "blur": Change("deviation, share of the width", (0.02, 0.04, 0.07, 0.1), _blur),
-    "greyscale": Change("share of grey mixed in", (0.25, 0.5, 0.75, 1.0), _grey),
-    "solarize": Change("share of the range turned over", (0.1, 0.25, 0.5, 0.75), _solarize),
-    "noise": Change("deviation, share of the range", (0.02, 0.05, 0.1, 0.2), _noise),
-    "flip": Change("left to right", (1.0,), _flip),
+CHANGES: dict[str, ImageChange] = {
+    "crop": ImageChange("share of the area cut away", (0.2, 0.4, 0.6, 0.8), _crop),
+    "rotation": ImageChange("degrees, to either side", (5, 15, 45, 90), _rotation),
+    "brightness": ImageChange("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("brightness")),
+    "contrast": ImageChange("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("contrast")),
+    "saturation": ImageChange("factor 1 plus or minus", (0.1, 0.2, 0.4, 0.8), _factor("saturation")),
+    "hue": ImageChange("turns of the colour circle, to either side", (0.05, 0.1, 0.25, 0.5), _hue),
+    "blur": ImageChange("deviation, share of the width", (0.02, 0.04, 0.07, 0.1), _blur),
+    "greyscale": ImageChange("share of grey mixed in", (0.25, 0.5, 0.75, 1.0), _grey),
+    "solarize": ImageChange("share of the range turned over", (0.1, 0.25, 0.5, 0.75), _solarize),
+    "noise": ImageChange("deviation, share of the range", (0.02, 0.05, 0.1, 0.2), _noise),
+    "flip": ImageChange("left to right", (1.0,), _flip),
 }

@@ -1,4 +1,4 @@
-"""Retrieval among labelled images: right is what has the class of the query."""
+"""Retrieval among labelled images; images of the query's class are right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def scores(encode: Encoder, data: Any, database: Database, k: tuple[int, ...]) -
 
 
 def picture(encode: Encoder, data: Any, database: Database) -> bytes:
-    """Some test images and what comes first."""
+    """Some test images and their first results."""
     test, bank = encode.split(data, "test"), encode.split(data, SPLITS[database])
     queries = spread(QUERIES, len(test.labels))
     ranked = torch.cat([order for _, order in rankings(test.features[queries], bank.features)])

@@ -1,6 +1,6 @@
-"""Copies of an image, as they are made before it is passed on: cropped, compressed, blurred, drawn over, ...
+"""Altered copies of an image: cropped, compressed, blurred, drawn over, rotated, recoloured.
 
-Everything is drawn from (seed, kind, index) alone. An image is RGB of any size; a copy may have another one.
+Random numbers depend on (seed, kind, index) alone. Images are RGB of any size; a copy may have another size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 Random = np.random.Generator
-GREY = (124, 116, 104)  # behind a turned image: the mean colour of ImageNet
+GREY = (124, 116, 104)  # behind a rotated image: the mean colour of ImageNet
 
 
 def copy(image: Image.Image, kind: str, seed: int, index: int) -> Image.Image:
@@ -67,9 +67,9 @@ def _colour(image: Image.Image, random: Random) -> Image.Image:
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(random.uniform(0.4, 1.6))
     hue, saturation, value = image.convert("HSV").split()
-    turn = int(random.integers(-32, 33))  # of 256
-    turned = hue.point([(level + turn) % 256 for level in range(256)])
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    shift = int(random.integers(-32, 33))  # of 256
+    shifted = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
 
 
 Ink = tuple[int, ...]

@@ -1,44 +1,42 @@
-"""Mappings that the parameters of copy detection hold."""
+"""Nested parameters of copy detection."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from dino_lab.components.evaluators._whitening import LEAST
 
-Positive = Annotated[int, Field(gt=0)]
 Kind = Literal["crop", "jpeg", "blur", "overlay", "rotation", "colour"]
 
 
 class Generate(BaseModel, frozen=True, extra="forbid"):
-    """Which copies are made."""
+    """Copies that are made of images."""
 
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = (
-        "crop",
-        "jpeg",
-        "blur",
-        "overlay",
-        "rotation",
-        "colour",
+    kinds: tuple[Kind, ...] = Field(
+        ("crop", "jpeg", "blur", "overlay", "rotation", "colour"),
+        min_length=1,
+        description="changes that turn an image into a copy, one score each",
     )
-    images: Positive = Field(100, description="copied are at most so many, at equal distances; searched all")
-    seed: Annotated[int, Field(ge=0)] = 0
+    images: int = Field(
+        100, gt=0, description="images that are copied, at equal distances in the order; all are searched"
+    )
+    seed: int = Field(0, ge=0, description="of the strengths and places of the changes")
 
 
 class Whiten(BaseModel, frozen=True, extra="forbid"):
     """Whitening by principal components of the features of other images."""
 
-    path: str = Field(description="a folder of images to learn it from")
-    power: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of eigenvalues; 0.5 whitens wholly")
-    centred: bool = Field(
-        True, description="covariance of features less their mean; DINO's script takes it without"
+    path: str = Field(description="folder of images that the components are computed from")
+    power: float = Field(
+        0.5, gt=0, le=1, description="power of the eigenvalues to divide by; 0.5 whitens completely"
     )
+    centred: bool = Field(True, description="subtract the mean of the features first; DINO's script does not")
 
 
 def in_words(whitening: Whiten | None) -> str:
-    """For a protocol."""
+    """The whitening, in the words of a protocol."""
     if whitening is None:
         return "not whitened"
     moments = "covariance" if whitening.centred else "second moments"

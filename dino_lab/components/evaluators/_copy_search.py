@@ -1,4 +1,4 @@
-"""Copies, where they come from, and how well their originals are found."""
+"""Copy detection: the copies, and the scores of finding their originals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def generated(images: Set, kinds: Iterable[str], count: int, seed: int) -> dict[
     return {kind: copies(kind) for kind in kinds}
 
 
-def found_in(layout: _copydays.Layout) -> dict[str, Copies]:
+def found_in(layout: _copydays.CopydaysLayout) -> dict[str, Copies]:
     """Copies of the layout, by block."""
 
     def copies(block: list[tuple[Path, int]]) -> Copies:
@@ -78,7 +78,7 @@ def picture(
     copies: dict[str, Copies],
     show: Callable[[list[int]], dict[int, Image.Image]],
 ) -> bytes:
-    """Some copies of each kind, what comes first, and at which rank the original does."""
+    """Some copies of each kind, their first results, and the rank of the original."""
     each = max(1, ROWS // len(queries))
     drawn = []
     for kind, described in queries.items():
@@ -99,5 +99,5 @@ def picture(
 
 
 def _mark(place: int, rank: int) -> bool | None:
-    """Right is the original, wrong is what comes before it; what comes behind is neither."""
+    """The original is right, results before it are wrong, results behind it are neither."""
     return None if place > rank else place == rank

@@ -18,14 +18,14 @@ FLAT = "copies"  # the one block of a folder without folders
 
 
 @dataclass(frozen=True)
-class Layout:
+class CopydaysLayout:
     """Originals, and by the name of their block copies with the rows of their originals."""
 
     originals: list[Path]
     blocks: dict[str, list[tuple[Path, int]]]
 
 
-def read_layout(folder: Path, prefix: int) -> Layout:
+def read_layout(folder: Path, prefix: int) -> CopydaysLayout:
     """The layout of a folder where the names of a copy and its original begin alike; a UserError if none."""
     if not folder.is_dir():
         raise UserError(f"evaluator copy_detection: {folder}: there is no such folder")
@@ -47,7 +47,7 @@ def read_layout(folder: Path, prefix: int) -> Layout:
         blocks.setdefault(_block(file, folder), []).append((file, rows[file.name[:prefix]]))
     if not blocks:
         raise UserError(f"{folder}: holds {len(originals)} originals, and no copy of them")
-    return Layout(originals, blocks)
+    return CopydaysLayout(originals, blocks)
 
 
 def _is_original(file: Path, folder: Path, flat: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The picture of how far features move with each change."""
+"""A picture of the distance that features move with each change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that evaluators leave, as PNG."""
+"""Charts of evaluators, as PNG."""
 
 from __future__ import annotations
 

@@ -1,13 +1,22 @@
-"""How well masks agree with objects, and masks that look at nothing."""
+"""Agreement of masks and objects, and masks that ignore the image, as baselines."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dino_lab.types import VOID
+
+TestImages = Annotated[int | None, Field(gt=0, description="test images, the first of the split; null: all")]
+TestPixels = Annotated[
+    int | None,
+    Field(gt=0, description="side of the images that the network is shown, in pixels; null: as the run's"),
+]
+Pictures = Annotated[int, Field(gt=0, description="images that are drawn, the first of the split")]
 
 
 def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
@@ -25,13 +34,13 @@ def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
 
 
 def images_in_words(of: str, images: int | None) -> str:
-    """Whose features, of which images: a part of a protocol."""
+    """The network and the images, in the words of a protocol."""
     count = "all" if images is None else f"first {images}"
     return f"of the {of} in evaluation mode, {count} images of the test split"
 
 
 def pixels_in_words(pixels: int | None) -> str:
-    """At what size images are shown: a part of a protocol."""
+    """The size of the images, in the words of a protocol."""
     return f"pixels {'as the run' if pixels is None else pixels}"
 
 

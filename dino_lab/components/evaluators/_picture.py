@@ -1,4 +1,4 @@
-"""Queries and what was found for them, as a picture: right results marked green, wrong ones red."""
+"""A picture of queries and their results: right ones marked green, wrong ones red."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def of_split(batches: Iterator[tuple[Tensor, Tensor]], rows: Sequence[int]) -> d
 
 
 def spread(count: int, of: int) -> list[int]:
-    """So many rows of 0..of - 1, or all, at equal distances."""
+    """`count` rows of 0..of - 1 at equal distances, or all."""
     return torch.linspace(0, of - 1, min(count, of)).round().long().tolist()
 
 
@@ -77,7 +77,7 @@ def _shortened(text: str) -> str:
 def _tile(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], image: Image.Image, caption: str
 ) -> None:
-    """The image, whole, in the middle of its tile, and what is said of it below."""
+    """The whole image in the middle of its tile, with its text below."""
     small = max(image.size) < TILE  # small images are shown by their pixels
     fitted = ImageOps.contain(
         image, (TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.BOX
@@ -87,7 +87,7 @@ def _tile(
 
 
 def _mark(pen: ImageDraw.ImageDraw, at: tuple[int, int], right: bool | None) -> None:
-    """A frame, and a sign in the corner for whoever cannot tell the colours apart."""
+    """A frame, and a sign in the corner for readers who cannot tell the colours apart."""
     colour, (x, y) = COLOURS[right], at
     pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=colour, width=FRAME)
     pen.rectangle((x, y, x + 17, y + 17), fill=colour)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_lab.components.evaluators._benchmark import DIFFICULTIES, Layout, score
+from dino_lab.components.evaluators._benchmark import DIFFICULTIES, BenchmarkLayout, score
 from dino_lab.components.evaluators._picture import Found, draw, spread
 from dino_lab.components.evaluators._search import rankings
 from dino_lab.errors import UserError
@@ -23,7 +23,7 @@ LARGEST_PATCH = 64
 
 
 def protocol(pixels: int | None, scales: Sequence[float], crop_queries: bool) -> str:
-    """How the benchmark is done, in words."""
+    """The rules of the benchmark, in the words of a protocol."""
     side = "the teacher's crop" if pixels is None else f"{pixels} px"
     return (
         f"longest side at most {side}, cut at the right and below to whole patches, scales "
@@ -33,7 +33,9 @@ def protocol(pixels: int | None, scales: Sequence[float], crop_queries: bool) ->
     )
 
 
-def rank(encode: Encoder, layout: Layout, pixels: int, scales: Sequence[float], crop_queries: bool) -> Tensor:
+def rank(
+    encode: Encoder, layout: BenchmarkLayout, pixels: int, scales: Sequence[float], crop_queries: bool
+) -> Tensor:
     """Rankings int64 [N, M] of the images for the queries, on the CPU."""
     step = _patch(encode)
     queries = (_query(layout, row, crop_queries) for row in range(len(layout.queries)))
@@ -47,7 +49,7 @@ def rank(encode: Encoder, layout: Layout, pixels: int, scales: Sequence[float], 
     return torch.cat([order for _, order in rankings(*features)]).cpu()
 
 
-def scores(layout: Layout, ranked: Tensor, k: tuple[int, ...]) -> dict[str, float]:
+def scores(layout: BenchmarkLayout, ranked: Tensor, k: tuple[int, ...]) -> dict[str, float]:
     """`mAP` and `mP_at_k` of each difficulty, over the queries for which there is something to find."""
     found: dict[str, float] = {}
     for difficulty in DIFFICULTIES:
@@ -62,8 +64,8 @@ def scores(layout: Layout, ranked: Tensor, k: tuple[int, ...]) -> dict[str, floa
     return found
 
 
-def picture(layout: Layout, ranked: Tensor, crop_queries: bool) -> bytes:
-    """Some queries and what comes first; junk bears a dash."""
+def picture(layout: BenchmarkLayout, ranked: Tensor, crop_queries: bool) -> bytes:
+    """Some queries and their first results; junk is marked by a dash."""
     rows = []
     for query in spread(QUERIES, len(layout.queries)):
         right, junk = layout.masks(query, "medium")
@@ -77,7 +79,7 @@ def picture(layout: Layout, ranked: Tensor, crop_queries: bool) -> bytes:
     return draw(rows, "queries, and what comes first (marked as medium)")
 
 
-def _query(layout: Layout, row: int, crop: bool) -> Image.Image:
+def _query(layout: BenchmarkLayout, row: int, crop: bool) -> Image.Image:
     image = read_rgb(layout.queries[row])
     if not crop:
         return image

@@ -1,8 +1,11 @@
-"""What classifiers on frozen features share: their inputs, a validation part, standardisation."""
+"""Inputs, validation part and standardisation of classifiers on frozen features."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dino_lab.errors import UserError
@@ -10,6 +13,13 @@ from dino_lab.evaluation.outputs import Split
 
 CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
 TOP = 5
+
+ValidationShare = Annotated[
+    float, Field(gt=0, lt=1, description="share of the training images that the choice is made by")
+]
+ProbeSeed = Annotated[
+    int, Field(ge=0, lt=2**32, description="of the validation part, and of what else the training draws")
+]
 
 
 def inputs(split: Split, blocks: int, mean_tokens: bool) -> Tensor:

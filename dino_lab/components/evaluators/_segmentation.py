@@ -1,4 +1,4 @@
-"""Classes of cells and of pixels, counted."""
+"""Classes of cells and of pixels, and their scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dino_lab.types import VOID
 def cell_classes(truth: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
     """The most frequent class of the pixels of each cell: uint8 [N, H, W] to int64 [N, h, w].
 
-    Void pixels have no say; a cell of nothing else is VOID. Of equally frequent classes the lowest wins.
+    Void pixels do not count; a cell of void pixels alone is VOID. Among equals the lowest wins.
     """
     # An image at a time: a number for each pixel and class is more than large images leave room for.
     return torch.cat([_cells_of(image[None], grid, classes) for image in truth])

@@ -1,4 +1,4 @@
-"""Label-free numbers of features: rank, spread, uniformity and alignment, all in float64."""
+"""Measures of features that need no label: rank, spread, uniformity and alignment, in float64."""
 
 from __future__ import annotations
 

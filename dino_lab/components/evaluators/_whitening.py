@@ -19,7 +19,7 @@ class Whitening:
 
     @classmethod
     def learned(cls, features: Tensor, power: float, *, centred: bool) -> Whitening:
-        """From features [N, D], in float64; 0.5 whitens wholly (Jégou and Chum, ECCV 2012, Sec. 3).
+        """From features [N, D], in float64; power 0.5 whitens completely (Jégou and Chum, ECCV 2012, Sec. 3).
 
         `centred: False` takes the second moments, which still hold the mean, for the covariance.
         """

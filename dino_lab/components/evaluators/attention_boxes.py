@@ -1,31 +1,37 @@
-"""Does a box around what the network looks at find the object?"""
+"""Boxes around the attention of a network, compared with objects."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _boxes
-from dino_lab.components.evaluators._masks import centre_box, images_in_words, pixels_in_words
+from dino_lab.components.evaluators._masks import (
+    Pictures,
+    TestImages,
+    TestPixels,
+    centre_box,
+    images_in_words,
+    pixels_in_words,
+)
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import MaskedImages
 from dino_lab.imaging.pictures import frame, plain, png, sheet
 from dino_lab.protocols import GivesAnnotations
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-Count = Annotated[int, Field(gt=0)]
 COLOURS = {"object": "white", "attention": "orange", "similarity": "orange", "tokencut": "cyan"}
 
 
 @register("evaluator", "attention_boxes")
 class AttentionBoxes:
-    """One box an image, without a label: the share of images where it finds an object, and its mean overlap.
+    """Object discovery without labels: share of images whose box finds an object (CorLoc), and mean overlap.
 
     `attention_corloc` and `attention_iou` are of the box around the largest connected part of the mask that
     holds `mass` of the attention of CLS in the last block, mean over heads (`similarity_...` where a backbone
@@ -34,8 +40,7 @@ class AttentionBoxes:
     block's output instead of its keys). Where all go together, nothing can be cut, and the box is the whole
     image; `centre: true` takes the mean token of the image from each first, which small networks need. A box
     finds an object if their intersection over union is at least 0.5; the overlap is that with the object that
-    fits best. `centre_box_...` and `whole_image_...` are floors. `images: null` takes all test images;
-    `pixels` shows them to the network at another size than the run's.
+    fits best. `centre_box_...` and `whole_image_...` are floors.
     """
 
     needs: ClassVar[tuple[type, ...]] = (GivesAnnotations,)
@@ -43,18 +48,24 @@ class AttentionBoxes:
     def __init__(
         self,
         *,
-        mass: Annotated[float, Field(gt=0, lt=1)] = 0.6,
-        affinity: Annotated[float, Field(gt=-1, lt=1)] = 0.2,
-        centre: bool = False,
-        images: Count | None = 200,
-        pixels: Count | None = None,
-        pictures: Count = 12,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        mass: Annotated[
+            float, Field(gt=0, lt=1, description="share of the attention that the first box holds; DINO: 0.6")
+        ] = 0.6,
+        affinity: Annotated[
+            float,
+            Field(gt=-1, lt=1, description="cosine from which two tokens are connected, tau in TokenCut"),
+        ] = 0.2,
+        centre: Annotated[
+            bool, Field(description="subtract the image's mean token first, as small networks need")
+        ] = False,
+        images: TestImages = 200,
+        pixels: TestPixels = None,
+        pictures: Pictures = 12,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.mass, self.affinity, self.images, self.pixels = mass, affinity, images, pixels
-        self.centre, self.pictures, self.every = centre, pictures, every
-        self.of: Literal["teacher", "student"] = of
+        self.centre, self.pictures = centre, pictures
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

@@ -1,14 +1,17 @@
-"""Does the network look at the object?"""
+"""Masks of the attention of a network, compared with objects."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._masks import (
+    Pictures,
+    TestImages,
+    TestPixels,
     box_mask,
     centre_box,
     images_in_words,
@@ -20,10 +23,9 @@ from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.imaging.pictures import HeatScale, cut_out, overlay, plain, png, sheet
 from dino_lab.protocols import GivesAnnotations
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-Count = Annotated[int, Field(gt=0)]
 FLOORS = ("centre_box", "whole_image")
 Mass = Annotated[float, Field(gt=0, lt=1)]
 
@@ -37,8 +39,7 @@ class AttentionMasks:
     heads score higher by chance. `mean_jaccard_60` is the mean over heads, `head1_jaccard_60` each one's own.
     All are means over the objects of an image, then over images. `centre_box` is the Jaccard of the square in
     the middle with half of the area, `whole_image` that of everything. Where a backbone has no CLS attention,
-    the similarity of its tokens to their mean is taken, and names begin with `similarity_`. `images: null`
-    takes all test images; `pixels` shows them to the network at another size than the run's.
+    the similarity of its tokens to their mean is taken, and names begin with `similarity_`.
     """
 
     needs: ClassVar[tuple[type, ...]] = (GivesAnnotations,)
@@ -46,18 +47,19 @@ class AttentionMasks:
     def __init__(
         self,
         *,
-        masses: Annotated[tuple[Mass, ...], Field(min_length=1)] = (0.6, 0.8),
-        images: Count | None = 200,
-        pixels: Count | None = None,
-        pictures: Count = 6,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        masses: Annotated[
+            tuple[Mass, ...],
+            Field(min_length=1, description="shares of the attention that a mask holds; DINO: 0.6"),
+        ] = (0.6, 0.8),
+        images: TestImages = 200,
+        pixels: TestPixels = None,
+        pictures: Pictures = 6,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if len({_percent(mass) for mass in masses}) < len(masses):
             raise ValueError(f"masses names a per cent twice: {', '.join(map(str, masses))}")
         self.masses, self.images, self.pixels, self.pictures = masses, images, pixels, pictures
-        self.every = every
-        self.of: Literal["teacher", "student"] = of
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

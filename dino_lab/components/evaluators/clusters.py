@@ -1,4 +1,4 @@
-"""Whether features fall into the classes by themselves."""
+"""Clusters of features, compared with the classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import Split
 from dino_lab.protocols import Data, class_names
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 RESTARTS = 10  # of k-means, the tightest of which counts
 
@@ -35,13 +35,12 @@ class Clusters:
     def __init__(
         self,
         *,
-        k: Annotated[int, Field(gt=0)] | None = None,
-        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        k: Annotated[int | None, Field(gt=0, description="number of clusters; null: that of classes")] = None,
+        seed: Annotated[int, Field(ge=0, lt=2**32, description="of the first centres of the clusters")] = 0,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.k, self.seed, self.every = k, seed, every
-        self.of: Literal["teacher", "student"] = of
+        self.k, self.seed = k, seed
+        self.every, self.of = options.every, options.of
         self._last: tuple[ReferenceType[Split], Tensor] | None = None  # the picture is of the same clusters
 
     @property

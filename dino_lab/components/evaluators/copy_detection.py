@@ -22,9 +22,7 @@ from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import GEM_POWER, Representation
 from dino_lab.protocols import Data
-from dino_lab.registry import register
-
-Positive = Annotated[int, Field(gt=0)]
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Searched:
 
 @register("evaluator", "copy_detection")
 class CopyDetection:
-    """Mean average precision (`mAP`) and share of first places (`top1`) of originals, looked for by copies.
+    """Mean average precision (`mAP`) and share of first places (`top1`) of the originals of altered copies.
 
     An image is stretched to a square, described by its features and the generalised mean of its patch tokens,
     side by side, and compared by cosine (DINO, arXiv 2104.14294, Sec. 4.2.1; MultiGrain, arXiv 1902.05509).
@@ -53,27 +51,35 @@ class CopyDetection:
         self,
         *,
         copies: Annotated[
-            Literal["generate", "copydays"], Field(description="made of images, or found in a folder")
+            Literal["generate", "copydays"],
+            Field(description="generate: make copies of images; copydays: those of the folder `path`"),
         ] = "generate",
         path: Annotated[
             str | None,
             Field(description="folder of originals and copies, or of images to copy; null: the test split"),
         ] = None,
-        generate: Generate = Generate(),  # noqa: B008  it is frozen
+        generate: Annotated[
+            Generate, Field(description="which copies are made, of how many images")
+        ] = Generate(),
         prefix: Annotated[
-            int, Field(gt=0, description="so many first characters are common to names of copydays")
+            int,
+            Field(gt=0, description="first characters that copydays' names of one image share"),
         ] = 4,
         pixels: Annotated[
             int | None,
             Field(gt=0, description="side of the square; null: that of the teacher's crops. DINO: 320"),
         ] = None,
         top: Annotated[
-            int | None, Field(gt=0, description="places that count; null: all. DINO's script: 20")
+            int | None,
+            Field(gt=0, description="places of a ranking that count; null: all. DINO's script: 20"),
         ] = 20,
-        distractors: Annotated[str | None, Field(description="a folder of images to search as well")] = None,
-        whitening: Whiten | None = None,
-        every: Positive = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        distractors: Annotated[
+            str | None, Field(description="folder of images that are searched beside the originals")
+        ] = None,
+        whitening: Annotated[
+            Whiten | None, Field(description="whiten the features before they are compared; null: do not")
+        ] = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if copies == "copydays" and path is None:
             raise ValueError("copies: copydays needs a path, the folder of originals and copies")
@@ -83,8 +89,7 @@ class CopyDetection:
             raise ValueError(f"generate.kinds names a kind twice: {', '.join(generate.kinds)}")
         self.copies, self.path, self.generate, self.prefix = copies, path, generate, prefix
         self.pixels, self.top, self.distractors, self.whitening = pixels, top, distractors, whitening
-        self.every = every
-        self.of: Literal["teacher", "student"] = of
+        self.every, self.of = options.every, options.of
 
     @property
     def wants(self) -> tuple[Representation, ...]:

@@ -11,22 +11,21 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _segmentation
-from dino_lab.components.evaluators._masks import images_in_words, pixels_in_words
+from dino_lab.components.evaluators._masks import TestPixels, images_in_words, pixels_in_words
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import MaskedImages
 from dino_lab.protocols import GivesAnnotations
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-Count = Annotated[int, Field(gt=0)]
 ITERATIONS = 500  # of L-BFGS at most
 CHUNK = 1024  # tokens looked up at once
 
 
 @register("evaluator", "dense")
 class Dense:
-    """Do single tokens tell what is there? Mean IoU and pixel accuracy of two classifiers of frozen tokens.
+    """Segmentation by frozen tokens: mean IoU and pixel accuracy of two classifiers of single tokens.
 
     The first `train_share` of the annotated test images is learned from, the rest is scored. A token's class
     is the most frequent one of its pixels. `linear` is logistic regression (L2, `c`) on standardised tokens;
@@ -41,19 +40,28 @@ class Dense:
     def __init__(
         self,
         *,
-        of_what: Literal["classes", "parts"] = "classes",
-        images: Annotated[int, Field(ge=2)] | None = 400,
-        train_share: Annotated[float, Field(gt=0, lt=1)] = 0.5,
-        c: Annotated[float, Field(gt=0)] = 1.0,
-        k: Count = 10,
-        temperature: Annotated[float, Field(gt=0)] = 0.07,
-        pixels: Count | None = None,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        of_what: Annotated[
+            Literal["classes", "parts"], Field(description="what a pixel is sorted into, beside background")
+        ] = "classes",
+        images: Annotated[
+            int | None, Field(ge=2, description="test images, the first of the split; null: all")
+        ] = 400,
+        train_share: Annotated[
+            float, Field(gt=0, lt=1, description="share of the images that the classifiers learn from")
+        ] = 0.5,
+        c: Annotated[
+            float, Field(gt=0, description="inverse strength of the L2 penalty of `linear`, scikit-learn's C")
+        ] = 1.0,
+        k: Annotated[int, Field(gt=0, description="neighbours that vote in `knn`")] = 10,
+        temperature: Annotated[
+            float, Field(gt=0, description="tau of the votes exp(cosine / tau) of `knn`; DINO: 0.07")
+        ] = 0.07,
+        pixels: TestPixels = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.of_what, self.images, self.train_share = of_what, images, train_share
-        self.c, self.k, self.temperature, self.pixels, self.every = c, k, temperature, pixels, every
-        self.of: Literal["teacher", "student"] = of
+        self.c, self.k, self.temperature, self.pixels = c, k, temperature, pixels
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators._changes import CHANGES, Change
+from dino_lab.components.evaluators._changes import CHANGES, ImageChange
 from dino_lab.components.evaluators._curves import draw_curves
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 LEAST = 1e-12  # distance between images that is divided by, where all features are the same
 
@@ -32,15 +32,16 @@ class Invariance:
     def __init__(
         self,
         *,
-        images: Annotated[int, Field(ge=2, description="drawn from the test split, or all of fewer")] = 500,
+        images: Annotated[
+            int, Field(ge=2, description="images drawn from the test split; all, where there are fewer")
+        ] = 500,
         seed: Annotated[
-            int, Field(ge=0, lt=2**32, description="of the images drawn, the places of crops, and noise")
+            int, Field(ge=0, lt=2**32, description="of the choice of images, the places of crops, and noise")
         ] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.images, self.seed, self.every = images, seed, every
-        self.of: Literal["teacher", "student"] = of
+        self.images, self.seed = images, seed
+        self.every, self.of = options.every, options.of
         self._found: tuple[Encoder, dict[str, Any]] | None = None  # between `forward` and `files`
 
     @property
@@ -90,7 +91,12 @@ class Invariance:
         return {"images": count, "between": between, "curves": curves}
 
     def _moved(
-        self, encode: Encoder, batches: list[Tensor], plain: list[Tensor], change: Change, strength: float
+        self,
+        encode: Encoder,
+        batches: list[Tensor],
+        plain: list[Tensor],
+        change: ImageChange,
+        strength: float,
     ) -> float:
         """Cosine distances to the changed images, summed."""
         generator = torch.Generator().manual_seed(self.seed)

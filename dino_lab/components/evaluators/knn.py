@@ -12,7 +12,7 @@ from dino_lab.components.evaluators._neighbours import nearest
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 
 @register("evaluator", "knn")
@@ -29,16 +29,23 @@ class Knn:
     def __init__(
         self,
         *,
-        k: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (10, 20),
-        temperature: Annotated[float, Field(gt=0)] = 0.07,
-        precision: Literal["float32", "bfloat16"] = "float32",
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        k: Annotated[
+            tuple[Annotated[int, Field(gt=0)], ...],
+            Field(min_length=1, description="numbers of neighbours, one score each; DINO: 10 and 20"),
+        ] = (10, 20),
+        temperature: Annotated[
+            float, Field(gt=0, description="tau of the votes exp(cosine / tau); DINO: 0.07")
+        ] = 0.07,
+        precision: Annotated[
+            Literal["float32", "bfloat16"],
+            Field(description="of the search for candidates; they are compared in float32"),
+        ] = "float32",
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if len(set(k)) < len(k):
             raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
-        self.k, self.temperature, self.precision, self.every = k, temperature, precision, every
-        self.of: Literal["teacher", "student"] = of
+        self.k, self.temperature, self.precision = k, temperature, precision
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dino_lab.components.evaluators._linear import train_heads
 from dino_lab.components.evaluators._probing import (
+    ProbeSeed,
+    ValidationShare,
     accuracies,
     inputs,
     only_seen,
@@ -19,7 +21,7 @@ from dino_lab.components.evaluators._probing import (
 from dino_lab.evaluation.encoder import BLOCKS, Encoder
 from dino_lab.evaluation.outputs import Representation
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 # Those of DINOv2's evaluation, arXiv 2304.07193, for a batch of 256 images.
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
@@ -40,20 +42,28 @@ class LinearProbe:
     def __init__(
         self,
         *,
-        blocks: Annotated[int, Field(ge=1, le=BLOCKS)] = 1,
-        mean_tokens: bool = False,
-        rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = RATES,
-        epochs: Annotated[int, Field(gt=0)] = 100,
-        batch_size: Annotated[int, Field(gt=0)] = 1024,
-        validation: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        blocks: Annotated[
+            int,
+            Field(ge=1, le=BLOCKS, description="last blocks whose CLS tokens are joined; DINO: 4 of ViT-S"),
+        ] = 1,
+        mean_tokens: Annotated[
+            bool, Field(description="join the mean of the patch tokens too; DINO: with ViT-B")
+        ] = False,
+        rates: Annotated[
+            tuple[Rate, ...],
+            Field(min_length=1, description="learning rates to choose from, for 256 images a batch"),
+        ] = RATES,
+        epochs: Annotated[int, Field(gt=0, description="passes over the training part; DINO: 100")] = 100,
+        batch_size: Annotated[
+            int, Field(gt=0, description="images of one step; at most the training part. DINO: 1024")
+        ] = 1024,
+        validation: ValidationShare = 0.1,
+        seed: ProbeSeed = 0,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.blocks, self.mean_tokens, self.rates = blocks, mean_tokens, rates
         self.epochs, self.batch_size, self.validation, self.seed = epochs, batch_size, validation, seed
-        self.every = every
-        self.of: Literal["teacher", "student"] = of
+        self.every, self.of = options.every, options.of
 
     @property
     def wants(self) -> tuple[Representation, ...]:

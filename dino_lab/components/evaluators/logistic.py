@@ -9,11 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators._probing import accuracies, standardisation, validation_part
+from dino_lab.components.evaluators._probing import (
+    ProbeSeed,
+    ValidationShare,
+    accuracies,
+    standardisation,
+    validation_part,
+)
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 Strength = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -31,22 +37,18 @@ class Logistic:
     def __init__(
         self,
         *,
-        inverse_penalties: Annotated[tuple[Strength, ...], Field(min_length=1)] = (
-            1e-4,
-            1e-3,
-            1e-2,
-            0.1,
-            1.0,
-        ),
-        iterations: Annotated[int, Field(gt=0)] = 1000,
-        validation: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        inverse_penalties: Annotated[
+            tuple[Strength, ...],
+            Field(min_length=1, description="values of C to choose from; a larger one regularizes less"),
+        ] = (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+        iterations: Annotated[int, Field(gt=0, description="of L-BFGS, at most")] = 1000,
+        validation: ValidationShare = 0.1,
+        seed: ProbeSeed = 0,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         self.inverse_penalties, self.iterations = inverse_penalties, iterations
-        self.validation, self.seed, self.every = validation, seed, every
-        self.of: Literal["teacher", "student"] = of
+        self.validation, self.seed = validation, seed
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:

@@ -1,4 +1,4 @@
-"""Retrieval: what is like a query comes first."""
+"""Retrieval of images by the cosine of features."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _class_search, _place_search
-from dino_lab.components.evaluators._benchmark import Layout, read_layout
+from dino_lab.components.evaluators._benchmark import BenchmarkLayout, read_layout
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -24,15 +24,18 @@ class Benchmark(BaseModel, frozen=True, extra="forbid"):
     A pickle may hold plain values and arrays of numbers; one that names anything else is refused, unread.
     """
 
-    path: str
+    path: str = Field(description="folder that holds `jpg/` and the ground truth")
     pixels: Positive | None = Field(
-        None, description="longest side, of larger images; null: the side of the teacher's crops"
+        None,
+        description="longest side that an image is reduced to; null: the side of the teacher's crops",
     )
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
-        (1.0,), description="features of these sizes are averaged; DINO's multiscale is [1, 0.7071, 0.5]"
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="sizes, relative to `pixels`, whose features are averaged; DINO: [1, 0.7071, 0.5]",
     )
     crop_queries: bool = Field(
-        True, description="to their boxes, as the benchmark says; DINO's script does not"
+        True, description="cut queries out at their boxes, as the benchmark does; DINO's script does not"
     )
 
 
@@ -49,13 +52,17 @@ class Retrieval:
     def __init__(
         self,
         *,
-        k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 10),
+        k: Annotated[
+            tuple[Positive, ...],
+            Field(min_length=1, description="places of the ranking at which precision is measured"),
+        ] = (1, 5, 10),
         database: Annotated[
-            Literal["train", "test"], Field(description="the split in which test images look")
+            Literal["train", "test"], Field(description="split that test images are looked for in")
         ] = "train",
-        benchmark: Benchmark | None = None,
-        every: Positive = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        benchmark: Annotated[
+            Benchmark | None, Field(description="revisited Oxford or Paris instead of the run's data")
+        ] = None,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
         if len(set(k)) < len(k):
             raise ValueError(f"k names a number twice: {', '.join(map(str, k))}")
@@ -63,8 +70,8 @@ class Retrieval:
             raise ValueError(
                 "database and benchmark: a benchmark has its own images; leave out one of the two"
             )
-        self.k, self.database, self.benchmark, self.every = k, database, benchmark, every
-        self.of: Literal["teacher", "student"] = of
+        self.k, self.database, self.benchmark = k, database, benchmark
+        self.every, self.of = options.every, options.of
 
     @property
     def compares_labels(self) -> tuple[Literal["train", "test"], ...]:
@@ -93,13 +100,13 @@ class Retrieval:
         return _place_search.scores(*self._places(encode, self.benchmark), self.k)
 
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
-        """`results.png`: some queries and what comes first."""
+        """`results.png`: some queries and their first results."""
         if self.benchmark is None:
             return {"results.png": _class_search.picture(encode, data, self.database)}
         crop = self.benchmark.crop_queries
         return {"results.png": _place_search.picture(*self._places(encode, self.benchmark), crop)}
 
-    def _places(self, encode: Encoder, benchmark: Benchmark) -> tuple[Layout, Tensor]:
+    def _places(self, encode: Encoder, benchmark: Benchmark) -> tuple[BenchmarkLayout, Tensor]:
         """The layout, and rankings [N, M] of its images for its queries."""
         layout = read_layout(Path(benchmark.path).expanduser())
         if max(self.k) > len(layout.images):

@@ -1,20 +1,22 @@
-"""How features fill their space; no label is looked at."""
+"""Measures of features that need no label."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _figures, _spectrum
-from dino_lab.components.evaluators._crop import random_crops
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
+
+RATIOS = (3 / 4, 4 / 3)  # width over height of crops, uniform in its logarithm
 
 
 @register("evaluator", "spectrum")
@@ -28,13 +30,16 @@ class Spectrum:
     def __init__(
         self,
         *,
-        least_area: Annotated[float, Field(gt=0, le=1)] = 0.2,
-        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
-        every: Annotated[int, Field(gt=0)] = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        least_area: Annotated[
+            float, Field(gt=0, le=1, description="smallest share of an image that a crop for alignment shows")
+        ] = 0.2,
+        seed: Annotated[
+            int, Field(ge=0, lt=2**32, description="of the places and flips of the crops for alignment")
+        ] = 0,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.least_area, self.seed, self.every = least_area, seed, every
-        self.of: Literal["teacher", "student"] = of
+        self.least_area, self.seed = least_area, seed
+        self.every, self.of = options.every, options.of
 
     @property
     def protocol(self) -> str:
@@ -74,3 +79,23 @@ class Spectrum:
             for side in sides:
                 side.append(encode(random_crops(images, self.least_area, encode.size, generator)))
         return torch.cat(sides[0]), torch.cat(sides[1])
+
+
+def random_crops(images: Tensor, least_area: float, size: int, generator: torch.Generator) -> Tensor:
+    """A crop of each image uint8 [B, C, H, W], bicubically resized, half of them flipped: [B, C, size, size].
+
+    Its share of the area is uniform in `least_area` to 1; sides longer than the image's are cut to them.
+    """
+    H, W = images.shape[2:]
+    low, high = map(math.log, RATIOS)
+    crops = []
+    for image, draw in zip(images, torch.rand(len(images), 5, generator=generator).tolist(), strict=True):
+        area = H * W * (least_area + (1 - least_area) * draw[0])
+        ratio = math.exp(low + (high - low) * draw[1])
+        height = min(H, max(1, round(math.sqrt(area / ratio))))
+        width = min(W, max(1, round(math.sqrt(area * ratio))))
+        top, left = int(draw[2] * (H - height + 1)), int(draw[3] * (W - width + 1))
+        crop = image[None, :, top : top + height, left : left + width].float()
+        crop = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)
+        crops.append(crop.flip(3) if draw[4] < 0.5 else crop)
+    return torch.cat(crops).round().clamp(0, 255).to(torch.uint8)

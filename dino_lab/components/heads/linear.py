@@ -11,10 +11,15 @@ from dino_lab.registry import register
 
 
 @register("head", "linear")
-class Linear(nn.Module):
+class LinearHead(nn.Module):
     """One linear layer: features [N, in_dim] to [N, dim]."""
 
-    def __init__(self, in_dim: int, *, dim: Annotated[int, Field(gt=0)]) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        dim: Annotated[int, Field(gt=0, description="outputs K; supervised: at least the number of classes")],
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.linear = nn.Linear(in_dim, dim)

@@ -26,12 +26,16 @@ class Mlp(nn.Module):
         self,
         in_dim: int,
         *,
-        hidden: Annotated[int, Field(gt=0)] = 4096,
-        dim: Annotated[int, Field(gt=0)] = 256,
-        layers: Annotated[int, Field(ge=2, le=20)] = 2,
-        batch_norm: bool = True,
-        output_batch_norm: Annotated[OutputNorm, Field(description="behind the last layer")] = "none",
-        output_bias: Annotated[bool, Field(description="of a last layer without batch norm")] = True,
+        hidden: Annotated[int, Field(gt=0, description="width of the layers between; BYOL: 4096")] = 4096,
+        dim: Annotated[int, Field(gt=0, description="outputs K; BYOL: 256, SimCLR: 128")] = 256,
+        layers: Annotated[int, Field(ge=2, le=20, description="linear layers; SimSiam's projector: 3")] = 2,
+        batch_norm: Annotated[bool, Field(description="normalise before each ReLU over the batch")] = True,
+        output_batch_norm: Annotated[
+            OutputNorm, Field(description="batch norm after the last layer; SimSiam's projector: plain")
+        ] = "none",
+        output_bias: Annotated[
+            bool, Field(description="bias of the last layer, where no batch norm follows it")
+        ] = True,
     ) -> None:
         super().__init__()
         self.dim = dim

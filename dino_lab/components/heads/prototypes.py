@@ -46,13 +46,24 @@ class Prototypes(nn.Module):
         self,
         in_dim: int,
         *,
-        dim: Annotated[int, Field(gt=1)] = 65536,
-        layers: Annotated[int, Field(ge=1, le=20)] = 3,
-        hidden: Annotated[int, Field(gt=0)] = 2048,
-        bottleneck: Annotated[int, Field(gt=0)] = 256,
-        batch_norm: bool = False,
-        norm_last_layer: bool = True,
-        activation: Literal["gelu", "relu"] = "gelu",
+        dim: Annotated[
+            int, Field(gt=1, description="prototypes, the outputs K; DINO: 65536, SwAV: 3000")
+        ] = 65536,
+        layers: Annotated[
+            int, Field(ge=1, le=20, description="linear layers up to the bottleneck; DINO: 3")
+        ] = 3,
+        hidden: Annotated[int, Field(gt=0, description="width of the layers between; DINO: 2048")] = 2048,
+        bottleneck: Annotated[int, Field(gt=0, description="dimensions of the unit vector; DINO: 256")] = 256,
+        batch_norm: Annotated[
+            bool, Field(description="normalise over the batch before each activation; DINO: not with ViTs")
+        ] = False,
+        norm_last_layer: Annotated[
+            bool, Field(description="fix the gain of each prototype to 1; false: learn it")
+        ] = True,
+        activation: Annotated[
+            Literal["gelu", "relu"],
+            Field(description="nonlinearity between the linear layers; DINO: gelu, SwAV: relu"),
+        ] = "gelu",
     ) -> None:
         super().__init__()
         self.dim = dim

@@ -1,4 +1,4 @@
-"""Which pairs of views count, and how much."""
+"""Weights of pairs of views."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def weights(pairs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights [S, T] that sum to 1, alike for every two views that are to be pulled together.
+    """Weights [S, T] that sum to 1, equal for all unordered pairs of views that are positive.
 
     Where student s is compared with target t and student t with target s, each of the two weighs half: they
     are the same two views.

@@ -1,4 +1,4 @@
-"""Redundancy reduction."""
+"""The loss of Barlow Twins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ class Barlow(nn.Module):
     negatives = False
     cross_entropy = False
 
-    def __init__(self, dim: int, *, off_diagonal: Annotated[float, Field(ge=0)] = 0.005) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        off_diagonal: Annotated[
+            float, Field(ge=0, description="lambda, weight of the redundancy term; Barlow Twins: 0.005")
+        ] = 0.005,
+    ) -> None:
         super().__init__()
         self.off_diagonal = off_diagonal
 

@@ -1,4 +1,4 @@
-"""Find the positive among the candidates."""
+"""The contrastive loss InfoNCE."""
 
 from __future__ import annotations
 
@@ -36,11 +36,18 @@ class InfoNce(nn.Module):
         self,
         dim: int,
         *,
-        temperature: Annotated[float, Field(gt=0)] = 0.2,
-        in_batch: bool | Literal["paired"] = True,
-        queue: Annotated[int, Field(ge=0, description="so many targets of earlier steps")] = 0,
-        normalize: Annotated[bool, Field(description="put both on the unit sphere")] = True,
-        scale_by_temperature: Annotated[bool, Field(description="times 2 * temperature")] = False,
+        temperature: Annotated[
+            float, Field(gt=0, description="tau of the softmax; MoCo v2: 0.2, SimCLR: 0.1 to 0.5")
+        ] = 0.2,
+        in_batch: Annotated[
+            bool | Literal["paired"],
+            Field(description="candidates of other samples: all their targets, none, or of paired views"),
+        ] = True,
+        queue: Annotated[int, Field(ge=0, description="targets of earlier steps; MoCo: 65536")] = 0,
+        normalize: Annotated[bool, Field(description="scale student and target to unit length first")] = True,
+        scale_by_temperature: Annotated[
+            bool, Field(description="multiply the loss by 2 * temperature, as MoCo v3")
+        ] = False,
     ) -> None:
         super().__init__()
         self.temperature, self.in_batch, self.normalize = temperature, in_batch, normalize

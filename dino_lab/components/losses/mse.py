@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.registry import register
@@ -19,7 +22,14 @@ class Mse(nn.Module):
     negatives = False
     cross_entropy = False
 
-    def __init__(self, dim: int, *, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        normalize: Annotated[
+            bool, Field(description="scale student and target to unit length first, as BYOL")
+        ] = True,
+    ) -> None:
         super().__init__()
         self.normalize = normalize
 

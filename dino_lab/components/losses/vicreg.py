@@ -1,4 +1,4 @@
-"""Variance, invariance, covariance."""
+"""The loss of VICReg."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from dino_lab import collectives
 from dino_lab.components.losses._pairs import weights
 from dino_lab.registry import register
-
-Weight = Annotated[float, Field(ge=0)]
 
 
 @register("loss", "vicreg")
@@ -33,14 +31,27 @@ class Vicreg(nn.Module):
         self,
         dim: int,
         *,
-        invariance: Weight = 25.0,
-        variance: Weight = 25.0,
-        covariance: Weight = 1.0,
+        invariance: Annotated[
+            float, Field(ge=0, description="lambda, weight of the distance of student and target; VICReg: 25")
+        ] = 25.0,
+        variance: Annotated[
+            float, Field(ge=0, description="mu, weight of the hinge on standard deviations; VICReg: 25")
+        ] = 25.0,
+        covariance: Annotated[
+            float, Field(ge=0, description="nu, weight of the squared covariances; VICReg: 1")
+        ] = 1.0,
         scaling: Annotated[
-            Literal["code", "paper"], Field(description="of the authors' code, or of Eq. 1 to 6")
+            Literal["code", "paper"],
+            Field(
+                description="code: distances and hinges are means, as the authors trained; paper: Eq. 1 to 6"
+            ),
         ] = "code",
-        deviation: Annotated[float, Field(gt=0, description="least standard deviation wanted")] = 1.0,
-        epsilon: Annotated[float, Field(gt=0, description="added to variances")] = 1e-4,
+        deviation: Annotated[
+            float, Field(gt=0, description="gamma, standard deviation below which the hinge acts; VICReg: 1")
+        ] = 1.0,
+        epsilon: Annotated[
+            float, Field(gt=0, description="added to variances before the root; VICReg: 0.0001")
+        ] = 1e-4,
     ) -> None:
         super().__init__()
         self.factors = {"invariance": invariance, "variance": variance, "covariance": covariance}

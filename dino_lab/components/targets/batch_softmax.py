@@ -1,8 +1,11 @@
-"""A softmax over the batch."""
+"""Targets by a softmax over the batch."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.targets._sinkhorn import balanced
@@ -20,7 +23,14 @@ class BatchSoftmax(nn.Module):
 
     distribution = True
 
-    def __init__(self, dim: int, *, temperature: Temperature = constant(0.05)) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        temperature: Annotated[
+            Temperature, Field(description="tau_t, that the outputs are divided by; lower is sharper")
+        ] = constant(0.05),
+    ) -> None:
         super().__init__()
         self.temperature = temperature
 

@@ -1,8 +1,11 @@
-"""Centring and sharpening."""
+"""Targets by centring and sharpening."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab import collectives
@@ -25,8 +28,13 @@ class Center(nn.Module):
         self,
         dim: int,
         *,
-        temperature: Temperature | None = constant(0.04),
-        momentum: Momentum = constant(0.9),
+        temperature: Annotated[
+            Temperature | None,
+            Field(description="tau_t of the softmax; DINO: 0.04, warmed up to 0.07; null: no softmax"),
+        ] = constant(0.04),
+        momentum: Annotated[
+            Momentum, Field(description="m of the centre's running mean; DINO: 0.9, with 0.999 it collapses")
+        ] = constant(0.9),
     ) -> None:
         super().__init__()
         self.temperature, self.momentum = temperature, momentum

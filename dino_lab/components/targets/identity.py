@@ -1,4 +1,4 @@
-"""No change."""
+"""Targets that are the teacher's outputs."""
 
 from __future__ import annotations
 

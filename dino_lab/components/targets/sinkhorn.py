@@ -1,4 +1,4 @@
-"""Balanced assignment to the outputs."""
+"""Targets by a balanced assignment of samples to outputs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ class Sinkhorn(nn.Module):
         self,
         dim: int,
         *,
-        temperature: Temperature = constant(0.05),
-        iterations: Annotated[int, Field(gt=0, le=1000)] = 3,
-        joint: bool = False,
+        temperature: Annotated[
+            Temperature, Field(description="epsilon, that the outputs are divided by; SwAV: 0.05")
+        ] = constant(0.05),
+        iterations: Annotated[int, Field(gt=0, le=1000, description="rounds of scaling; SwAV: 3")] = 3,
+        joint: Annotated[
+            bool, Field(description="balance all of the teacher's views together, as DINOv2; false: each")
+        ] = False,
     ) -> None:
         super().__init__()
         self.temperature, self.iterations, self.joint = temperature, iterations, joint

@@ -1,7 +1,10 @@
-"""Sharpening without centring."""
+"""Targets by sharpening without centring."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.registry import register
@@ -14,7 +17,14 @@ class Softmax(nn.Module):
 
     distribution = True
 
-    def __init__(self, dim: int, *, temperature: Temperature = constant(0.04)) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        temperature: Annotated[
+            Temperature, Field(description="tau_t, that the outputs are divided by; DINO: 0.04 to 0.07")
+        ] = constant(0.04),
+    ) -> None:
         super().__init__()
         self.temperature = temperature
 

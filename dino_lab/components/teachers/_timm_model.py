@@ -1,4 +1,4 @@
-"""A whole model of timm as a network."""
+"""A model of timm as the teacher's network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dino_lab.registry import suggest
 
 
 class TimmModel(BaseModel, frozen=True, extra="forbid"):
-    """A model of timm; crops are normalised and resized as its weights want them."""
+    """A model of timm; crops are normalised and resized as for its training."""
 
-    model: str
-    pretrained: bool = Field(True, description="download weights")
+    model: str = Field(description="timm's name of it, such as resnet50")
+    pretrained: bool = Field(True, description="with published weights, which are downloaded")
     output: Literal["logits", "features"] = Field(
-        "logits", description="of its classifier, or what that would see"
+        "logits", description="outputs of its classifier, or the features that the classifier gets"
     )
 
 
 class _Resized(nn.Module):
-    """A model that gets images of any size in the size it was made for."""
+    """A model whose images are resized to the size that it was made for."""
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Resized(nn.Module):
 
 
 class _NoHead(nn.Identity):
-    """The model's own outputs."""
+    """The identity, in place of a head."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _NoHead(nn.Identity):
 
 
 def load_timm(source: TimmModel) -> Network:
-    """The model, whose head does nothing."""
+    """The model as a network whose head is the identity."""
     model = _create(source)
     # Some nets end in a layer after the pooling, wider than the feature map.
     width = getattr(model, "head_hidden_size", None) or model.num_features

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from dino_lab.components.teachers._follower import Follower
+from dino_lab.components.teachers._student_copy import StudentCopy, TeacherMode
 from dino_lab.network import Network
 from dino_lab.registry import register
 from dino_lab.schedule import Momentum, Schedule
 
 
 @register("teacher", "ema")
-class Ema(Follower):
+class Ema(StudentCopy):
     """Moving average of the student's weights: t = momentum * t + (1 - momentum) * s, after each step.
 
     DINO, arXiv 2104.14294, Sec. 3.1; BYOL, arXiv 2006.07733, Eq. 1. `buffers` says where the BatchNorm
@@ -26,9 +27,14 @@ class Ema(Follower):
         self,
         student: Network,
         *,
-        momentum: Momentum = Schedule(start=0.996, end=1.0, shape="cosine"),
-        buffers: Literal["own", "copy", "ema"] = "own",
-        mode: Literal["train", "eval"] = "train",
+        momentum: Annotated[
+            Momentum, Field(description="m of the moving average, per step; DINO: 0.996, rising to 1")
+        ] = Schedule(start=0.996, end=1.0, shape="cosine"),
+        buffers: Annotated[
+            Literal["own", "copy", "ema"],
+            Field(description="BatchNorm statistics: of its own passes, the student's, or their average"),
+        ] = "own",
+        mode: TeacherMode = "train",
     ) -> None:
         super().__init__(student, buffers, mode)
         self.momentum = momentum

@@ -1,17 +1,17 @@
-"""A teacher that never changes."""
+"""A teacher whose weights are fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from dino_lab.components.teachers._student_copy import TeacherMode, as_teacher, student_copy
 from dino_lab.components.teachers._timm_model import TimmModel, load_timm
-from dino_lab.components.teachers._twin import at_rest, twin
 from dino_lab.network import Network
 from dino_lab.registry import register, registry
 from dino_lab.runs.open import open_run
@@ -21,9 +21,9 @@ from dino_lab.types import Output, Views
 class TrainedRun(BaseModel, frozen=True, extra="forbid"):
     """The network of a run of this package, with its head."""
 
-    path: Path = Field(description="the folder of the run, `runs/NAME/HASH`")
+    path: Path = Field(description="folder of the run, `runs/NAME/HASH`")
     of: Literal["teacher", "student"] = Field(
-        "teacher", description="whose weights; the student's where the teacher has no network"
+        "teacher", description="network that is taken; the student where the teacher has no network"
     )
 
 
@@ -42,9 +42,11 @@ class Frozen(nn.Module):
         self,
         student: Network,
         *,
-        run: TrainedRun | None = None,
-        timm: TimmModel | None = None,
-        mode: Literal["eval", "train"] = "eval",
+        run: Annotated[
+            TrainedRun | None, Field(description="take the network of a finished run of this package")
+        ] = None,
+        timm: Annotated[TimmModel | None, Field(description="take a model of timm")] = None,
+        mode: TeacherMode = "eval",
     ) -> None:
         super().__init__()
         if run is not None and timm is not None:
@@ -53,7 +55,7 @@ class Frozen(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, which reaches the network only if it is meant to use the batch's statistics."""
+        """Set training mode; the network stays in evaluation mode unless `mode: train` asks for it."""
         super().train(mode)
         self.source.train(mode and self.mode == "train")
         return self
@@ -85,8 +87,8 @@ def _source(student: Network, run: TrainedRun | None, timm: TimmModel | None) ->
     elif timm is not None:
         network, who = load_timm(timm), f"timm's {timm.model}"
     else:
-        return twin(student)
+        return student_copy(student)
     given, wanted = network.head.dim, student.head.dim
     if given != wanted:
         raise ValueError(f"{who} has {given} outputs, and head.dim is {wanted}")
-    return at_rest(network)
+    return as_teacher(network)

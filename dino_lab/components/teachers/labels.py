@@ -1,4 +1,4 @@
-"""A teacher who knows the answers."""
+"""Labels in place of a teacher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ class Labels(nn.Module):
 
     network = None
 
-    def __init__(self, student: Network, *, smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0) -> None:
+    def __init__(
+        self,
+        student: Network,
+        *,
+        smoothing: Annotated[
+            float, Field(ge=0, le=1, description="share s of a target that all K outputs divide evenly")
+        ] = 0.0,
+    ) -> None:
         super().__init__()
         head: Any = student.head
         self.dim: int = head.dim

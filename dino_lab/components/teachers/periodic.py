@@ -1,4 +1,4 @@
-"""The student as it was some time ago."""
+"""A teacher that is an earlier copy of the student."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.teachers._follower import Follower
-from dino_lab.components.teachers._twin import twin
+from dino_lab.components.teachers._student_copy import StudentCopy, TeacherMode, student_copy
 from dino_lab.network import Network
 from dino_lab.registry import register
 
 
 @register("teacher", "periodic")
-class Periodic(Follower):
+class Periodic(StudentCopy):
     """A copy of the student, made anew after every `every` steps or epochs, and used `lag` periods later.
 
     Of DINO, arXiv 2104.14294, Sec. 5.2 and Fig. 6, the student copy is every step without lag, the previous
@@ -30,17 +29,22 @@ class Periodic(Follower):
         self,
         student: Network,
         *,
-        every: Annotated[int, Field(gt=0)] = 1,
-        unit: Literal["step", "epoch"] = "epoch",
+        every: Annotated[int, Field(gt=0, description="length of a period, in units of `unit`")] = 1,
+        unit: Annotated[Literal["step", "epoch"], Field(description="what `every` counts")] = "epoch",
         lag: Annotated[
             int, Field(ge=0, le=100, description="periods that a copy waits before it teaches")
         ] = 0,
-        buffers: Literal["copy", "own"] = "copy",
-        mode: Literal["train", "eval"] = "train",
+        buffers: Annotated[
+            Literal["copy", "own"],
+            Field(
+                description="BatchNorm statistics: copied from the student, or of the teacher's own passes"
+            ),
+        ] = "copy",
+        mode: TeacherMode = "train",
     ) -> None:
         super().__init__(student, buffers, mode)
         self.every, self.unit = every, unit
-        self.waiting = nn.ModuleList(twin(student) for _ in range(lag))  # the oldest first
+        self.waiting = nn.ModuleList(student_copy(student) for _ in range(lag))  # the oldest first
         self.age = 0  # units since the last copy
 
     @torch.no_grad()

@@ -1,7 +1,10 @@
-"""The student as its own teacher."""
+"""The student in place of a teacher."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.network import Network
@@ -18,7 +21,14 @@ class Siamese(nn.Module):
 
     network = None
 
-    def __init__(self, student: Network, *, stop_gradient: bool = True) -> None:
+    def __init__(
+        self,
+        student: Network,
+        *,
+        stop_gradient: Annotated[
+            bool, Field(description="no gradient reaches the target; false for VICReg, Barlow Twins, SimCLR")
+        ] = True,
+    ) -> None:
         super().__init__()
         self.stop_gradient = stop_gradient
 

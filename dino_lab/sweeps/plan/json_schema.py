@@ -47,19 +47,29 @@ def json_schema(registry: Registry) -> Schema:
 
 
 def _keys(spec: Schema) -> dict[str, str]:
-    """Every field of a spec and every parameter of it, dotted, with what is said of it."""
-    found: dict[str, str] = {}
+    """Every field of a spec and every parameter of it, dotted, with what is said of it.
+
+    Where components differ in a parameter, in its default for example, there is one line for each text.
+    """
+    found: dict[str, dict[str, list[str]]] = {}  # by key and text: who says so
     for field, said in spec["properties"].items():
         if field in ("extends", "name"):
             continue
-        found[field] = said.get("description", "")
+        found[field] = {said.get("description", ""): []}
         inner = [part["then"] for part in said.get("allOf", ())] or [said]
         for part in inner:
             name = part.get("$ref", "").removeprefix("#/$defs/")
             for key, parameter in spec["$defs"].get(name, {}).get("properties", {}).items():
                 if key != "name":
-                    found.setdefault(f"{field}.{key}", parameter.get("description", ""))
-    return found
+                    texts = found.setdefault(f"{field}.{key}", {})
+                    texts.setdefault(parameter.get("description", ""), []).append(name.partition(".")[2])
+    return {key: _lines(texts) for key, texts in found.items()}
+
+
+def _lines(texts: dict[str, list[str]]) -> str:
+    if len(texts) == 1:
+        return next(iter(texts))
+    return "\n".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
 
 
 def _mapping(keys: dict[str, str], value: Schema) -> Schema:

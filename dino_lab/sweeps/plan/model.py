@@ -24,8 +24,8 @@ class Resources(Section):
 class Random(Section):
     """How many points are drawn from `space`."""
 
-    samples: int = Field(gt=0)
-    seed: Seed = 0
+    samples: int = Field(gt=0, description="points that are drawn")
+    seed: Seed = Field(0, description="of the points that are drawn, not of the runs")
 
 
 class SearchSettings(Section):
@@ -33,25 +33,27 @@ class SearchSettings(Section):
 
     name: Literal["optuna"]
     samples: int = Field(gt=0, description="points in all")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the search, not of the runs")
 
 
 class Distribution(Section):
     """Where the values of one key come from, and the values of other keys under which it is drawn at all."""
 
-    uniform: tuple[float, float] | None = Field(None, description="numbers between the two")
+    uniform: tuple[float, float] | None = Field(None, description="smallest and largest number")
     log_uniform: tuple[float, float] | None = Field(
-        None, description="numbers between the two, both above 0, whose logarithm is uniform"
+        None, description="smallest and largest number, whose logarithm is drawn; both above 0"
     )
     int_uniform: tuple[Whole, Whole] | None = Field(
-        None, description="whole numbers from the first to the second, both included"
+        None, description="smallest and largest whole number, both included"
     )
     log_int_uniform: tuple[Whole, Whole] | None = Field(
-        None, description="the same with both above 0, small numbers as often as their logarithms ask for"
+        None, description="smallest and largest whole number, whose logarithm is drawn; both above 0"
     )
-    choice: Annotated[list[Any], Field(min_length=1)] | None = Field(None, description="one of the items")
+    choice: Annotated[list[Any], Field(min_length=1)] | None = Field(
+        None, description="values, each as likely as the others"
+    )
     when: dict[str, Any] = Field(
-        {}, description="drawn only where each of these keys has this value, or one of a list of values"
+        {}, description="keys and the value, or the list of values, at which this key is drawn at all"
     )
 
     @property
@@ -75,10 +77,10 @@ class Scheduler(Section):
     """Ends the weaker trials early."""
 
     name: Literal["asha", "median"]
-    grace_epochs: int = Field(1, gt=0, description="no trial ends before")
+    grace_epochs: int = Field(1, gt=0, description="epochs that every trial is given")
     reduction: int = Field(3, ge=2, description="asha: one in so many goes on at each rung")
-    metric: str | None = Field(None, description="what is compared, where it is not the metric of the sweep")
-    mode: Literal["max", "min"] = "max"
+    metric: str | None = Field(None, description="number that is compared; null: the sweep's metric")
+    mode: Literal["max", "min"] = Field("max", description="whether a large or a small number is better")
 
 
 class Sweep(Section):
@@ -87,24 +89,28 @@ class Sweep(Section):
     base: str = Field(min_length=1, description="the spec that is changed, relative to this file")
     set: Overrides = Field({}, description="dotted keys laid over the base, in every trial")
     baseline: str | Overrides | None = Field(
-        None, description="what differences are told to: the name of a variant, or keys; the base as it is"
+        None, description="what others are compared with: a variant's name, or keys; null: the base itself"
     )
     variants: dict[str, Overrides] = Field({}, description="named changes, one row of the table each")
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, description="dotted keys and their values; every combination is run"
     )
     space: dict[str, Distribution] = Field({}, description="dotted keys whose values are drawn")
-    random: Random | None = None
-    search: SearchSettings | None = None
-    seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Seed], Field(min_length=1)] = 1
+    random: Random | None = Field(None, description="draw points of `space`, all at the start")
+    search: SearchSettings | None = Field(None, description="choose points of `space`, one after the other")
+    seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Seed], Field(min_length=1)] = Field(
+        1, description="runs of each variant: so many seeds from that of the base on, or these seeds"
+    )
     metric: str = Field(min_length=1, description="a number of the rows, such as knn.20nn")
-    mode: Literal["max", "min"] = "max"
-    resources: Resources = Resources()
+    mode: Literal["max", "min"] = Field("max", description="whether a large or a small number is better")
+    resources: Resources = Field(Resources(), description="what each trial has for itself")
     stack: int = Field(
         1, ge=1, description="trials of equal shapes that share `resources` and train in one process"
     )
-    max_failures: int = Field(2, ge=0, description="how often a trial whose process died goes on")
-    scheduler: Scheduler | None = None
+    max_failures: int = Field(
+        2, ge=0, description="times that a trial is started again after its process died"
+    )
+    scheduler: Scheduler | None = Field(None, description="end the weaker trials early; null: end none")
 
     @field_validator("seeds")
     @classmethod

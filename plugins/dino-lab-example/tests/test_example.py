@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dino_lab.registry import registry
+from dino_lab.registry.discovery import sources
+from dino_lab.registry.kinds import FOLDERS
+from dino_lab.registry.parameters import undescribed
 from dino_lab.testing import check_component
 
 
@@ -21,3 +25,10 @@ PARTS = "augment/tint backbone/convnet head/random_projection teacher/consensus 
 @pytest.mark.parametrize("part", [*PARTS.split(), "regularizer/uniformity", "evaluator/ridge"])
 def test_each_keeps_its_contract(part: str) -> None:
     check_component(*part.split("/"))
+
+
+def test_every_parameter_has_a_description() -> None:
+    for kind in FOLDERS:
+        for source in sources(kind):
+            if source.module == "dino_lab_example":
+                assert not undescribed(registry.find(kind, source.name).params), source.name

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dino_lab.registry import register
 
-Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -35,15 +34,25 @@ class Glom(nn.Module):
         channels: int,
         size: int,
         *,
-        width: Annotated[int, Field(gt=1)] = 96,
-        levels: Annotated[int, Field(ge=2)] = 3,
-        patch: Count = 4,
-        iterations: Count = 4,
-        mlp_ratio: Annotated[float, Field(gt=0)] = 2.0,
-        beta: Annotated[float, Field(gt=0)] = 1.0,
-        radius: Annotated[float, Field(gt=0)] | None = None,
-        frequencies: Count = 3,
-        weights: tuple[Weight, Weight, Weight, Weight] = (1.0, 1.0, 1.0, 1.0),
+        width: Annotated[int, Field(gt=1, description="dimensions D of an embedding")] = 96,
+        levels: Annotated[int, Field(ge=2, description="embeddings in a column, from part to whole")] = 3,
+        patch: Annotated[int, Field(gt=0, description="side of the patch of a column, in pixels")] = 4,
+        iterations: Annotated[int, Field(gt=0, description="rounds of averaging after the first pass")] = 4,
+        mlp_ratio: Annotated[
+            float, Field(gt=0, description="hidden width of a network between levels, relative to `width`")
+        ] = 2.0,
+        beta: Annotated[
+            float, Field(gt=0, description="inverse temperature of the attention in the consensus")
+        ] = 1.0,
+        radius: Annotated[
+            float | None,
+            Field(gt=0, description="distance of the consensus at the lowest level, in columns; null: all"),
+        ] = None,
+        frequencies: Annotated[int, Field(gt=0, description="octaves that encode the place of a column")] = 3,
+        weights: Annotated[
+            tuple[Weight, Weight, Weight, Weight],
+            Field(description="of bottom-up, top-down, the embedding itself and the consensus"),
+        ] = (1.0, 1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
         bottom_up, _, itself, consensus = weights

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.registry import register
+from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab_glom import _agreement, _picture
 
-Count = Annotated[int, Field(gt=0)]
 BATCH = 20  # images at once: all pairs of their columns are compared
 
 
@@ -28,28 +27,25 @@ class Islands:
     of the background. Islands are columns connected through neighbours whose cosine exceeds `threshold`:
     `part_ari` and `object_ari` are the adjusted Rand index of islands and masks, background included, and
     `islands` is how many there are in an image. A column belongs to what most of its pixels show. All are
-    means over the first `images` of the test split; so many `pictures` of them are drawn.
-    `map: tokens` takes a backbone's patch tokens as its only level, to compare a vision transformer.
+    means over the first `images` of the test split. `map: tokens` compares a vision transformer.
     """
 
     def __init__(
         self,
         *,
-        images: Count = 200,
-        threshold: Annotated[float, Field(gt=-1, lt=1)] = 0.9,
-        map: Literal["levels", "tokens"] = "levels",
-        pictures: Count = 6,
-        every: Count = 1,
-        of: Literal["teacher", "student"] = "teacher",
+        images: Annotated[int, Field(gt=0, description="test images, the first of the split")] = 200,
+        threshold: Annotated[
+            float, Field(gt=-1, lt=1, description="cosine above which neighbouring columns are connected")
+        ] = 0.9,
+        map: Annotated[
+            Literal["levels", "tokens"],
+            Field(description="what is measured: GLOM's levels, or patch tokens as the only level"),
+        ] = "levels",
+        pictures: Annotated[int, Field(gt=0, description="images that are drawn, the first ones")] = 6,
+        options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.images, self.threshold, self.map, self.pictures, self.every = (
-            images,
-            threshold,
-            map,
-            pictures,
-            every,
-        )
-        self.of: Literal["teacher", "student"] = of
+        self.images, self.threshold, self.map, self.pictures = images, threshold, map, pictures
+        self.every, self.of = options.every, options.of
         self.needs = (f"backbone.{map}", "data.annotated")
 
     @property

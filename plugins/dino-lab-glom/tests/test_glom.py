@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dino_lab.registry import registry
+from dino_lab.registry.parameters import undescribed
 from dino_lab_glom.glom import Glom
 
 SMALL: dict[str, Any] = {"width": 8, "levels": 3, "patch": 4, "iterations": 2, "frequencies": 2}
@@ -235,3 +237,8 @@ def test_it_needs_no_memory_to_be_checked() -> None:
     with torch.device("meta"):
         model = glom(radius=2.0)
         assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("backbone", "glom"), ("evaluator", "islands")])
+def test_every_parameter_has_a_description(kind: str, name: str) -> None:
+    assert undescribed(registry.find(kind, name).params) == []

@@ -20,6 +20,7 @@ from dino_lab.components.data.shapes import Shapes
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
+from dino_lab.registry import EvaluatorOptions
 from dino_lab_glom import _agreement, _picture
 from dino_lab_glom.glom import Glom
 from dino_lab_glom.islands import Islands
@@ -239,7 +240,9 @@ def test_a_backbone_without_levels_is_one_line() -> None:
 
 
 def test_protocol_names_every_constant() -> None:
-    protocol = Islands(images=7, threshold=0.25, of="student", map="tokens").protocol
+    protocol = Islands(
+        images=7, threshold=0.25, options=EvaluatorOptions(of="student"), map="tokens"
+    ).protocol
     for part in ("islands/1:", "tokens", "0.25", "student", "first 7 images", "test split"):
         assert part in protocol
     assert "\n" not in protocol

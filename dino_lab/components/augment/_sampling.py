@@ -1,4 +1,4 @@
-"""What is drawn for each crop before any is made."""
+"""The parameters of all crops, sampled before any crop is made."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What happens to V crops of each of B images; None where it happens to none of them."""
+class SampledParameters:
+    """The operations on V crops of each of B images; None where an operation happens to none of them."""
 
     boxes: Tensor  # [V, B, 4]: top, left, height, width
     flipped: Tensor  # bool [V, B]
     angle: Tensor | None  # [V, B], in degrees
     blends: Tensor | None  # [V, B, 6, 3], see `_colour.jitter`
-    turns: Tensor | None  # [V, B], of the hue
+    hue_shift: Tensor | None  # [V, B], in turns of the colour circle
     grey: Tensor | None  # bool [V, B]
     blurred: Tensor | None  # bool [V, B]
     sigma: Tensor | None  # [V, B], of the blur, in pixels of the crop
     solarized: Tensor | None  # bool [V, B]
 
-    def flat(self) -> Drawn:
+    def flat(self) -> SampledParameters:
         """With V and B made one."""
         return self._map(lambda part: part.flatten(0, 1))
 
-    def to(self, device: torch.device) -> Drawn:
+    def to(self, device: torch.device) -> SampledParameters:
         """On a device; copied from pinned memory, for which the host does not wait."""
         if device.type == "cuda":
             return self._map(lambda part: part.pin_memory().to(device, non_blocking=True))
         return self._map(lambda part: part.to(device))
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Drawn:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> SampledParameters:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
         changed: dict[str, Any] = {name: None if part is None else function(part) for name, part in parts}
-        return Drawn(**changed)
+        return SampledParameters(**changed)
 
 
 def uniform(generator: torch.Generator, *shape: int) -> Tensor:
@@ -52,5 +52,5 @@ def between(low: float, high: float, share: Tensor) -> Tensor:
 
 def per_view(probability: tuple[float, ...], B: int, generator: torch.Generator) -> Tensor:
     """Bool [V, B]: true with the probability of the view."""
-    drawn = uniform(generator, len(probability), B)
-    return torch.stack([row < p for row, p in zip(drawn, probability, strict=True)])
+    uniforms = uniform(generator, len(probability), B)
+    return torch.stack([row < p for row, p in zip(uniforms, probability, strict=True)])

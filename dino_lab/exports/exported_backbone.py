@@ -15,7 +15,7 @@ from dino_lab.runs.open import SavedRun
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportedBackbone:
     """A backbone with its normalisation, on the CPU, in float32 and evaluation mode."""
 
     backbone: nn.Module
@@ -59,14 +59,14 @@ class Whole(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
 
-def subject_of(run: SavedRun, of: str, count: int = 4) -> Subject:
+def backbone_to_export(run: SavedRun, of: str, count: int = 4) -> ExportedBackbone:
     """The backbone of the teacher or the student, and at most `count` test images with their features."""
     network: Network = run.backbone(of).eval()
     images, _ = next(iter(run.data.test(count)))
     x = in_unit_range(images, run.size)
     with torch.no_grad():
         features = network.encode(x)
-    return Subject(
+    return ExportedBackbone(
         network.backbone,
         description(run.spec, run.augment),
         tuple(network.mean.flatten().tolist()),

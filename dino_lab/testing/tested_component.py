@@ -43,7 +43,7 @@ class Failed(AssertionError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class TestedComponent:
     """A component, the parameters that it is given, and the method around it."""
 
     entry: Entry
