@@ -10,6 +10,9 @@ PYTHON = $(shell for python in $(CANDIDATES); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; \
 	done)
 
+# Each worker runs whole files, in the order of tests/conftest.py: the longest first.
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: setup demo test check bench docs
 
 setup: $(STAMP)
@@ -38,8 +41,8 @@ demo: setup
 	$(BIN)/dino-lab run experiments/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest plugins
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) plugins
 
 check: setup
 	$(BIN)/ruff format --check .

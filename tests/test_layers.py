@@ -100,7 +100,7 @@ def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() ->
     assert inside == {
         *(f"reports/page/{name}.py" for name in pages),
         *(f"reports/{name}.py" for name in ("crop_picture", "theme", "study/figures")),
-        *(f"components/evaluators/{name}.py" for name in ("_curves", "_figures")),
+        *(f"components/evaluators/{name}.py" for name in ("_figures", "invariance")),
         *(f"sweeps/ray/{name}.py" for name in ray),
     }
 

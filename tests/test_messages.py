@@ -13,7 +13,7 @@ from dino_lab.cli.app import main
 from dino_lab.components.data import _shards
 from dino_lab.components.evaluators._benchmark import read_layout
 from dino_lab.errors import UserError, first_line, printable
-from dino_lab.reports.page.evaluator_files import read_evaluations
+from dino_lab.reports.page.evaluator_files import read_evaluator_files
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,6 @@ def test_files_of_brackets_are_damaged_files(tmp_path: Path) -> None:
     evaluations = tmp_path / "evaluations" / "000006"
     evaluations.mkdir(parents=True)
     (evaluations / "bad.teacher.deep.json").write_text(deep)
-    found = read_evaluations(tmp_path)
+    found = read_evaluator_files(tmp_path)
     assert not found.shown
     assert "bad.teacher.deep.json: maximum recursion depth exceeded" in found.left_out[0]

@@ -62,7 +62,8 @@ class SavedRun:
     @cached_property
     def augment(self) -> Augment:
         """The augmentation of the spec."""
-        augment: Augment = make_component(self.spec, self.registry, self.device, "augment")
+        with self.device:  # also while a spec is checked, without memory, that uses this run
+            augment: Augment = make_component(self.spec, self.registry, self.device, "augment")
         return augment
 
     @property
@@ -138,8 +139,9 @@ class SavedRun:
     def _trained_network(self, of_teacher: bool, with_head: bool) -> Network:
         weights = self._weights(of_teacher, with_head)
         network = _built(self, weights, with_head)
-        _fill(network, weights, self.folder.path)
+        _compare(network, weights, self.folder.path)
         if not network.mean.is_meta:  # as it is while a spec is checked
+            network.load_state_dict(weights)
             network = network.to(self.device)
         arrange(network, self.spec.train, self.device)
         return network.requires_grad_(False)
@@ -198,7 +200,8 @@ def _built(run: SavedRun, weights: dict[str, Tensor], with_head: bool) -> Networ
     return Network(backbone, head, mean=mean, std=std)
 
 
-def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
+def _compare(network: Network, weights: dict[str, Tensor], path: Path) -> None:
+    """A UserError where the weights are not those of such a network."""
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     for key in sorted(wanted.keys() | found.keys()):
@@ -207,4 +210,3 @@ def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> None:
                 f"{path}: last.pt and spec.yaml do not belong together: {key} is "
                 f"{found.get(key, 'missing')} in one, {wanted.get(key, 'missing')} in the other"
             )
-    network.load_state_dict(weights)

@@ -2,20 +2,129 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
-from dino_lab.testing.evaluator import EvaluatorTrial
 from dino_lab.testing.images import AugmentTrial, DataTrial
 from dino_lab.testing.networks import BackboneTrial, HeadTrial
 from dino_lab.testing.objectives import LossTrial, RegularizerTrial, TargetsTrial
 from dino_lab.testing.parameters import check_edges, check_refusals, check_schema
-from dino_lab.testing.resume import check_run
 from dino_lab.testing.teacher import TeacherTrial
 from dino_lab.testing.tested_component import Failed, TestedComponent
-from dino_lab.testing.trial import Trial
+from dino_lab.testing.trial import Size, Stateless, Trial
+from dino_lab.training.build import Run
+from dino_lab.training.loop import train
+
+
+def check_run(subject: TestedComponent) -> None:
+    """Two steps move the student, leave the teacher without gradient, and can be stopped in between."""
+    whole, resumed = subject.run(), subject.run()
+    before = _tensors(whole.student.state_dict())
+    _evaluate(whole)  # which must not change the run: the resumed one does without
+    _step(subject, whole, 0)
+    saved = io.BytesIO()
+    torch.save(whole.state_dict(), saved)
+    saved.seek(0)
+    _step(subject, whole, 1)
+    moved = _tensors(whole.student.state_dict())
+    subject.expect(
+        any(not torch.equal(before[key], moved[key]) for key in before),
+        "two steps of training do not move the student; a gradient should reach it",
+    )
+    network: Any = whole.teacher.network
+    subject.expect(
+        network is None or all(parameter.grad is None for parameter in network.parameters()),
+        "a gradient reaches the teacher's network; it should be made under torch.no_grad()",
+    )
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    _step(subject, resumed, 1)
+    _expect_same(subject, whole, resumed)
+    _step(subject, replace(whole, spec=subject.spec("train.precision=bfloat16")), 2)
+
+
+def _step(subject: TestedComponent, run: Run, step: int) -> None:
+    with subject.trying(f"a training step in {run.spec.train.precision}", "a run with it should go through"):
+        next(train(run, step))
+
+
+def _evaluate(run: Run) -> list[dict[str, float]]:
+    return [scored.scores for scored in run.evaluate(list(run.evaluators.items()))]
+
+
+def _expect_same(subject: TestedComponent, whole: Run, resumed: Run) -> None:
+    one, other = _tensors(whole.state_dict()), _tensors(resumed.state_dict())
+    different = [key for key in one if key not in other or not torch.equal(one[key], other[key])]
+    subject.expect(
+        not different,
+        f"a run that is stopped after the first step and resumed ends with another {(different or [''])[0]}; "
+        "what changes should be a buffer or a parameter, and random numbers come from the run's generators",
+    )
+    subject.expect(
+        _evaluate(whole) == _evaluate(resumed),
+        "the same weights get other scores in a resumed run; they should depend on features and data alone",
+    )
+
+
+def _tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a nested state, by its dotted name."""
+    if isinstance(state, Tensor):
+        return {prefix.lstrip("."): state.clone()}
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {k: v for key, value in items for k, v in _tensors(value, f"{prefix}.{key}").items()}
+
+
+class EvaluatorTrial(Stateless):
+    """Frozen features and data to scores by name."""
+
+    sizes: ClassVar = [()]
+    randomness = "a generator of its own with a fixed seed"
+
+    def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
+        """Nothing."""
+        return ()
+
+    def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
+        """The scores of the method's network before training, in the order of their names."""
+        with self.subject.trying("forward", "it should return scores by name"):
+            (scored,) = self.subject.method.evaluate([(self.subject.entry.name, part)])
+            scores = scored.scores
+        if not isinstance(scores, dict) or not scores:
+            self.subject.fail(
+                f"forward returns {scores!r}; it should be a dict of at least one score by name"
+            )
+        for name, score in scores.items():
+            self.expect(
+                isinstance(name, str) and isinstance(score, (int, float)) and math.isfinite(score),
+                f"says {name!r}: {score!r}; a score should be a finite number with a name",
+            )
+        for file, content in scored.files.items():
+            self.expect(
+                file == Path(file).name and isinstance(content, bytes),
+                f"writes {file!r}: {type(content).__name__}; files should be bytes by a name without folder",
+            )
+        return [torch.tensor([scores[name] for name in sorted(scores)], dtype=torch.float64)]
+
+    def rules(self) -> None:
+        """What it says of itself."""
+        part = self.make(self.sizes[0])
+        self.expect(part.every >= 1, f"its every is {part.every}; it should be at least 1")
+        self.expect(
+            part.of in ("teacher", "student"), f"its of is {part.of!r}; it should be 'teacher' or 'student'"
+        )
+        self.expect(
+            bool(part.protocol) and "\n" not in part.protocol,
+            f"its protocol is {part.protocol!r}; it should be one line: name/version and every constant",
+        )
+
 
 TRIALS: dict[str, type[Trial]] = {
     "data": DataTrial,

@@ -11,7 +11,7 @@ from components.planted import Drawn, encoder, noise
 from PIL import Image
 from torch import Tensor
 
-from dino_lab.components.evaluators import _boxes
+from dino_lab.components.evaluators import attention_boxes as _boxes
 from dino_lab.components.evaluators.attention_boxes import AttentionBoxes
 from dino_lab.errors import UserError
 

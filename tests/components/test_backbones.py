@@ -177,7 +177,7 @@ def test_positions_of_dino_reach_features_copies_and_everything_else_that_is_ask
     found = ours(images(8))
     assert not torch.allclose(found, plain(images(8)), atol=1e-4)
     torch.testing.assert_close(twin(images(8)), found)
-    torch.testing.assert_close(ours.look(images(8), 1).features, found)
+    torch.testing.assert_close(ours.outputs(images(8), 1).features, found)
     with torch.no_grad():
         twin.model.pos_embed.add_(torch.randn_like(twin.model.pos_embed))
     assert not torch.allclose(twin(images(8)), found, atol=1e-4)
@@ -327,10 +327,10 @@ def test_a_model_with_several_sets_of_tokens_has_none(model: str, size: int) -> 
         x = torch.zeros(2, 3, size, size)
         with pytest.raises(UserError, match="gives no patch tokens"):
             backbone.tokens(x)
-        look = backbone.look(x, 4)
-    assert look.features.shape == (2, backbone.dim)
-    assert look.tokens is None
-    assert look.attention is None
+        outputs = backbone.outputs(x, 4)
+    assert outputs.features.shape == (2, backbone.dim)
+    assert outputs.tokens is None
+    assert outputs.attention is None
 
 
 def test_timm_suggests_a_name() -> None:

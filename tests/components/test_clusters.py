@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dino_lab.components.evaluators import clusters as module
-from dino_lab.components.evaluators._agreement import contingency, matched_order, matching
-from dino_lab.components.evaluators.clusters import Clusters, k_means
+from dino_lab.components.evaluators.clusters import Clusters, contingency, k_means, matched_order, matching
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators._copies import KINDS, copy
-from dino_lab.components.evaluators._copy_parameters import Generate, Whiten
 from dino_lab.components.evaluators._whitening import LEAST, Whitening
-from dino_lab.components.evaluators.copy_detection import CopyDetection
+from dino_lab.components.evaluators.copy_detection import CopyDetection, Generate, Whiten
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network

@@ -11,14 +11,15 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from dino_lab.components.evaluators._segmentation import (
+from dino_lab.components.evaluators.dense import (
+    Dense,
+    _linear,
     accuracy,
     cell_classes,
     confusion,
     mean_iou,
     pixel_classes,
 )
-from dino_lab.components.evaluators.dense import Dense, _linear
 from dino_lab.errors import UserError
 
 

@@ -12,7 +12,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from dino_lab.components.evaluators import _neighbours
+from dino_lab.components.evaluators import knn as _neighbours
 from dino_lab.components.evaluators.knn import Knn
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder

@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from dino_lab.components.backbones.vit import Vit
-from dino_lab.components.evaluators._linear import train_heads
 from dino_lab.components.evaluators._probing import (
     accuracies,
     inputs,
@@ -21,7 +20,7 @@ from dino_lab.components.evaluators._probing import (
     standardisation,
     validation_part,
 )
-from dino_lab.components.evaluators.linear_probe import RATES, LinearProbe
+from dino_lab.components.evaluators.linear_probe import RATES, LinearProbe, train_heads
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import Split

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from dino_lab.components.evaluators import _spectrum
+from dino_lab.components.evaluators import spectrum as _spectrum
 from dino_lab.components.evaluators.spectrum import Spectrum, random_crops
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder

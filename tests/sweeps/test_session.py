@@ -36,18 +36,18 @@ TEXT = "base: tiny.yaml\nmetric: knn.5nn\ngrid: {targets.momentum: [0, 0.9]}\nse
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "w")
-getattr(fcntl, sys.argv[2])(file, fcntl.LOCK_EX)
+fcntl.lockf(file, fcntl.LOCK_EX)
 print(flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def held(file: Path, how: str = "lockf") -> Iterator[subprocess.Popen[str]]:
+def held(file: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a lock."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(file), how], **pipes)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], **pipes)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
@@ -177,7 +177,7 @@ def test_a_trial_that_another_process_trains_is_waited_for(
     monkeypatch.setattr(trial, "POLL", 0.01)
     its, spec = task(0)
     waiting, endings = [], []
-    with held(Path(its.folder) / "lock", "flock") as other:
+    with held(Path(its.folder) / "lock") as other:
 
         def release(one: Task) -> None:
             waiting.append(one)
@@ -195,7 +195,7 @@ def test_whoever_waits_for_a_trial_can_be_stopped(
     monkeypatch.setattr(trial, "POLL", 0.01)
     its, spec = task(0)
     endings: list[Status] = []
-    with held(Path(its.folder) / "lock", "flock"):
+    with held(Path(its.folder) / "lock"):
         run_trials(
             *([its], [spec], lambda *_: None, lambda _, ending: endings.append(ending)),
             waiting=lambda one: Path(one.stop_file).touch(),

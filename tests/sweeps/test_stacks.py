@@ -68,7 +68,8 @@ def test_a_stacked_trial_leaves_what_it_leaves_alone(
             for key in (key for key in same if key in wanted):
                 assert row[key] == pytest.approx(wanted[key], rel=0.01), key
         # The checkpoint holds this run's tensors, and not those of the others.
-        assert folder.checkpoint.stat().st_size == pytest.approx(other.checkpoint.stat().st_size, rel=0.01)
+        size, wanted_size = ((f.path / "last.pt").stat().st_size for f in (folder, other))
+        assert size == pytest.approx(wanted_size, rel=0.01)
         assert read_status(folder.path).state == "finished"
     trained_with = [
         json.loads((f.path / "env.json").read_text()).get("trained_with") for f in stacked.values()
@@ -89,7 +90,7 @@ def test_a_stopped_stack_goes_on_as_if_it_had_not_been(
     assert sweep() == 0
     whole = folders(tmp_path / "whole")
     for name, folder in folders(tmp_path / "runs").items():
-        one, other = (torch.load(f.checkpoint, weights_only=True) for f in (folder, whole[name]))
+        one, other = (torch.load(f.path / "last.pt", weights_only=True) for f in (folder, whole[name]))
         assert one["step"] == 8
         assert all(torch.equal(one["student"][key], other["student"][key]) for key in one["student"])
 
@@ -123,10 +124,9 @@ def test_an_error_of_one_is_its_own(
 ) -> None:
     assert sweep("train.epochs=1", "seeds=1", "stack=1") == 0
     for folder in folders(tmp_path / "runs").values():
-        (folder.path / "result.json").unlink()
-        (folder.path / "ending.json").unlink()
+        (folder.path / "status.json").unlink()
     first, second = folders(tmp_path / "runs").values()
-    first.checkpoint.write_bytes(b"")
+    (first.path / "last.pt").write_bytes(b"")
     capsys.readouterr()
     assert sweep("train.epochs=1", "seeds=1") == 1
     out = capsys.readouterr().out

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from dino_lab.runs.folder import RunFolder
-from dino_lab.runs.status import Status
+from dino_lab.runs.status import Status, read_status
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.processes.launch import start_server
 from dino_lab.sweeps.processes.trial import Task
@@ -132,7 +132,7 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
     with pytest.raises(Enough):
         run(server, long, enough)
     assert (Path(long.folder) / "last.pt").exists()
-    assert "stopped" in (Path(long.folder) / "ending.json").read_text()
+    assert read_status(Path(long.folder)).state == "stopped"
 
 
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:

@@ -9,20 +9,56 @@ from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from dino_lab.components.evaluators import _copy_search as search
 from dino_lab.components.evaluators import _image_sets
 from dino_lab.components.evaluators._copies import KINDS
-from dino_lab.components.evaluators._copy_parameters import Generate, Whiten, in_words
 from dino_lab.components.evaluators._copydays import read_layout
-from dino_lab.components.evaluators._whitening import Whitening
+from dino_lab.components.evaluators._whitening import LEAST, Whitening
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import GEM_POWER, Representation
 from dino_lab.protocols import Data
 from dino_lab.registry import EvaluatorOptions, Flat, register
+
+Kind = Literal["crop", "jpeg", "blur", "overlay", "rotation", "colour"]
+
+
+class Generate(BaseModel, frozen=True, extra="forbid"):
+    """Copies that are made of images."""
+
+    kinds: tuple[Kind, ...] = Field(
+        ("crop", "jpeg", "blur", "overlay", "rotation", "colour"),
+        min_length=1,
+        description="changes that turn an image into a copy, one score each",
+    )
+    images: int = Field(
+        100, gt=0, description="images that are copied, at equal distances in the order; all are searched"
+    )
+    seed: int = Field(0, ge=0, description="of the strengths and places of the changes")
+
+
+class Whiten(BaseModel, frozen=True, extra="forbid"):
+    """Whitening by principal components of the features of other images."""
+
+    path: str = Field(description="folder of images that the components are computed from")
+    power: float = Field(
+        0.5, gt=0, le=1, description="power of the eigenvalues to divide by; 0.5 whitens completely"
+    )
+    centred: bool = Field(True, description="subtract the mean of the features first; DINO's script does not")
+
+
+def in_words(whitening: Whiten | None) -> str:
+    """The whitening, in the words of a protocol."""
+    if whitening is None:
+        return "not whitened"
+    moments = "covariance" if whitening.centred else "second moments"
+    return (
+        f"whitened with power {whitening.power:g} by {moments} of a folder (eigenvalues at least {LEAST:g} "
+        "of the largest)"
+    )
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,9 @@ class Searched:
     queries: dict[str, Tensor]  # [N, 2 D]
     copies: dict[str, search.Copies]
     show: Callable[[list[int]], dict[int, Image.Image]]
+
+
+GENERATE = Generate()
 
 
 @register("evaluator", "copy_detection")
@@ -60,7 +99,7 @@ class CopyDetection:
         ] = None,
         generate: Annotated[
             Generate, Field(description="which copies are made, of how many images")
-        ] = Generate(),
+        ] = GENERATE,
         prefix: Annotated[
             int,
             Field(gt=0, description="first characters that copydays' names of one image share"),

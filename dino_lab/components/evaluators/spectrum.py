@@ -10,11 +10,60 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators import _figures, _spectrum
+from dino_lab.components.evaluators import _figures
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.protocols import Data
 from dino_lab.registry import EvaluatorOptions, Flat, register
+
+CHUNK = 1024  # images compared with all others at once
+RANK_EPSILON = 1e-7  # of RankMe, for features in float32
+UNIFORMITY_T = 2.0  # of Wang and Isola
+
+
+def rank_me(features: Tensor) -> float:
+    """Exp of the entropy of the singular values' shares, features [N, D]; RankMe, arXiv 2210.02885, Eq. 1."""
+    values = torch.linalg.svdvals(features.double())
+    shares = values / values.sum().clamp_min(torch.finfo(torch.float64).tiny) + RANK_EPSILON
+    return (-(shares * shares.log()).sum()).exp().item()
+
+
+def spread(features: Tensor) -> float:
+    """Std of normalised features [N, D], mean over dimensions; SimSiam, arXiv 2011.10566, Sec. 4.1."""
+    return F.normalize(features.double(), dim=1).std(0, correction=0).mean().item()
+
+
+def uniformity(features: Tensor) -> float:
+    """Log of the mean over pairs of exp(-2 |x - y|^2) of normalised features [N, D].
+
+    Wang and Isola, arXiv 2005.10242, Sec. 4.2; a pair is two different images, and N is at least 2.
+    """
+    x = F.normalize(features.double(), dim=1)
+    N, total = len(x), x.new_zeros(())
+    for start in range(0, N, CHUNK):
+        chunk = x[start : start + CHUNK]
+        kernel = (-UNIFORMITY_T * _squared(chunk @ x[start:].T)).exp()  # [B, N - start]
+        total += kernel.triu(1).sum()
+    return math.log(total.item() / (N * (N - 1) / 2))
+
+
+def alignment(one: Tensor, other: Tensor) -> float:
+    """Mean |x - y|^2 of normalised features [N, D] of two crops of each image; arXiv 2005.10242, Sec. 4.2."""
+    cosines = (F.normalize(one.double(), dim=1) * F.normalize(other.double(), dim=1)).sum(1)
+    return _squared(cosines).mean().item()
+
+
+def eigenvalues(features: Tensor) -> Tensor:
+    """Of the covariance of features [N, D], largest first: [D], on the CPU."""
+    x = features.double()
+    x = x - x.mean(0)
+    return torch.linalg.eigvalsh(x.T @ x / len(x)).flip(0).clamp_min(0).cpu()
+
+
+def _squared(cosines: Tensor) -> Tensor:
+    """Distances of unit vectors, squared."""
+    return (2 - 2 * cosines).clamp_min(0)
+
 
 RATIOS = (3 / 4, 4 / 3)  # width over height of crops, uniform in its logarithm
 
@@ -46,8 +95,8 @@ class Spectrum:
         """Everything that a score depends on."""
         return (
             f"spectrum/1: test split, of the {self.of} in evaluation mode; rankme with epsilon "
-            f"{_spectrum.RANK_EPSILON:g} of features neither centred nor normalised; of normalised features: "
-            f"std mean over dimensions, uniformity with t={_spectrum.UNIFORMITY_T:g} over all pairs, "
+            f"{RANK_EPSILON:g} of features neither centred nor normalised; of normalised features: "
+            f"std mean over dimensions, uniformity with t={UNIFORMITY_T:g} over all pairs, "
             f"alignment with alpha=2 of two crops of each image, {self.least_area:g} to 1 of its area, "
             f"ratio 3/4 to 4/3, flipped with 0.5, seed={self.seed}"
         )
@@ -58,18 +107,18 @@ class Spectrum:
         if len(features) < 2:
             raise UserError("evaluator spectrum: there is one test image; uniformity compares two or more")
         return {
-            "rankme": _spectrum.rank_me(features),
-            "std": _spectrum.spread(features),
+            "rankme": rank_me(features),
+            "std": spread(features),
             "std_even": 1 / math.sqrt(features.shape[1]),
-            "uniformity": _spectrum.uniformity(features),
-            "alignment": _spectrum.alignment(*self._crops(encode, data)),
+            "uniformity": uniformity(features),
+            "alignment": alignment(*self._crops(encode, data)),
         }
 
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
         """The eigenvalues of the features' covariance."""
         features = encode.split(data, "test").features
-        values = _spectrum.eigenvalues(features)
-        return {"eigenvalues.png": _figures.eigenvalue_plot(values, _spectrum.rank_me(features))}
+        values = eigenvalues(features)
+        return {"eigenvalues.png": _figures.eigenvalue_plot(values, rank_me(features))}
 
     def _crops(self, encode: Encoder, data: Data) -> tuple[Tensor, Tensor]:
         """Features [N, D] of the first and of the second crop of each test image."""
