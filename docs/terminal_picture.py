@@ -16,6 +16,7 @@ from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.open import open_run
 from dino_lab.training.diagnostics import Reader
 from dino_lab.training.loop import Row
 from dino_lab.training.trainer import LEAST_WARM_UP, Outcome, verdict_of
@@ -38,7 +39,7 @@ def picture(folder: Path, command: str) -> str:
     view = LiveView(spec, device, console, clock=lambda: seconds)
     notes = Notes()
     notes.protocols = [registry.build("evaluator", params).protocol for params in spec.evaluators]
-    view.started(None, folder, 0)  # type: ignore[arg-type]
+    view.started(open_run(folder, registry), folder, 0)  # type: ignore[arg-type]  # only its data are looked at
     reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
     for numbers in run.rows():
         step, epoch = int(numbers.pop("step")), numbers.pop("epoch")
