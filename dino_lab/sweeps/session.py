@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO
 
 import torch
 
-from dino_lab.errors import SpecError, UserError
+from dino_lab.errors import SpecError
 from dino_lab.registry import registry
 from dino_lab.reports.study.files import write_study
 from dino_lab.reports.study.table import ArmLine
+from dino_lab.runs import lock
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status
 from dino_lab.runs.study import Study
@@ -190,42 +188,18 @@ def train_inline(queue: TrialQueue, watcher: SweepWatcher, stop: Callable[[], bo
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a sweep, made if need be; UserError if another process holds it.
+    """Hold the folder of a sweep, made if need be; a Busy if another process holds it.
 
-    A POSIX lock, because trials are copies of this process: they would inherit a lock of `flock`. What was
-    made for the lock alone is removed.
+    What was made for the lock alone is removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "lock"
-    held = _lock(file)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        held.close()
-        with contextlib.suppress(OSError):  # a folder with content stays
-            for empty in (folder, *folder.parents[:3]):
-                empty.rmdir()
-
-
-def _lock(file: Path) -> IO[str]:
-    while True:
-        held = file.open("w")
+    with lock.locked(folder, busy="another process is running this sweep; wait until it ends"):
         try:
-            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(held.fileno()), file.stat()):
-                return held
-        except FileNotFoundError:
-            pass
-        except (BlockingIOError, PermissionError):
-            held.close()
-            raise UserError(
-                f"{file.parent}: another process is running this sweep; wait until it ends"
-            ) from None
-        except OSError:
-            held.close()
-            raise
-        held.close()  # its holder removed the file in between
+            yield
+        finally:
+            (folder / lock.FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder with content stays
+                for empty in (folder, *folder.parents[:3]):
+                    empty.rmdir()
 
 
 @contextlib.contextmanager

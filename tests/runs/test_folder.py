@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +113,13 @@ def in_a_child(action: Callable[[], bool]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
+def in_another(path: Path) -> bool:
+    """Whether a process that is no copy of this one is refused."""
+    code = f"import fcntl; fcntl.lockf(open({str(path / 'lock')!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return "BlockingIOError" in done.stderr
+
+
 def refused(path: Path) -> bool:
     try:
         with locked(path):
@@ -123,6 +132,7 @@ def test_a_folder_in_use_is_refused_to_others_and_to_this_process(folder: RunFol
     with folder.locked():
         assert refused(folder.path)
         assert in_a_child(lambda: refused(folder.path))
+        assert in_another(folder.path)  # although this process asked, and was refused, meanwhile
     assert not refused(folder.path)
 
 
