@@ -22,11 +22,14 @@ from dino_lab.protocols import (
     ChecksClasses,
     ChecksPairs,
     ChecksSize,
+    ComparesLabels,
     GivesAnnotations,
     GivesAnswer,
     GivesFiles,
+    GivesLabels,
     GivesMeasures,
     GivesOutputs,
+    GivesReport,
     GivesSegments,
     GivesTokens,
     HasClassNames,
@@ -90,14 +93,17 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
         protocols.kind_of(Loss)
 
 
+DATA = {SharedData, HasClassNames, GivesLabels, GivesReport}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [
         ("backbone", "vit", set(ABILITIES["backbone"])),
         ("backbone", "timm", set(ABILITIES["backbone"])),
-        ("data", "shapes", {SharedData, HasClassNames, GivesAnnotations}),
-        ("data", "image_folder", {SharedData, HasClassNames}),
-        ("data", "voc", {SharedData, HasClassNames, GivesAnnotations, GivesSegments}),
+        ("data", "shapes", {*DATA, GivesAnnotations}),
+        ("data", "image_folder", DATA),
+        ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
         ("augment", "multicrop", set()),
         ("head", "prototypes", {HasLastLayer}),
         ("head", "mlp", set()),
@@ -107,8 +113,8 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
         ("targets", "center", set()),
         ("loss", "info_nce", {GivesMeasures, ChecksPairs}),
         ("loss", "mse", set()),
-        ("evaluator", "knn", set()),
-        ("evaluator", "linear_probe", {NeedsRepresentations}),
+        ("evaluator", "knn", {ComparesLabels}),
+        ("evaluator", "linear_probe", {NeedsRepresentations, ComparesLabels}),
         ("evaluator", "dense", {NeedsAbilities}),
         ("evaluator", "attention_masks", {NeedsAbilities, GivesFiles}),
     ],
