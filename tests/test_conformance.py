@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
+from dino_lab.components.evaluators import invariance
 from dino_lab.registry import registry
 from dino_lab.registry.discovery import BUILT_IN, sources
 from dino_lab.registry.kinds import FOLDERS
@@ -102,11 +104,16 @@ def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
-def test_every_built_in_keeps_its_contract(kind: str, name: str, files: Path) -> None:
+def test_every_built_in_keeps_its_contract(
+    kind: str, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if (kind, name) in EXCUSED:
         pytest.skip(EXCUSED[kind, name])
+    # The picture with a panel for each change takes ten times as long as the rest.
+    monkeypatch.setattr(invariance, "CHANGES", dict(islice(invariance.CHANGES.items(), 2)))
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
+        files = request.getfixturevalue("files")
         params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 

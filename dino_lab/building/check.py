@@ -110,7 +110,8 @@ def _check_size(backbone: Any, pixels: int) -> None:
     try:
         if (checks := ability(backbone, ChecksSize)) is not None:
             checks.check_size(pixels)
-        backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
+        with torch.no_grad():
+            backbone(torch.zeros(2, 3, pixels, pixels, device="meta"))
     except Exception as error:
         message = f"refuses the crops of {pixels} x {pixels} px: {first_line(error)}"
         raise Misfit(("backbone",), message) from error

@@ -23,6 +23,7 @@ import pytest
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 
+from dino_lab.cli import app as cli
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import read_status
 from dino_lab.sweeps.plan.plan import SWEEPS
@@ -41,10 +42,11 @@ teacher: {name: ema}
 targets: {name: center}
 loss: {name: cross_entropy}
 optim: {name: adamw, lr: 1e-3}
-train: {epochs: 60, batch_size: 24, log_every: 2}
+train: {epochs: 20, batch_size: 24, log_every: 2}
 evaluators: [{name: knn, k: [5]}]
 """
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+SELDOM = ("--checkpoint-every", "3600")  # where no process is killed: a checkpoint takes as long as a step
 SWEEP = """\
 base: base.yaml
 metric: knn.5nn
@@ -62,11 +64,13 @@ class Sweep:
         self.file.write_text(SWEEP)
         self.log = folder / "log"
 
+    def command(self, *arguments: str) -> list[str]:
+        return ["sweep", str(self.file), "--runs", str(self.runs), "--checkpoint-every", "0", *arguments]
+
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        command = ["sweep", self.file, "--runs", self.runs, "--checkpoint-every", "0", *arguments]
         with self.log.open("w") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dino_lab", *map(str, command)],
+                [sys.executable, "-m", "dino_lab", *self.command(*arguments)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -103,7 +107,7 @@ class Sweep:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The same sweep, one trial after the other in one process."""
     sweep = Sweep(tmp_path_factory.mktemp("inline"))
-    sweep.run("--executor", "inline")
+    sweep.run("--executor", "inline", *SELDOM)
     return sweep
 
 
@@ -173,9 +177,9 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
 
 
 def test_a_stack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
-    settings = ("--set", "stack=2", "--set", "train.epochs=30")
+    settings = ("--set", "stack=2")
     whole = Sweep(tmp_path / "whole")
-    whole.run("--executor", "inline", *settings)
+    whole.run("--executor", "inline", *settings, *SELDOM)
     running = sweep.start(*settings)
     until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 20, "both trials")
     (training,) = set(trials(running, sweep.runs))
@@ -202,7 +206,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
     running.wait()
     until(lambda: not alive(family), "every process to end", 20)
     before = sweep.steps()
-    out = sweep.run()
+    out = sweep.run(*SELDOM)
     assert out.count("resumed at step") == 2
     resumed = [int(line.rpartition(" ")[2]) for line in out.splitlines() if "resumed at step" in line]
     assert all(abs(a - b) <= 2 for a, b in zip(sorted(resumed), sorted(before), strict=True))
@@ -215,30 +219,28 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
     "scheduler",
     ["{name: asha, reduction: 2, metric: effective_rank}", "{name: median, metric: effective_rank}"],
 )
-def test_a_scheduler_ends_the_weak_early(sweep: Sweep, scheduler: str) -> None:
+def test_a_scheduler_ends_the_weak_early(
+    sweep: Sweep, scheduler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rates = "[3.0e-3, 1.0e-3, 1.0e-2, 1.0e-9, 3.0e-2, 1.0e-8]"
     sweep.file.write_text(SWEEP.replace("targets.momentum: [0, 0.9]", f"optim.lr: {rates}"))
-    asked = [
-        "--set",
-        "train.epochs=20",
-        "--set",
-        f"scheduler={scheduler}",
-    ]
+    asked = ["--set", "train.epochs=10", "--set", f"scheduler={scheduler}", *SELDOM]
     out = sweep.run(*asked)
     endings = [read_status(folder) for folder in sweep.runs.glob("base/*")]
     assert {ending.state for ending in endings} == {"finished", "stopped"}
-    assert all(ending.step < 160 for ending in endings if ending.state == "stopped")
+    assert all(ending.step < 80 for ending in endings if ending.state == "stopped")
     assert len(sweep.scores()) == 6
     assert out.count(": stopped") == sum(ending.state == "stopped" for ending in endings)
-    again = sweep.run(*asked)
-    assert "6 trials, 6 of them done before" in again
+    monkeypatch.setattr("os.environ", dict(os.environ))  # which is set for Ray
+    assert cli.main(sweep.command(*asked)) == 0
+    assert "6 trials, 6 of them done before" in capsys.readouterr().out
 
 
 def test_optuna_chooses_while_trials_run(sweep: Sweep) -> None:
     pytest.importorskip("optuna")
     space = "search: {name: optuna, samples: 4}\nspace: {optim.lr: {log_uniform: [1.0e-4, 1.0e-2]}}"
     sweep.file.write_text(SWEEP.replace("grid: {targets.momentum: [0, 0.9]}", space))
-    asked = ["--set", "train.epochs=2"]
+    asked = ["--set", "train.epochs=2", *SELDOM]
     out = sweep.run(*asked)
     assert "5 of 5 trials" in out
     assert len(sweep.scores()) == 5
@@ -247,7 +249,7 @@ def test_optuna_chooses_while_trials_run(sweep: Sweep) -> None:
 
 
 def test_ctrl_c_saves_first_and_says_how_to_go_on(sweep: Sweep) -> None:
-    running = sweep.start("--set", "train.epochs=100000", "--checkpoint-every", "3600")
+    running = sweep.start("--set", "train.epochs=100000", *SELDOM)
     until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 2, "both trials")
     family = tree(running)
     running.send_signal(signal.SIGINT)
@@ -310,7 +312,7 @@ def test_a_cluster_that_is_there_is_joined_and_left_as_it_was(
     running.kill()
     running.wait()
     out = sweep.run(*there, **TOKEN)
-    undisturbed.run("--executor", "inline", *short)
+    undisturbed.run("--executor", "inline", *short, *SELDOM)
     assert out.count("resumed at step") == 2
     assert "2 of 2 trials" in out
     assert sweep.scores() == undisturbed.scores()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,17 @@ class Counted(Shapes):
 """
 
 
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dl-test-", dir="/tmp") as name:
+        yield Path(name)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short path, as a socket needs."""
-    with tempfile.TemporaryDirectory(prefix="dl-test-", dir="/tmp") as name:
-        yield Path(name)
+    with short_folder() as path:
+        yield path
 
 
 @pytest.fixture
@@ -67,14 +74,15 @@ def task(tiny_spec: Callable[..., Any], folder: Path) -> Callable[..., Task]:
     return make
 
 
-@pytest.fixture
-def server(folder: Path) -> Iterator[TrialClient]:
-    (folder / "socket").mkdir()
-    address = str(folder / "socket" / "server")
-    process = start_server(address)
-    yield TrialClient(address)
-    process.close()
-    assert not (folder / "socket").exists()
+@pytest.fixture(scope="module")
+def server() -> Iterator[TrialClient]:
+    with short_folder() as folder:
+        (folder / "socket").mkdir()
+        address = str(folder / "socket" / "server")
+        process = start_server(address)
+        yield TrialClient(address)
+        process.close()
+        assert not (folder / "socket").exists()
 
 
 def run(server: TrialClient, task: Task, row: Callable[[Any], None] = lambda _: None) -> Status:
@@ -136,13 +144,14 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
 
 
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:
+    before = psutil.Process().children()
     for address in (None, str(folder / "nobody")):
         alone = TrialClient(address)
         assert run(alone, task(f"seed={int(address is None)}")).state == "finished"
         (process,) = [
             one
             for one in psutil.Process().children()
-            if "dino_lab.sweeps.processes.trial_server" in one.cmdline()
+            if one not in before and "dino_lab.sweeps.processes.trial_server" in one.cmdline()
         ]
         alone.close()
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,28 +74,60 @@ def test_two_runs_give_the_same_rows(tiny_spec: Callable, execute: Callable, tmp
     assert [row["step"] for row in rows[0]] == [0, 2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.slow
-def test_killed_with_9_is_never_killed(tiny: Path, tmp_path: Path) -> None:
-    def start(runs: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dino_lab", "run", tiny, "--runs", tmp_path / runs]
-        return subprocess.Popen(
-            [*command, "--checkpoint-every", "0", "--device", "cpu", "--set", "train.epochs=10"],
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+# Imports what every run needs, and runs each command line that comes in as a copy of itself.
+COPIES = """
+import json, os, sys
+from dino_lab.cli.app import main
+out = os.dup(1)
+os.dup2(2, 1)
+main(["validate", sys.argv[1]])
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(main(json.loads(line)))
+    os.write(out, f"{child}\\n".encode())
+    os.write(out, f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\\n".encode())
+"""
 
-    assert start("whole").wait() == 0
-    killed = 0
+
+@pytest.fixture
+def start(tiny: Path) -> Iterator[Callable[..., int]]:
+    """Starts `dino-lab` in a process of its own, which is killed once `until` holds; gives its exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COPIES, tiny],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as copies:
+        assert copies.stdin is not None
+        assert copies.stdout is not None
+
+        def command(*arguments: object, until: Callable[[], bool] | None = None) -> int:
+            copies.stdin.write(json.dumps([str(word) for word in arguments]).encode() + b"\n")
+            child = int(copies.stdout.readline())
+            while until is not None and not select.select([copies.stdout], [], [], 0.002)[0]:
+                if until():
+                    os.kill(child, signal.SIGKILL)
+                    break
+            return int(copies.stdout.readline())
+
+        yield command
+
+
+@pytest.mark.slow
+def test_killed_with_9_is_never_killed(start: Callable[..., int], tiny: Path, tmp_path: Path) -> None:
+    often = ["--checkpoint-every", "0", "--device", "cpu", "--set", "train.epochs=10"]
+    whole, killed = (["run", tiny, "--runs", tmp_path / name, *often] for name in ("whole", "killed"))
+    assert start(*whole) == 0
     for rows in (2, 5, 9):
-        process = start("killed")
-        while process.poll() is None:
+
+        def written(rows: int = rows) -> bool:
             found = list((tmp_path / "killed").rglob("rows.jsonl"))
-            if found and len(found[0].read_text().splitlines()) > rows:
-                process.send_signal(signal.SIGKILL)
-                killed += process.wait() == -signal.SIGKILL
-                break
-            time.sleep(0.002)
-    assert killed == 3
-    assert start("killed").wait() == 0
-    whole, resumed = (next((tmp_path / name).rglob("last.pt")).parent for name in ("whole", "killed"))
-    assert_same_state(whole, resumed)
+            return bool(found) and len(found[0].read_text().splitlines()) > rows
+
+        assert start(*killed, until=written) == -signal.SIGKILL
+    assert start(*killed) == 0
+    one, other = (next((tmp_path / name).rglob("last.pt")).parent for name in ("whole", "killed"))
+    assert_same_state(one, other)

@@ -107,11 +107,11 @@ class HeadNode:
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.kill()
-        for one in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        self._process.wait()
+        with self._process:  # which waits for it, and closes its pipes
+            self._process.kill()
+            for one in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
         end = time.monotonic() + _PATIENCE
         while any(map(lives, family)) and time.monotonic() < end:
             time.sleep(0.01)
