@@ -6,15 +6,17 @@ repeated, so this may be stopped and called again.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import section, spread, table
+from dino_lab.runs.folder import folder_of
+from dino_lab.runs.status import read_status
 from dino_lab.spec.difference import difference
 from dino_lab.spec.file import load
 
@@ -45,25 +47,25 @@ COLLAPSES = {
 
 
 def result(method: str, seed: int, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Train, unless that is done, and give what the run's `result.json` says, with the run's folder."""
+    """Train, unless that is done, and give the run's status, with its folder."""
     options = [f"seed={seed}", f"train.epochs={EPOCHS}", *settings]
     file = METHODS / f"{method}.yaml"
     spec = load(file, options).spec
-    folder = RUNS / spec.name / spec.hash
+    folder = folder_of(RUNS, spec).path
     program = str(Path(sys.executable).with_name("dino-lab"))
     words = [word for option in options for word in ("--set", option)]
     command = [program, "run", str(file), "--runs", str(RUNS), "--threads", "1", "--device", "cpu", *words]
-    if not (folder / "result.json").exists():
+    if read_status(folder).state != "finished":
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return json.loads((folder / "result.json").read_text()) | {"folder": str(folder)}
+    return asdict(read_status(folder)) | {"folder": str(folder)}
 
 
 def line(method: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """A row of the table."""
     before, after = ([r[f"scores_{when}"]["knn.20nn"] for r in results] for when in ("before", "after"))
-    verdicts = [r["verdict"]["name"].removeprefix("collapsed to ") for r in results]
+    verdicts = [r["verdict"].removeprefix("collapsed to ") for r in results]
     said = ", ".join(f"{verdicts.count(v)} x {v}" for v in dict.fromkeys(verdicts))
     more = [b > a for a, b in zip(before, after, strict=True)]
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from benchmarks.report import section, spread, table
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
 from dino_lab.registry import registry
+from dino_lab.runs.status import read_status
 from dino_lab.spec.file import load
 from dino_lab.training.build import build
 
@@ -59,8 +59,8 @@ def one_run(settings: list[str]) -> tuple[float, float, float]:
             stdout=subprocess.DEVNULL,
         )
         seconds = time.perf_counter() - began
-        result = json.loads(next(Path(runs).rglob("result.json")).read_text())
-    return seconds, result["scores_before"]["knn.20nn"], result["scores_after"]["knn.20nn"]
+        status = read_status(next(Path(runs).rglob("status.json")).parent)
+    return seconds, status.scores_before["knn.20nn"], status.scores_after["knn.20nn"]
 
 
 def main() -> str:

@@ -1,10 +1,10 @@
-"""dino-lab: a declarative experiment runner for self-supervised vision.
+"""A declarative experiment runner for self-supervised vision in the DINO family.
 
-load(file)       read a spec
-run(spec)        train it, or go on
-open_run(folder) open what was trained
-evaluate(target) score a run, a file or a model of timm
-sweep(file)      run a whole ablation
+load(file)        read and check a spec
+run(spec)         train it, or continue it
+open_run(folder)  open a trained run
+evaluate(target)  score a run, an exported file or a model of timm
+sweep(file)       train and compare all variants of an ablation
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dino_lab.api import evaluate, load, open_run, run, sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["evaluate", "load", "open_run", "run", "sweep"]
 
 

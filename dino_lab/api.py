@@ -18,7 +18,7 @@ PathLike = str | Path
 
 
 def load(file: PathLike, *settings: str, plugins: Sequence[PathLike] = ()) -> Spec:
-    """Read a spec file, with settings such as `"optim.lr=1e-4"` laid over it.
+    """Read a spec file, or a shipped spec by name, with settings such as `"optim.lr=1e-4"` laid over it.
 
     `plugins` are Python files whose components are registered first. Raises SpecError with one line for each
     mistake, also where the parts of the spec do not go together.
@@ -27,9 +27,13 @@ def load(file: PathLike, *settings: str, plugins: Sequence[PathLike] = ()) -> Sp
     from dino_lab.registry import registry
     from dino_lab.registry.plugin_files import load_plugins
     from dino_lab.spec.file import load as load_file
+    from dino_lab.spec.shipped import find
 
     load_plugins([Path(plugin) for plugin in plugins])
-    document = load_file(Path(file), settings)
+    path = Path(file)
+    if not path.exists() and not path.suffix:
+        path = find(str(file)) or path
+    document = load_file(path, settings)
     try:
         check(document.spec, registry)
     except Misfit as misfit:

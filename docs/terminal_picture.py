@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from pathlib import Path
 
-from dino_lab.training.execution import LEAST_WARM_UP, Outcome
 from rich.console import Console
 
 from dino_lab.cli.live import LiveView
@@ -18,8 +16,10 @@ from dino_lab.cli.summary import Notes, print_summary
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
-from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.runs.open import open_run
+from dino_lab.training.diagnostics import Reader
 from dino_lab.training.loop import Row
+from dino_lab.training.trainer import LEAST_WARM_UP, Outcome, verdict_of
 
 WIDTH = 108  # characters
 
@@ -28,10 +28,10 @@ def picture(folder: Path, command: str) -> str:
     """The SVG of the panel and the summary of a finished run."""
     run = RunFolder(folder)
     spec = run.spec(registry)
-    result = run.result()
-    if result is None:
+    status = run.status()
+    if status.state != "finished":
         raise UserError(f"{folder}: this run is not finished")
-    device = json.loads((folder / "env.json").read_text()).get("device", "cpu")
+    device = run.environment().get("device", "cpu")
     console = Console(
         record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, markup=False, highlight=False
     )
@@ -39,19 +39,28 @@ def picture(folder: Path, command: str) -> str:
     view = LiveView(spec, device, console, clock=lambda: seconds)
     notes = Notes()
     notes.protocols = [registry.build("evaluator", params).protocol for params in spec.evaluators]
-    view.started(None, folder, 0)  # type: ignore[arg-type]
+    view.started(open_run(folder, registry), folder, 0)  # type: ignore[arg-type]  # only its data are looked at
     reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
     for numbers in run.rows():
         step, epoch = int(numbers.pop("step")), numbers.pop("epoch")
-        row = Row(step, result["total"], epoch, numbers)
+        row = Row(step, status.total, epoch, numbers)
         verdict = reader.read(numbers, step / row.total)
         view.row(row, verdict)
         notes.row(row, verdict)
-    seconds = result["seconds"]
+    seconds = status.seconds
     console.print(f"$ {command}", style="bold")
     console.print(view.render())
-    verdict = Verdict(**result.pop("verdict"))
-    print_summary(Outcome("finished", folder, verdict=verdict, **result), notes, seconds, console, fold=True)
+    outcome = Outcome(
+        "finished",
+        folder,
+        status.step,
+        status.total,
+        verdict_of(status),
+        seconds,
+        status.scores_before,
+        status.scores_after,
+    )
+    print_summary(outcome, notes, seconds, console, fold=True)
     # Some renderers drop blanks at the start of a text unless told otherwise.
     return console.export_svg(title="dino-lab").replace("<svg ", '<svg xml:space="preserve" ', 1)
 

@@ -93,18 +93,17 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
         protocols.kind_of(Loss)
 
 
+DATA = {SharedData, HasClassNames, GivesLabels, GivesReport}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [
         ("backbone", "vit", set(ABILITIES["backbone"])),
         ("backbone", "timm", set(ABILITIES["backbone"])),
-        ("data", "shapes", {SharedData, HasClassNames, GivesAnnotations, GivesLabels, GivesReport}),
-        ("data", "image_folder", {SharedData, HasClassNames, GivesLabels, GivesReport}),
-        (
-            "data",
-            "voc",
-            {SharedData, HasClassNames, GivesAnnotations, GivesSegments, GivesLabels, GivesReport},
-        ),
+        ("data", "shapes", {*DATA, GivesAnnotations}),
+        ("data", "image_folder", DATA),
+        ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
         ("augment", "multicrop", set()),
         ("head", "prototypes", {HasLastLayer}),
         ("head", "mlp", set()),

@@ -115,7 +115,7 @@ def test_a_run_ends_with_0_and_words_without_control_codes(
     assert "step 8/8" in out
     assert re.search(r"knn\.5nn: 0\.\d{4} before training, 0\.\d{4} after", out)
     (folder,) = (tmp_path / "[runs]" / "tiny").iterdir()
-    assert f"everything lies in {folder}\n" in out  # brackets kept, line not wrapped
+    assert f"files in {folder}\n" in out  # brackets kept, line not wrapped
     lines = out[out.index("load the backbone:\n") :].splitlines()[1:4]
     scope: dict[str, Any] = {}
     exec("\n".join(line.strip() for line in lines), scope)
@@ -629,6 +629,6 @@ def test_the_summary_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.M
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "interrupted: 5 of 8 steps, 1:01, 200 images/s\n" in text
     assert "knn.20nn: 0.1000 before training, 0.3000 after\n  knn/1 k=20\n" in text
-    assert f"everything lies in {tmp_path}\n  rows.jsonl " in text
+    assert f"files in {tmp_path}\n  rows.jsonl " in text
     assert "last.pt" not in text
     assert text.endswith("run the same command again: dino-lab run 'my spec.yaml'\n")

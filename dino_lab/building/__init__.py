@@ -1,1 +1,1 @@
-"""From a spec to its components."""
+"""Components of a spec: built, each from its own seed, and checked together."""

@@ -124,9 +124,7 @@ def _check_heads(spec: Spec, student: Network) -> None:
             f"a predictor gives back what it gets: {student.head.dim} outputs, not {student.predictor.dim}",
         )
     if spec.optim.freeze_last_layer and ability(student.head, HasLastLayer) is None:
-        raise Misfit(
-            ("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to hold still"
-        )
+        raise Misfit(("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to freeze")
     if spec.optim.constant_predictor_lr and student.predictor is None:
         raise Misfit(("optim", "constant_predictor_lr"), "there is no predictor, so nothing keeps its rate")
 

@@ -1,1 +1,1 @@
-"""The command line. Everything heavy is imported inside the verb that needs it."""
+"""The command line: one file for each verb, which imports heavy packages only when it is called."""

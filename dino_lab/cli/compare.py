@@ -44,7 +44,7 @@ def compare(
         raise UserError(f"none of these runs has ended with a {study.metric}")
     print_study(study, found)
     if to is not None:
-        print(f"everything lies in {to}")
+        print(f"files in {to}")
 
 
 def best(

@@ -73,7 +73,7 @@ def print_summary(
     lines += _scores(outcome)
     lines += [f"  {printable(protocol)}" for protocol in notes.protocols if outcome.scores_after]
     lines.append(verdict_text(outcome.verdict, failed=outcome.status == "failed"))
-    lines += ["", f"everything lies in {printable(str(outcome.folder))}"]
+    lines += ["", f"files in {printable(str(outcome.folder))}"]
     lines += [f"  {name:22}{what}" for name, what in FILES.items() if any(outcome.folder.glob(name))]
     if load := _loading(outcome.folder / "backbone.safetensors"):
         lines += ["", "load the backbone:", *(f"  {line}" for line in load.splitlines())]

@@ -76,7 +76,7 @@ def print_result(result: SweepResult, seconds: float) -> None:
     print()
     print_study(result.study, result.table)
     done = result.total - result.left
-    print(f"\n{done} of {result.total} trials, {duration(seconds)}; everything lies in {result.folder}")
+    print(f"\n{done} of {result.total} trials, {duration(seconds)}; files in {result.folder}")
     for path in sorted(result.folder.iterdir()):
         print(f"  {path.name}")
     if result.refused:

@@ -1,1 +1,1 @@
-"""Frozen networks, and what evaluators measure of them."""
+"""Evaluation: the outputs of frozen networks, and their scores by evaluators."""

@@ -1,1 +1,1 @@
-"""A run's backbone in the formats that others read, each checked against the run before it is kept."""
+"""Exports: a run's backbone in other formats, each compared with the run before it is kept."""

@@ -1,1 +1,1 @@
-"""Image files made into pixels, and small pictures made of tensors."""
+"""Image files decoded to pixels, and small pictures of tensors."""

@@ -1,1 +1,1 @@
-"""Layers computed in a faster way: the same numbers up to rounding."""
+"""Layers computed in a faster way, with the same numbers up to rounding."""

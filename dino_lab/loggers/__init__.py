@@ -1,1 +1,1 @@
-"""Trackers of experiments that a run's rows are sent to; none of them is part of a spec."""
+"""Loggers: experiment trackers that get a run's rows; none of them is part of a spec."""

@@ -1,1 +1,1 @@
-"""What finished runs say together: tables, differences and how sure they are, pictures."""
+"""Reports: the HTML page of runs, and the tables and charts of compared runs."""

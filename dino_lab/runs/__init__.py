@@ -1,1 +1,1 @@
-"""The folder of a run: its files, its lock, how the run ended, and its networks opened again."""
+"""The folder of a run: its files, lock, checkpoints and status; and its networks, opened again."""

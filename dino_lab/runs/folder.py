@@ -101,6 +101,13 @@ class RunFolder:
         }
         self.write_text(IDENTITY, json.dumps(content, indent=1) + "\n")
 
+    def accept_data(self, now: Mapping[str, Any]) -> None:
+        """Record other data than those that were recorded."""
+        recorded = _identity(self.path)
+        if recorded is not None:
+            recorded["data"] |= now
+            self.write_text(IDENTITY, json.dumps(recorded, indent=1) + "\n")
+
     def environment(self) -> dict[str, Any]:
         """What env.json holds; empty where there is none."""
         file = self.path / ENVIRONMENT

@@ -1,1 +1,1 @@
-"""What a YAML file may say, and how it is read."""
+"""Specs: YAML files read, merged, checked and explained, and what identifies a run."""

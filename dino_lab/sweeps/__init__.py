@@ -1,1 +1,1 @@
-"""Many specs out of one file: planned as a whole, run side by side."""
+"""Sweeps: many specs from one file, planned as a whole and trained side by side."""

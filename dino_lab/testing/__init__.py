@@ -1,4 +1,4 @@
-"""For whoever writes a component: one call that says whether it keeps its contract.
+"""Tests of components: one call checks whether a component keeps its contract.
 
 from dino_lab.testing import check_component
 

@@ -147,7 +147,7 @@ class HeadTrial(Stateful):
         if (head := ability(part, HasLastLayer)) is not None:
             self.expect(
                 isinstance(head.last_layer, nn.Module) and any(True for _ in head.last_layer.parameters()),
-                "its last_layer has no parameters; it should be what optim.freeze_last_layer holds still",
+                "its last_layer has no parameters; it should be what optim.freeze_last_layer freezes",
             )
 
     def _call(self, part: Any, features: Tensor) -> Tensor:

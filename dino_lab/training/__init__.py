@@ -1,1 +1,1 @@
-"""What happens to a spec: it is built, trained, watched and written down."""
+"""Training: the loop of one run, its optimizer and diagnostics, and the trainer that keeps its folder."""

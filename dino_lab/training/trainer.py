@@ -137,8 +137,11 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
     """The outcome of a run that ended before, unless there is something left to do."""
     stopped_by_collapse = status.state == "collapsed" and spec.train.on_collapse == "stop"
     if status.state == "finished":
-        if not options.accept_data:
-            check_data(folder.path, folder.recorded_data(), {"files": fingerprints(spec.data)})
+        now = {"files": fingerprints(spec.data)}
+        if options.accept_data:
+            folder.accept_data(now)
+        else:
+            check_data(folder.path, folder.recorded_data(), now)
         if folder.unseen_evaluators(spec):
             return None
     elif not stopped_by_collapse:

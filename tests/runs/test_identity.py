@@ -158,6 +158,7 @@ def test_other_data_are_refused_unless_asked_for(
     with pytest.raises(UserError, match=r"data\.path has other files"):
         execute(spec)
     assert execute(spec, accept_data=True).status == "already finished"
+    assert execute(spec).status == "already finished"  # recorded
 
 
 def test_a_copy_of_a_folder_has_the_same_fingerprint(images: Path, tmp_path: Path) -> None:

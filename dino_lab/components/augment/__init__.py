@@ -1,0 +1,1 @@
+"""Augmentations: images to crops, and which crops are compared."""

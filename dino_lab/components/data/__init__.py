@@ -1,0 +1,1 @@
+"""Data: labelled images from files, from other packages, or drawn."""

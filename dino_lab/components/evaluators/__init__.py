@@ -1,0 +1,1 @@
+"""Evaluators: scores of a frozen network."""

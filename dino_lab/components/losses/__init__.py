@@ -1,0 +1,1 @@
+"""Losses: the distance between the outputs of the student and their targets."""

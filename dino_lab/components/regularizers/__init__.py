@@ -1,0 +1,1 @@
+"""Regularizers: penalties on the student's features or outputs alone."""

@@ -1,0 +1,1 @@
+"""Targets: the teacher's outputs, centred, sharpened or normalised."""

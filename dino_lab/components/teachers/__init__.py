@@ -1,0 +1,1 @@
+"""Teachers: the network, or the labels, that the targets come from."""

@@ -1,1 +1,1 @@
-"""The HTML page of a run or of several."""
+"""The HTML page of a run, or of several."""

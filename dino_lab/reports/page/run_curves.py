@@ -13,7 +13,7 @@ Row = dict[str, float]
 MOST_LINES = 6  # of a chart of one run
 
 # Number of a row, title, unit of the axis, what it says; in the order of the page.
-_LOSS = ("loss", "Loss", "loss", "What is minimised, less regularizers; what it means, entropy and KL tell.")
+_LOSS = ("loss", "Loss", "loss", "The loss without regularizers. Entropy and KL say what it means.")
 _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     ("entropy", "Entropy of the target", "nats", "At ln K the teacher gives every output the same weight."),
     ("kl", "KL of target and student", "nats", "What is left to learn; 0 in a collapse."),

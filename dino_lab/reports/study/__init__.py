@@ -1,1 +1,1 @@
-"""Tables, pictures and estimates of runs that are compared."""
+"""Tables, charts and estimates of compared runs."""

@@ -1,1 +1,1 @@
-"""What a sweep file asks for: its trials, and how long they will take."""
+"""The trials of a sweep file, and an estimate of their duration."""

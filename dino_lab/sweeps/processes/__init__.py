@@ -1,1 +1,1 @@
-"""Trials in processes of their own."""
+"""Trials in processes of their own, copies of the process that planned them."""

@@ -1,1 +1,1 @@
-"""Several runs with networks of one shape, trained as one stack."""
+"""Several runs with networks of equal shapes, trained as one stack."""
