@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pytest
-from dino_lab.testing.subject import METHOD
+from dino_lab.testing.tested_component import METHOD
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
