@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pytest
-from dino_lab.testing.tested_component import METHOD
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
@@ -16,6 +15,7 @@ from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.parameters import mappings_in, undescribed
 from dino_lab.schedule import Momentum, constant
 from dino_lab.spec.file import load_text
+from dino_lab.testing.tested_component import METHOD
 
 if TYPE_CHECKING:
     from decimal import Decimal
