@@ -20,6 +20,8 @@ from dino_lab.components.teachers.frozen import Frozen, TimmModel, TrainedRun
 from dino_lab.errors import Misfit, UserError
 from dino_lab.network import Network
 from dino_lab.registry import registry
+from dino_lab.runs.checkpoint import save_checkpoint
+from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import open_run
 from dino_lab.training.build import build
 from dino_lab.types import Output, Views
@@ -170,9 +172,24 @@ def test_a_resumed_student_reads_its_teacher_again(
     second = execute(spec)
     assert second.status == "finished"
     a, b = (torch.load(run.folder / "last.pt", weights_only=True) for run in (whole, second))
-    assert a["teacher"] == b["teacher"] == {}
+    assert a["teacher"].keys() == b["teacher"].keys() == {"_extra_state"}
     assert a["student"].keys() == b["student"].keys()
     assert all(torch.equal(value, b["student"][key]) for key, value in a["student"].items())
+
+
+def test_a_resumed_student_refuses_another_teacher(
+    folder: Path, tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    """Regression: the run that the teacher comes from was trained further, and the student went on with it."""
+    spec = tiny_spec(f"teacher={{name: frozen, run: {{path: {folder}}}}}", "seed=1", "evaluators=[]")
+    steps = iter(range(100))
+    assert execute(spec, stop=lambda: next(steps) >= 4).step == 5
+    other = execute(tiny_spec("train.epochs=1", "evaluators=[]", "seed=7"), runs=tmp_path / "other").folder
+    (folder / "last.pt").unlink()
+    found = torch.load(other / "last.pt", weights_only=True)
+    save_checkpoint(folder, RunFolder(folder).hash, 4, 0.0, {k: found[k] for k in ("student", "teacher")})
+    with pytest.raises(UserError, match="teacher: its weights are others than when this run began"):
+        execute(spec)
 
 
 def test_one_teacher_only(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -116,6 +117,7 @@ class Frozen(nn.Module):
         if run is not None and timm is not None:
             raise ValueError("one teacher, please: either run or timm")
         self.source, self.mode = _source(student, run, timm), mode
+        self.checksum = _checksum(self.source)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -123,6 +125,19 @@ class Frozen(nn.Module):
         super().train(mode)
         self.source.train(mode and self.mode == "train")
         return self
+
+    # In the state_dict in place of the weights: a resumed run must find the same ones where they came from.
+    def get_extra_state(self) -> Tensor:
+        """The checksum of the network's weights."""
+        return torch.tensor(self.checksum)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A UserError where the weights are others than when the run began."""
+        if int(state) != self.checksum:
+            raise UserError(
+                "teacher: its weights are others than when this run began; put the old ones back, or train "
+                "under another name"
+            )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Without the network, which never changes: a resumed run has it from where it came from."""
@@ -143,6 +158,17 @@ class Frozen(nn.Module):
 
     def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
         """Nothing to do."""
+
+
+def _checksum(network: Network) -> int:
+    """CRC-32 of all weights and buffers; 0 while a spec is checked without memory."""
+    checksum = 0
+    for name, tensor in sorted(network.state_dict().items()):
+        if tensor.is_meta:
+            return 0
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        checksum = zlib.crc32(content.tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum
 
 
 def _source(student: Network, run: TrainedRun | None, timm: TimmModel | None) -> Network:
