@@ -101,7 +101,7 @@ def test_a_killed_decoder_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch)
     for decoder in decoders:
         decoder.kill()
     with pytest.raises(
-        UserError, match="a process that decodes images has ended .*run the same command again"
+        UserError, match=r"a process that decodes images has ended .*run the same command again"
     ):
         list(itertools.islice(batches, 100))
 
