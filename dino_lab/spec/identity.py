@@ -28,6 +28,11 @@ FREE_OF_TRAIN = {
     *("log_every", "on_collapse"),  # what is written down, and when a run is stopped
 }
 _EXCLUDED: dict[str, Any] = {**dict.fromkeys(FREE, True), "train": FREE_OF_TRAIN}
+# Built-in components that compute something else since a later version, by field; runs of before are other
+# runs.
+REVISIONS = {"optim": {"lars": 2}}  # 0.2.0: |g| + decay |w|, and the rate inside the momentum
+# Keys whose default is not the behaviour of before, with the component and the value that is.
+FORMER = {"loss.scaling": ("vicreg", "paper")}  # 0.2.0
 DIGITS = 12  # of the hash
 
 
@@ -60,9 +65,16 @@ class RunIdentity:
         if settings.keys() - self.settings.keys():
             return False
         return all(
-            settings[key] == value if key in settings else key not in self.chosen
+            settings[key] == value if key in settings else self._is_former(key)
             for key, value in self.settings.items()
         )
+
+    def _is_former(self, key: str) -> bool:
+        """Whether a key has the value that says what was computed before there was such a key."""
+        component, former = FORMER.get(key, ("", None))
+        if component == self.settings.get(f"{key.partition('.')[0]}.name"):
+            return bool(self.settings[key] == former)
+        return key not in self.chosen
 
 
 def identity_of(spec: Spec) -> RunIdentity:
@@ -74,7 +86,14 @@ def identity_of(spec: Spec) -> RunIdentity:
     code = {
         f"{field} {params.name}": digest for field, params in _components(spec) if (digest := _code(params))
     }
-    return RunIdentity(settings, frozenset(chosen.keys() & settings.keys()), code)
+    revisions = {
+        f"{field}.revision": known[name]
+        for field, known in REVISIONS.items()
+        if (name := settings.get(f"{field}.name")) in known
+    }
+    return RunIdentity(
+        settings | revisions, frozenset((chosen.keys() & settings.keys()) | revisions.keys()), code
+    )
 
 
 def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:

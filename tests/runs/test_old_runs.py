@@ -16,7 +16,7 @@ from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.open import open_run
 from dino_lab.runs.status import read_status
-from dino_lab.spec.file import load
+from dino_lab.spec.file import dump_yaml, load
 
 CPU = torch.device("cpu")
 HASH = "5f4bd917f063"
@@ -53,6 +53,25 @@ def test_a_default_that_has_changed_is_not_taken_for_the_one_of_then(old: Path) 
     assert folder_of(old / "finished", load(old / "legacy.yaml").spec).path.name != HASH
     asked = load(old / "legacy.yaml", ["head.batch_norm=true"]).spec
     assert folder_of(old / "finished", asked).path.name == HASH
+
+
+def test_a_component_that_computes_something_else_now_is_another_run(old: Path) -> None:
+    """LARS is Algorithm 1 of its paper since 0.2.0; VICReg's weights belonged to the formula as printed."""
+    file = old / "finished" / "legacy" / HASH / "spec.yaml"
+    text = file.read_text()
+
+    def same(*settings: str, without: str) -> bool:
+        spec = load(old / "legacy.yaml", settings).spec
+        lines = dump_yaml(spec).splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if without not in line))
+        return folder_of(old / "finished", spec).path.name == HASH
+
+    assert same(without="nothing")
+    assert not same("optim={name: lars}", without="nothing")
+    vicreg = ("head={name: mlp, hidden: 8, dim: 16}", "targets={name: identity}")
+    assert same(*vicreg, "loss={name: vicreg, scaling: paper}", without="  scaling:")
+    assert not same(*vicreg, "loss={name: vicreg}", without="  scaling:")
+    file.write_text(text)
 
 
 def test_a_finished_one_is_finished(old: Path, execute: Callable) -> None:
