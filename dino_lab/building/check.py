@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dino_lab.building.components import Method, make_component, make_method, misfits
-from dino_lab.building.size import check_length, check_memory
+from dino_lab.building.size import check_crops, check_length, check_memory
 from dino_lab.errors import Misfit, first_line
 from dino_lab.evaluation.outputs import REPRESENTATIONS
 from dino_lab.network import Network
@@ -39,6 +39,7 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     """
     check_length(spec)
     augment: Augment = make_component(spec, registry, torch.device("cpu"), "augment")
+    check_crops(augment)
     with torch.device("meta"):
         method = make_method(
             spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)

@@ -15,12 +15,14 @@ from torch.nn.modules.module import (
 )
 
 from dino_lab.errors import Misfit, UserError
+from dino_lab.protocols import Augment
 from dino_lab.spec.model import Spec
 
 if TYPE_CHECKING:
     from dino_lab.building.components import Method
 
 MOST_LAYERS = 20_000  # modules and parameters of one part; the largest models of timm have a few thousand
+MOST_PIXELS = 65_536  # of a side of a crop
 MOST_EPOCHS = 10**9
 BYTES = 4  # of a float32
 CHANNELS = 3
@@ -47,6 +49,13 @@ def check_length(spec: Spec) -> None:
     """A Misfit where a run would not end."""
     if spec.train.epochs > MOST_EPOCHS:
         raise Misfit(("train", "epochs"), f"must be at most {MOST_EPOCHS:,}, got {spec.train.epochs:,}")
+
+
+def check_crops(augment: Augment) -> None:
+    """A Misfit where crops are larger than any image, so that torch cannot count their pixels."""
+    for _, pixels in augment.groups:
+        if pixels > MOST_PIXELS:
+            raise Misfit(("augment",), f"crops of {pixels:,} px a side; at most {MOST_PIXELS:,}")
 
 
 def check_memory(spec: Spec, method: Method) -> None:

@@ -25,7 +25,8 @@ GIB = 2**30
         ("train.batch_size=1000000000", "train.batch_size", "the crops and outputs of a step take"),
         ("train.epochs=2000000000", "train.epochs", "must be at most 1,000,000,000, got 2,000,000,000"),
         ("backbone.width=9999999999998", "backbone", "cannot be built: "),
-        ("augment.global_size=4294967296", "backbone", "cannot be built: "),
+        ("augment.global_size=4294967296", "augment", "crops of 4,294,967,296 px a side; at most 65,536"),
+        ("augment.local_size=2147483683648", "augment", "crops of 2,147,483,683,648 px"),
     ],
 )
 def test_what_is_too_large(
