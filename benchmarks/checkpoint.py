@@ -11,7 +11,8 @@ import torch
 from benchmarks.report import section, spread, table
 from dino_lab.cli.options import CHECKPOINT_SECONDS
 from dino_lab.registry import registry
-from dino_lab.runs.checkpoint import LAST, save_checkpoint
+from dino_lab.runs.checkpoint import save_checkpoint
+from dino_lab.runs.files import LAST
 from dino_lab.spec.file import load
 from dino_lab.training.build import build
 from dino_lab.training.loop import train

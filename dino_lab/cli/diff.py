@@ -11,6 +11,7 @@ import typer
 from dino_lab.cli.options import Plugins, spec_file
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.runs.files import SPEC
 
 if TYPE_CHECKING:
     from dino_lab.spec.model import Spec
@@ -68,7 +69,7 @@ def _titles(*specs: Spec) -> list[str]:
 def _spec(path: Path) -> Spec:
     from dino_lab.spec.file import load
 
-    file = path / "spec.yaml" if path.is_dir() else path
+    file = path / SPEC if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UserError(f"{path}: no run lies here (there is no spec.yaml)")
     return load(file).spec

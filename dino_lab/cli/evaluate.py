@@ -15,13 +15,12 @@ import typer
 from dino_lab.cli.options import Device, Of, Plugins, spec_file
 from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.runs.files import LAST
 
 if TYPE_CHECKING:
     from dino_lab.evaluation.scoring import Scored
     from dino_lab.evaluation.subjects import Subject
     from dino_lab.spec.evaluation import EvaluationDocument
-
-CHECKPOINT = "last.pt"
 
 
 def eval_(
@@ -88,7 +87,7 @@ def _write_files(folder: Path, subject: Subject, found: Sequence[Scored]) -> Non
 def _folder(target: str) -> str:
     """The folder of a run's checkpoint."""
     path = Path(target)
-    return str(path.parent) if path.name == CHECKPOINT and path.is_file() else target
+    return str(path.parent) if path.name == LAST and path.is_file() else target
 
 
 def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | None) -> None:
@@ -101,8 +100,7 @@ def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | No
             raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     elif not Path(target).is_dir():
         raise UserError(
-            f"{target}: no run folder, {CHECKPOINT} or {WEIGHTS} file; a model of timm is written as "
-            f"{PREFIX}MODEL"
+            f"{target}: no run folder, {LAST} or {WEIGHTS} file; a model of timm is written as {PREFIX}MODEL"
         )
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")

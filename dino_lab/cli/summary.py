@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dino_lab.cli.formatting import duration, verdict_text
 from dino_lab.errors import printable
+from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, LAST, ROWS, SPEC, STATUS
 
 if TYPE_CHECKING:
     from dino_lab.training.build import Run
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from dino_lab.training.trainer import Outcome
 
 FILES = {
-    "spec.yaml": "the spec as run, every default written out",
-    "env.json": "versions and hardware",
-    "rows.jsonl": "the logged numbers",
+    SPEC: "the spec as run, every default written out",
+    ENVIRONMENT: "versions and hardware",
+    ROWS: "the logged numbers",
     "events.out.*": "the same for TensorBoard",
-    "last.pt": "the checkpoint",
-    "status.json": "how it ended",
-    "identity.json": "what decides the weights",
-    "backbone.safetensors": "the backbone, for plain timm",
-    "evaluations": "files of the evaluators, by step",
+    LAST: "the checkpoint",
+    STATUS: "how it ended",
+    IDENTITY: "what decides the weights",
+    BACKBONE: "the backbone, for plain timm",
+    EVALUATIONS: "files of the evaluators, by step",
 }
 WORTH_SAYING = 0.05  # of the time in which images were waited for
 STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
@@ -75,7 +76,7 @@ def print_summary(
     lines.append(verdict_text(outcome.verdict, failed=outcome.status == "failed"))
     lines += ["", f"files in {printable(str(outcome.folder))}"]
     lines += [f"  {name:22}{what}" for name, what in FILES.items() if any(outcome.folder.glob(name))]
-    if load := _loading(outcome.folder / "backbone.safetensors"):
+    if load := _loading(outcome.folder / BACKBONE):
         lines += ["", "load the backbone:", *(f"  {line}" for line in load.splitlines())]
     if outcome.status == "interrupted":
         lines += ["", f"to continue, run the same command again: {_command()}"]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dino_lab.errors import UserError
+from dino_lab.runs.files import SPEC
 from dino_lab.runs.study import FILE
-
-SPEC = "spec.yaml"
 
 
 def sorted_out(paths: Sequence[Path]) -> list[Path]:

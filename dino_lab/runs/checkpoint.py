@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.runs.files import replace_file
+from dino_lab.runs.files import LAST, PREVIOUS, replace_file
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
 FORMAT = 1
 _MARK = b"crc32 "  # begins the comment of the zip archive that torch writes
 _COMMENT = len(_MARK) + 8

@@ -1,9 +1,13 @@
-"""Files that are written as a whole or not at all."""
+"""Names of the files in a run's folder (see folder.py), and files written as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+IDENTITY, SPEC, ENVIRONMENT = "identity.json", "spec.yaml", "env.json"
+ROWS, STATUS, EVALUATIONS = "rows.jsonl", "status.json", "evaluations"
+LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 
 
 def replace_file(target: Path, content: bytes | memoryview) -> None:

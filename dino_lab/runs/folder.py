@@ -27,15 +27,12 @@ import yaml
 from dino_lab.errors import UserError, first_line
 from dino_lab.registry import Registry
 from dino_lab.runs.checkpoint import has_checkpoint
-from dino_lab.runs.files import replace_file
+from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, ROWS, SPEC, replace_file
 from dino_lab.runs.lock import Lock, locked
 from dino_lab.runs.status import Status, read_status
 from dino_lab.spec.file import dump_yaml, load_text
 from dino_lab.spec.identity import RunIdentity, decisive
 from dino_lab.spec.model import Spec
-
-IDENTITY, SPEC, ENVIRONMENT, ROWS = "identity.json", "spec.yaml", "env.json", "rows.jsonl"
-EVALUATIONS = "evaluations"
 
 
 class RunFolder:
@@ -43,7 +40,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.backbone = path / "backbone.safetensors"
+        self.backbone = path / BACKBONE
 
     @property
     def hash(self) -> str:

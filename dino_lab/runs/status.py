@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dino_lab.errors import UserError
-from dino_lab.runs.files import replace_file
+from dino_lab.runs.files import STATUS, replace_file
 
-FILE = "status.json"
 RESULT, ENDING = "result.json", "ending.json"  # what 0.1.0 wrote: of a finished run, of a sweep's trial
 State = Literal["finished", "collapsed", "stopped", "interrupted", "failed", "not run"]
 
@@ -39,14 +38,14 @@ class Status:
 def write_status(folder: Path, status: Status) -> None:
     """Replace the status of a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / FILE, (json.dumps(asdict(status), indent=2) + "\n").encode())
+    replace_file(folder / STATUS, (json.dumps(asdict(status), indent=2) + "\n").encode())
     for old in (RESULT, ENDING):
         (folder / old).unlink(missing_ok=True)
 
 
 def read_status(folder: Path) -> Status:
     """How the run of a folder ended, "not run" if it has not; a UserError where the file is damaged."""
-    for name, read in ((FILE, _read), (RESULT, _read_result), (ENDING, _read_ending)):
+    for name, read in ((STATUS, _read), (RESULT, _read_result), (ENDING, _read_ending)):
         try:
             text = (folder / name).read_text(encoding="utf-8")
         except FileNotFoundError:

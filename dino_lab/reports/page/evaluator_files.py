@@ -16,6 +16,7 @@ from dino_lab.errors import first_line
 from dino_lab.imaging.decode import MAX_PIXELS
 from dino_lab.imaging.pictures import data_address
 from dino_lab.reports.page.chart import Chart, ChartLine
+from dino_lab.runs.files import EVALUATIONS
 
 MOST_BYTES = 2_000_000  # of all pictures together, as they stand in the page
 MOST_BYTES_EACH = 700_000
@@ -49,7 +50,7 @@ def read_evaluator_files(folder: Path) -> EvaluatorFiles:
     """The last of each `evaluations/<step>/<evaluator>.<network>.<file>`; of a picture also the first."""
     found = EvaluatorFiles()
     steps: dict[str, dict[int, Path]] = {}
-    for path in sorted((folder / "evaluations").glob("*/*.*.*")):
+    for path in sorted((folder / EVALUATIONS).glob("*/*.*.*")):
         if path.parent.name.isdecimal() and path.suffix != ".tmp":
             steps.setdefault(path.name, {})[int(path.parent.name)] = path
     for name, files in steps.items():

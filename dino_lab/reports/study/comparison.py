@@ -13,6 +13,7 @@ from dino_lab.registry import Registry
 from dino_lab.reports.study.estimate import paired
 from dino_lab.reports.study.results import ArmResult
 from dino_lab.reports.study.table import reading
+from dino_lab.runs.files import SPEC
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import main_score, scores
 from dino_lab.runs.study import FILE, Arm, Study, read_study
@@ -98,7 +99,7 @@ def _settings(path: Path, registry: Registry) -> dict[str, Any]:
     try:
         return RunFolder(path).spec(registry).dump()
     except UserError:
-        file = path / "spec.yaml"
+        file = path / SPEC
         plain: dict[str, Any] = data(compose_root(read(file), file, []))
         return plain
 
