@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,7 +17,6 @@ from dino_lab import __version__
 from dino_lab.cli import (
     attend,
     compare,
-    completion,
     components,
     diff,
     evaluate,
@@ -30,6 +30,41 @@ from dino_lab.cli import (
     validate,
 )
 from dino_lab.errors import SpecError, UserError, printable
+
+VARIABLE = "_DINO_LAB_COMPLETE"  # the name that click derives from ours
+
+
+class Shell(StrEnum):
+    """Shells with completion."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+
+
+def completion(
+    shell: Annotated[Shell, typer.Argument(help="Whose syntax.", show_default=False)],
+) -> None:
+    """Print the completion script of a shell.
+
+    Use: source <(dino-lab completion bash)
+    """
+    from typer._completion_shared import get_completion_script
+
+    print(get_completion_script(prog_name="dino-lab", complete_var=VARIABLE, shell=shell.value))
+
+
+def answer_shell() -> None:
+    """Make the next call of the app answer a completion script, if it was one that started us.
+
+    Typer does this itself only together with its options --install-completion and --show-completion,
+    which write to the user's start-up files.
+    """
+    if VARIABLE in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
+
 
 # What a path that someone typed may lead to; every other OSError is the machine's.
 PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -61,7 +96,7 @@ for verb in (
     export.export,
     attend.attend,
     pack.pack,
-    completion.completion,
+    completion,
 ):
     app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
 
@@ -84,7 +119,7 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     given = [_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    completion.answer_shell()
+    answer_shell()
     try:
         code = app(given or ["--help"], prog_name="dino-lab", standalone_mode=False)
         sys.stdout.flush()

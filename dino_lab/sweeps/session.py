@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dino_lab.errors import SpecError
-from dino_lab.registry import registry
+from dino_lab.registry import Registry, registry
 from dino_lab.reports.study.files import write_study
 from dino_lab.reports.study.table import ArmLine
 from dino_lab.runs import lock
@@ -22,7 +22,6 @@ from dino_lab.runs.study import Study
 from dino_lab.sweeps.plan.forecast import Forecast, forecast
 from dino_lab.sweeps.plan.optuna_search import OptunaSearch, check_optuna
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
-from dino_lab.sweeps.plan.stacks import stacks
 from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
 from dino_lab.sweeps.ray.capacity import Machine, shortage, this_machine
 from dino_lab.sweeps.ray.cluster import Cluster
@@ -30,6 +29,31 @@ from dino_lab.sweeps.ray.dispatch import Rules, dispatch
 from dino_lab.sweeps.trial_queue import STOP_FILE, TrialQueue
 from dino_lab.sweeps.watcher import SweepWatcher
 from dino_lab.training.data_cache import Shelf
+from dino_lab.training.stacked.planning import form, reason_to_be_alone
+
+
+def stacks(
+    trials: Sequence[PlannedTrial], most: int, registry: Registry
+) -> tuple[list[list[PlannedTrial]], dict[str, int]]:
+    """Trials with equal shapes in stacks of at most `most`; and how many train alone, by reason.
+
+    The order of the plan is kept, in which trials with equal seeds, and so equal crops, follow each other.
+    """
+    if most == 1:
+        return [[trial] for trial in trials], {}
+    alike: dict[str, list[PlannedTrial]] = {}
+    for trial in trials:
+        alike.setdefault(form(trial.spec, registry), []).append(trial)
+    found: list[list[PlannedTrial]] = []
+    alone: dict[str, int] = {}
+    for group in alike.values():
+        single = "no other has networks and crops of the same shape"
+        reason = single if len(group) == 1 else reason_to_be_alone(group[0].spec, registry)
+        size = most if reason is None else 1
+        if reason is not None:
+            alone[reason] = alone.get(reason, 0) + len(group)
+        found += [group[i : i + size] for i in range(0, len(group), size)]
+    return found, alone
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ def test_huber() -> None:
     check_component("loss", "huber")
 """
 
-from dino_lab.testing.component import check_component
-from dino_lab.testing.plugin import installed
+from dino_lab.testing.component import check_component, installed
 
 __all__ = ["check_component", "installed"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.scoring import Scored
@@ -29,7 +30,26 @@ from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
 from dino_lab.training.diagnostics import Reader, Verdict
 from dino_lab.training.loop import NoBatch, NonFinite, Row, train
-from dino_lab.training.tensorboard import Events
+
+
+class Events:
+    """Writes the numbers of each row under their own names; on a resumed run, from `step` on."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        if step == 0:  # events of a session that no checkpoint covers, which is trained again
+            for file in folder.glob("events.out.tfevents.*"):
+                file.unlink()
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, row: Row) -> None:
+        """Add one row."""
+        for name, value in row.numbers.items():
+            self._writer.add_scalar(name.replace(".", "/"), value, row.step)
+
+    def close(self) -> None:
+        """Write what is not yet on disk."""
+        self._writer.close()
+
 
 logger = logging.getLogger(__name__)
 LEAST_WARM_UP = 0.05  # share of a run in which nothing is called a collapse, whatever the schedules say

@@ -65,27 +65,24 @@ class Vit(nn.Module):
         from timm.models import VisionTransformer  # seconds to import, so not before it is needed
 
         self._arguments: dict[str, Any] = {
-            "img_size": size,
-            "patch_size": patch,
-            "in_chans": channels,
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": 0,
-            "dynamic_img_size": True,
+            **{"img_size": size, "patch_size": patch, "in_chans": channels, "embed_dim": width},
+            **{"depth": depth, "num_heads": heads, "mlp_ratio": mlp_ratio},
+            **{"num_classes": 0, "dynamic_img_size": True},
         }
         self.model = VisionTransformer(**self._arguments, drop_path_rate=drop_path)
-        # timm starts CLS at almost 0; DINO draws all tokens and weights alike (std 0.02).
-        nn.init.trunc_normal_(self.model.cls_token, std=0.02)
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=init_std)
+        self._initialise(init_std)
         self.model.patch_embed.requires_grad_(train_patches)
         if positions == "dino":
             interpolate_as_dino(self.model)
         choose_attention(self.model)
         self.dim = width
+
+    def _initialise(self, init_std: float) -> None:
+        # timm starts CLS at almost 0; DINO draws all tokens and weights alike (std 0.02).
+        nn.init.trunc_normal_(self.model.cls_token, std=0.02)
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=init_std)
 
     def check_size(self, size: int) -> None:
         """ValueError where images of this size cannot be cut into patches."""
