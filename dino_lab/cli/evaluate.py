@@ -53,8 +53,10 @@ def eval_(
     _check_request(target, with_, of, to)
     load_plugins(plugin)
     from dino_lab.building.execution import choose_device
+    from dino_lab.evaluation.scoring import write_files
     from dino_lab.evaluation.subjects import subject_of
     from dino_lab.registry import registry
+    from dino_lab.runs.folder import RunFolder
     from dino_lab.spec.evaluation import load_evaluation
 
     document = load_evaluation(with_, registry) if with_ is not None else None
@@ -67,21 +69,10 @@ def eval_(
     into_folder = document is None and not untrained
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
-        _write_files(Path(target), subject, found)
+        write_files(found, RunFolder(Path(target)), subject.step)
     if to is not None:
         _write(to, target, untrained, subject, found)
-    if subject.warning:
-        print(subject.warning, file=sys.stderr)
-    _print(found)
-
-
-def _write_files(folder: Path, subject: Subject, found: Sequence[Scored]) -> None:
-    """The files of the evaluators, into the folder of the run."""
-    from dino_lab.runs.folder import RunFolder
-
-    for one in found:
-        for name, content in one.named_files.items():
-            RunFolder(folder).write_evaluation(subject.step, name, content)
+    _print(found, subject.warning)
 
 
 def _folder(target: str) -> str:
@@ -117,9 +108,11 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
         raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
 
 
-def _print(found: Sequence[Scored]) -> None:
+def _print(found: Sequence[Scored], warning: str) -> None:
     from dino_lab.cli.console import print_table
 
+    if warning:
+        print(warning, file=sys.stderr)
     scores = {name: value for scored in found for name, value in scored.named_scores.items()}
     print_table(("score", "value"), [(name, f"{value:.4f}") for name, value in scores.items()])
     for scored in found:

@@ -20,6 +20,7 @@ from dino_lab.protocols import (
     needs_of,
     representations_of,
 )
+from dino_lab.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Scored:
     def named_files(self) -> dict[str, bytes]:
         """Files under the evaluator's name and whose features they are of."""
         return {f"{self.name}.{self.of}.{file}": content for file, content in self.files.items()}
+
+
+def write_files(found: Sequence[Scored], folder: RunFolder, step: int) -> None:
+    """Keep the files of evaluators in a run's folder, under their names and those of their networks."""
+    for scored in found:
+        for name, content in scored.named_files.items():
+            folder.write_evaluation(step, name, content)
 
 
 def score(

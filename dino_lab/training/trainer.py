@@ -14,7 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.evaluation.scoring import Scored
+from dino_lab.evaluation.scoring import write_files
 from dino_lab.protocols import Evaluator, GivesReport, GivesTimmModel, SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.runs.backbone_file import write_backbone
@@ -363,10 +363,8 @@ class Trainer:
 
     def _evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> dict[str, float]:
         """Scores of evaluators, whose files are written."""
-        found: list[Scored] = self.run.evaluate(evaluators)
-        for scored in found:
-            for name, content in scored.named_files.items():
-                self.folder.write_evaluation(self.step, name, content)
+        found = self.run.evaluate(evaluators)
+        write_files(found, self.folder, self.step)
         return {name: value for scored in found for name, value in scored.named_scores.items()}
 
     def _write(self, row: Row) -> None:

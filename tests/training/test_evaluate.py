@@ -11,6 +11,7 @@ import torch
 from dino_lab.building.check import check
 from dino_lab.errors import Misfit, UserError
 from dino_lab.evaluation.encoder import Encoder
+from dino_lab.evaluation.scoring import write_files
 from dino_lab.evaluation.subjects import run_subject
 from dino_lab.registry import registry
 from dino_lab.runs.folder import RunFolder
@@ -65,9 +66,7 @@ def test_evaluating_a_run_again_writes_its_files_again(tiny_spec: Callable, exec
     (last / "picky.teacher.tokens.txt").unlink()
     for of in (None, "student"):
         subject = run_subject(outcome.folder, registry, CPU)
-        for scored in subject.score(of):
-            for name, content in scored.named_files.items():
-                RunFolder(outcome.folder).write_evaluation(subject.step, name, content)
+        write_files(subject.score(of), RunFolder(outcome.folder), subject.step)
     assert sorted(file.name for file in last.iterdir()) == [
         "picky.student.tokens.txt",
         "picky.teacher.tokens.txt",
