@@ -27,6 +27,8 @@ class Status:
     seconds: float = 0.0  # of all sessions together
     scores_before: dict[str, float] = field(default_factory=dict)
     scores_after: dict[str, float] = field(default_factory=dict)
+    # What needs no learning, by score: {"knn.20nn": {"chance": 0.1, "raw pixels": 0.39}}.
+    floors: dict[str, dict[str, float]] = field(default_factory=dict)
     doubtful: bool = False  # of the verdict: it learned, but with signs that speak against it
 
     @property
