@@ -409,7 +409,7 @@ def _status(state: State, outcome: Outcome) -> Status:
         outcome.seconds,
         outcome.scores_before,
         outcome.scores_after,
-        outcome.verdict.doubtful,
+        doubtful=outcome.verdict.doubtful,
     )
 
 
