@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dino_lab.cli.options import Plugins
+from dino_lab.cli.options import Check, Plugins
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
 
@@ -23,6 +23,7 @@ def compare(
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write tables and pictures into this folder.")
     ] = None,
+    check: Check = False,
     plugin: Plugins = None,
 ) -> None:
     """Compare runs or whole sweeps in one table.
@@ -35,16 +36,20 @@ def compare(
     from dino_lab.reports.arguments import with_runs_below
     from dino_lab.reports.study.comparison import study_of
     from dino_lab.reports.study.files import write_study
+    from dino_lab.reports.study.findings import findings
     from dino_lab.reports.study.results import read_results
-    from dino_lab.reports.study.table import lines
 
     study = study_of(with_runs_below(folders), registry, metric)
-    found = lines(study, read_results(study)) if to is None else write_study(study, to)
-    if not any(line.score for line in found):
+    if check and not study.expect:
+        raise UserError("--check: none of these sweeps has claims; they are recorded when a sweep runs")
+    found = findings(study, read_results(study)) if to is None else write_study(study, to)
+    if not any(line.score for line in found.lines):
         raise UserError(f"none of these runs has ended with a {study.metric}")
-    print_study(study, found)
+    print_study(found)
     if to is not None:
         print(f"files in {to}")
+    if check and found.unshown:
+        raise typer.Exit(1)
 
 
 def best(

@@ -63,6 +63,9 @@ Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where run folders are m
 CheckpointEvery = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, help="Time between two checkpoints of a run.")
 ]
+Check = Annotated[
+    bool, typer.Option("--check", help="Exit with 1 unless every claim of the sweep file is as expected.")
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cuda where there is one, else cpu]"),

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from dino_lab.cli.options import CHECKPOINT_SECONDS, CheckpointEvery, Plugins, Runs, Settings, spec_file
+from dino_lab.cli.options import (
+    CHECKPOINT_SECONDS,
+    Check,
+    CheckpointEvery,
+    Plugins,
+    Runs,
+    Settings,
+    spec_file,
+)
 
 if TYPE_CHECKING:
     from dino_lab.sweeps.run import SweepResult
@@ -40,6 +48,7 @@ def sweep(
     ] = None,
     checkpoint_every: CheckpointEvery = CHECKPOINT_SECONDS,
     yes: Annotated[bool, typer.Option("--yes", help="Also a plan of more than 1,000 trials.")] = False,
+    check: Check = False,
     plugin: Plugins = None,
 ) -> None:
     """Run every trial of a sweep, or go on where it was stopped, and say what mattered.
@@ -66,15 +75,16 @@ def sweep(
                 stop=interrupt,
                 dry_run=dry_run,
                 many=yes,
+                check=check,
             )
     except ClusterLost as lost:
         print(lost, file=sys.stderr)
         raise typer.Exit(1) from None
     if not dry_run:
-        _finish(result, interrupt(), time.monotonic() - began)
+        _finish(result, interrupt(), time.monotonic() - began, check)
 
 
-def _finish(result: SweepResult, interrupted: bool, seconds: float) -> NoReturn:
+def _finish(result: SweepResult, interrupted: bool, seconds: float, check: bool) -> NoReturn:
     """Print the table, and end with the exit code."""
     from dino_lab.cli.sweep_text import print_result
 
@@ -83,4 +93,4 @@ def _finish(result: SweepResult, interrupted: bool, seconds: float) -> NoReturn:
         command = shlex.join(["dino-lab", *sys.argv[1:]])
         print(f"\ninterrupted; to continue, run the same command again: {command}")
         raise typer.Exit(130)
-    raise typer.Exit(1 if result.left else 0)
+    raise typer.Exit(1 if result.left or (check and result.findings.unshown) else 0)

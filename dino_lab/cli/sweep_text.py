@@ -15,8 +15,7 @@ from dino_lab.cli.console import console, print_table
 from dino_lab.cli.formatting import duration
 
 if TYPE_CHECKING:
-    from dino_lab.reports.study.table import ArmLine
-    from dino_lab.runs.study import Study
+    from dino_lab.reports.study.findings import Findings
     from dino_lab.sweeps.run import SweepResult
     from dino_lab.sweeps.session import Overview
 
@@ -30,6 +29,8 @@ def print_plan(overview: Overview) -> None:
     plan, study, stacks = overview.plan, overview.plan.study, overview.stacks
     resources, stacked = plan.sweep.resources, plan.sweep.stack > 1
     _print_arms(overview)
+    for claim in study.expect:
+        print(f"expected: {claim.statement(study.metric)}")
     left = sum(map(len, stacks))
     joined = f", {plan.joined} more are the same spec as another" if plan.joined else ""
     done = len(plan.trials) - left
@@ -74,7 +75,7 @@ def _print_forecast(overview: Overview) -> None:
 def print_result(result: SweepResult, seconds: float) -> None:
     """Print the table, its explanation, and the files."""
     print()
-    print_study(result.study, result.table)
+    print_study(result.findings)
     done = result.total - result.left
     print(f"\n{done} of {result.total} trials, {duration(seconds)}; files in {result.folder}")
     for path in sorted(result.folder.iterdir()):
@@ -83,14 +84,31 @@ def print_result(result: SweepResult, seconds: float) -> None:
         print(f"{len(result.refused)} points were no spec; the first: {result.refused[0]}")
 
 
-def print_study(study: Study, found: Sequence[ArmLine]) -> None:
-    """Print the table of a study, and its explanation."""
-    from dino_lab.reports.study.table import HEADERS, notes
+def print_study(found: Findings) -> None:
+    """Print the tables of a study, each with its explanation."""
+    from dino_lab.reports.study.claims import CLAIM_HEADERS
+    from dino_lab.reports.study.table import HEADERS, filled
 
-    left_out = _print_columns(HEADERS, [line.cells() for line in found], _DISPENSABLE)
+    for warning in found.warnings:
+        print(warning)
+    rows = [line.cells() for line in (*found.lines, *found.floors)]
+    _print_section(HEADERS, rows, _DISPENSABLE, found.notes)
+    if found.claims:
+        print()
+        headers, claims = filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims])
+        _print_section(headers, claims, (), found.claim_notes)
+
+
+def _print_section(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    dispensable: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    left_out = _print_columns(headers, rows, dispensable)
     if left_out:
         print(f"not shown, for want of width: {', '.join(left_out)}")
-    for note in notes(study, found):
+    for note in notes:
         print(note)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dino_lab.errors import UserError
+from dino_lab.runs.claims import Claim
 
 FILE = "study.json"
 FORMAT = 1
@@ -26,7 +27,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms that are compared by one metric with one of them."""
+    """Arms that are compared by one metric with one of them, and what is expected of them."""
 
     name: str
     metric: str
@@ -34,6 +35,7 @@ class Study:
     baseline: str | None
     axes: tuple[str, ...]
     arms: tuple[Arm, ...]
+    expect: tuple[Claim, ...] = ()  # each names its arms by label, and its metric
 
     def write(self, folder: Path) -> None:
         """Write study.json; run folders are kept relative to it, so that both can be moved together."""
@@ -48,7 +50,8 @@ class Study:
             }
             for arm in self.arms
         ]
-        plain = {**vars(self), "axes": list(self.axes), "arms": arms, "format": FORMAT}
+        expect = [claim.model_dump(exclude_none=True) for claim in self.expect]
+        plain = {**vars(self), "axes": list(self.axes), "arms": arms, "expect": expect, "format": FORMAT}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(json.dumps(plain, indent=1) + "\n")
 
@@ -64,7 +67,8 @@ def read_study(folder: Path) -> Study:
             Arm(arm["label"], arm["settings"], {int(s): _run_folder(here, p) for s, p in arm["runs"].items()})
             for arm in plain.pop("arms")
         )
-        return Study(**{**plain, "axes": tuple(plain["axes"])}, arms=arms)
+        expect = tuple(Claim.model_validate_json(json.dumps(claim)) for claim in plain.pop("expect", ()))
+        return Study(**{**plain, "axes": tuple(plain["axes"])}, arms=arms, expect=expect)
     except OSError as error:
         raise UserError(f"{folder}: no sweep lies here ({FILE}: {error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError):

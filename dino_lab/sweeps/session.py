@@ -14,11 +14,10 @@ import torch
 from dino_lab.errors import SpecError
 from dino_lab.registry import Registry, registry
 from dino_lab.reports.study.files import write_study
-from dino_lab.reports.study.table import ArmLine
+from dino_lab.reports.study.findings import Findings
 from dino_lab.runs import lock
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status
-from dino_lab.runs.study import Study
 from dino_lab.sweeps.plan.forecast import Forecast, forecast
 from dino_lab.sweeps.plan.optuna_search import OptunaSearch, check_optuna
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
@@ -77,10 +76,9 @@ class Overview:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study and its table, and how much of the sweep is left."""
+    """What the runs of a sweep say, and how much of it is left."""
 
-    study: Study
-    table: tuple[ArmLine, ...]
+    findings: Findings
     total: int
     left: int
     refused: tuple[str, ...]  # why points of a search are no spec
@@ -145,11 +143,11 @@ class Session:
         """Tables and pictures of everything that has run, in the sweep's folder."""
         search = self._search
         study = search.study if search is not None else self.plan.study
-        table = write_study(study, self.folder)
+        found = write_study(study, self.folder)
         samples = self.plan.sweep.search.samples if self.plan.sweep.search else 0
         left = len(remaining(self.plan, self.runs)) + (search.left if search is not None else 0)
         refused = tuple(search.refused) if search is not None else ()
-        return Summary(study, tuple(table), len(self.plan.trials) + samples, left, refused)
+        return Summary(found, len(self.plan.trials) + samples, left, refused)
 
     @property
     def _machines(self) -> list[Machine]:

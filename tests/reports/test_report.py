@@ -47,7 +47,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_the_table_says_what_mattered_and_how_sure_that_is(study: Study, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    low, high, gone = write_study(study, folder)
+    low, high, gone = write_study(study, folder).lines
     assert low.cells()[:7] == ["low", "3", "0.5000 ± 0.4968", "0.5000", "0.2000", "", "baseline"]
     assert high.reading == "better"
     assert high.cells()[5] == "+0.1000 ± 0.0248"
@@ -110,7 +110,7 @@ def test_axes_that_no_arm_shares_are_not_crossed(study: Study) -> None:
 
 
 def test_a_smaller_metric_may_be_the_better_one(study: Study, tmp_path: Path) -> None:
-    _, high, _ = write_study(Study(**{**vars(study), "mode": "min"}), tmp_path / "out")
+    _, high, _ = write_study(Study(**{**vars(study), "mode": "min"}), tmp_path / "out").lines
     assert high.reading == "worse"
 
 

@@ -12,9 +12,9 @@ from dino_lab.cli import app as cli
 from dino_lab.registry import registry
 from dino_lab.reports.arguments import with_runs_below
 from dino_lab.reports.study.comparison import study_of
-from dino_lab.reports.study.files import comma_separated, latex, markdown
+from dino_lab.reports.study.files import comma_separated, latex, markdown, records
+from dino_lab.reports.study.findings import findings
 from dino_lab.reports.study.results import read_results
-from dino_lab.reports.study.table import lines
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status, write_status
 from dino_lab.runs.study import Arm, Study
@@ -41,7 +41,7 @@ def evil(tmp_path: Path) -> Study:
 
 
 def test_latex_is_one_row_a_line_and_every_special_letter_is_escaped(evil: Study) -> None:
-    text = latex(evil, lines(evil, read_results(evil)))
+    text = latex(findings(evil, read_results(evil)))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 3
     assert all(row.replace(r"\&", "").count("&") == 4 for row in rows)
@@ -53,7 +53,7 @@ def test_latex_is_one_row_a_line_and_every_special_letter_is_escaped(evil: Study
 
 
 def test_markdown_is_one_row_a_line_without_markup(evil: Study) -> None:
-    text = markdown(evil, lines(evil, read_results(evil)))
+    text = markdown(findings(evil, read_results(evil)))
     (row,) = [line for line in text.splitlines() if line.startswith("| =cmd")]
     assert r"x_1 {50%} \~ ^ \\ &amp; # $ &lt;b> \`c\` \*d\* \[e](f)" in row
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -61,7 +61,9 @@ def test_markdown_is_one_row_a_line_without_markup(evil: Study) -> None:
 
 
 def test_a_spreadsheet_computes_nothing(evil: Study) -> None:
-    rows = list(csv.DictReader(io.StringIO(comma_separated(lines(evil, read_results(evil))))))
+    rows = list(
+        csv.DictReader(io.StringIO(comma_separated(records(findings(evil, read_results(evil)).lines))))
+    )
     assert rows[0]["arm"] == f"'{EVIL}"
     assert [row["t"] for row in rows] == ["'@SUM(1)", "'-2"]
     assert float(rows[1]["difference"]) == pytest.approx(0.1)  # a number stays one

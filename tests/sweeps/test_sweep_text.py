@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dino_lab.cli import sweep_text
 from dino_lab.reports.study.estimate import estimate
+from dino_lab.reports.study.findings import Findings
 from dino_lab.reports.study.table import HEADERS, ArmLine
 from dino_lab.runs.study import Study
 
@@ -16,7 +17,7 @@ LABELS = ["targets.momentum=0.9 targets.temperature=0.04", "targets.momentum=0.9
 
 
 @pytest.fixture
-def study() -> tuple[Study, list[ArmLine]]:
+def study() -> Findings:
     found = [
         ArmLine(
             label=label,
@@ -31,28 +32,26 @@ def study() -> tuple[Study, list[ArmLine]]:
         )
         for i, label in enumerate(LABELS)
     ]
-    return Study("s", "knn.20nn", "max", LABELS[0], (), ()), found
+    return Findings(Study("s", "knn.20nn", "max", LABELS[0], (), ()), found)
 
 
-def printed(study: tuple[Study, list[ArmLine]], width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def printed(study: Findings, width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     out = io.StringIO()
     terminal = Console(
         file=out, width=width, force_terminal=True, color_system=None, markup=False, highlight=False
     )
     monkeypatch.setattr(sweep_text, "console", lambda: terminal)
-    sweep_text.print_study(*study)
+    sweep_text.print_study(study)
     return out.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [30, *range(50, 130, 3), 200])
-def test_nothing_is_cut(
-    study: tuple[Study, list[ArmLine]], width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_cut(study: Findings, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = printed(study, width, monkeypatch)
     assert all(len(line.rstrip()) <= width for line in lines)
     assert "…" not in "".join(lines)
     text = " ".join(" ".join(lines).split())
-    scores = [line.cells()[2] for line in study[1]]
+    scores = [line.cells()[2] for line in study.lines]
     for words in [*scores, "+0.0200 ± 0.0248", "baseline", "difference", "seen"]:
         assert words in text
     if width >= 50:
@@ -63,7 +62,7 @@ def test_nothing_is_cut(
 
 
 def test_a_wide_terminal_has_every_column(
-    study: tuple[Study, list[ArmLine]],
+    study: Findings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -73,7 +72,7 @@ def test_a_wide_terminal_has_every_column(
 
 
 def test_a_narrow_one_says_what_it_leaves_out(
-    study: tuple[Study, list[ArmLine]],
+    study: Findings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

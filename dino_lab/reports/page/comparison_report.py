@@ -15,10 +15,12 @@ from dino_lab.reports import theme
 from dino_lab.reports.page.chart import draw
 from dino_lab.reports.page.html import page
 from dino_lab.reports.page.run_curves import RunRows, comparison_charts, numbers_without_chart
+from dino_lab.reports.study.claims import CLAIM_HEADERS
 from dino_lab.reports.study.comparison import study_of
 from dino_lab.reports.study.figures import draw_figures
+from dino_lab.reports.study.findings import Findings, findings
 from dino_lab.reports.study.results import ArmResult, read_results
-from dino_lab.reports.study.table import HEADERS, lines, notes
+from dino_lab.reports.study.table import HEADERS, filled
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
 from dino_lab.runs.status import read_status
@@ -65,6 +67,7 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
     study = _study(paths, registry, metric)
     members, left_out = _members(study)
     results = read_results(study)
+    found = findings(study, results)
     with matplotlib.rc_context(theme.settings()):
         # What runs beside a sweep change is not on its axes.
         figures = _figures(study, results) if all(map(_is_sweep, paths)) else []
@@ -80,9 +83,10 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
         if _sweeps(paths)
         else f"{len(paths)} runs",
         study=study,
-        arms=_arm_table(study, results),
+        arms=_arm_table(found),
+        claims=filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims]),
         runs=_run_table(members, study.metric, numbers_without_chart(drawn)),
-        notes=notes(study, lines(study, results)),
+        found=found,
         figures=figures,
         charts=curves,
         left_out=left_out,
@@ -138,13 +142,13 @@ def _members(study: Study) -> tuple[list[Member], list[str]]:
     return members, left_out
 
 
-def _arm_table(study: Study, results: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line for each arm with what it sets."""
-    axes = [axis for axis in study.axes if axis != "variant"]
-    table = []
-    for line in lines(study, results):
-        label, *cells = line.cells()
-        table.append([label, *cells, *(_said(line.settings[axis]) for axis in axes)])
+def _arm_table(found: Findings) -> tuple[list[str], list[list[str]]]:
+    """Headings, a line for each arm with what it sets, and the floors below."""
+    axes = [axis for axis in found.study.axes if axis != "variant"]
+    table = [
+        [*line.cells(), *(_said(line.settings[axis]) for axis in axes)]
+        for line in (*found.lines, *found.floors)
+    ]
     return [*HEADERS, *axes], table
 
 

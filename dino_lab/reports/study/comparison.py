@@ -34,12 +34,13 @@ def study_of(
     runs = [path for path in paths if not (path / FILE).exists()]
     if len(studies) == 1 and not runs:
         return replace(studies[0], metric=metric or studies[0].metric)
-    arms = [
-        replace(arm, label=f"{study.name}: {arm.label}" if len(studies) > 1 else arm.label)
-        for study in studies
-        for arm in study.arms
-    ]
-    arms += _arms(runs, registry)
+    if len(studies) > 1:
+        names = [study.name for study in studies]
+        studies = [
+            _named(study, study.name if names.count(study.name) == 1 else f"{study.name} {path.name}")
+            for study, path in zip(studies, [path for path in paths if path not in runs], strict=True)
+        ]
+    arms = [arm for study in studies for arm in study.arms] + _arms(runs, registry)
     names = [arm.label for arm in arms]
     arms = [
         arm if names.count(arm.label) == 1 else replace(arm, label=f"{arm.label} ({_hash(arm)})")
@@ -47,7 +48,16 @@ def study_of(
     ]
     axes = tuple(dict.fromkeys(axis for arm in arms for axis in arm.settings))
     wanted = metric or (studies[0].metric if studies else _main_score(runs))
-    return Study("comparison", wanted, mode, arms[0].label, axes, tuple(arms))
+    known = {arm.label for arm in arms}
+    expect = tuple(claim for study in studies for claim in study.expect if known.issuperset(claim.labels))
+    return Study("comparison", wanted, mode, arms[0].label, axes, tuple(arms), expect)
+
+
+def _named(study: Study, title: str) -> Study:
+    """The study with a title before the label of each arm."""
+    arms = tuple(replace(arm, label=f"{title}: {arm.label}") for arm in study.arms)
+    expect = tuple(claim.renamed(lambda label: f"{title}: {label}") for claim in study.expect)
+    return replace(study, arms=arms, expect=expect)
 
 
 def best(study: Study, results: Sequence[ArmResult]) -> list[ArmResult]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 CONFIDENCE = 0.95
+POWER = 0.8  # chance to see a difference, at which it counts as one that would have been seen
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Estimate:
         """Whether the interval lies on one side of zero."""
         return self.half is not None and abs(self.mean) > self.half
 
+    @property
+    def detectable(self) -> float | None:
+        """The true difference that would have been seen with a chance of POWER, in units of the values.
+
+        The standard deviation of the n values stands for the true one.
+        """
+        return None if self.deviation is None else effect_size(self.n) * self.deviation
+
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Mean with Student's interval: t(0.975, n - 1) * s / sqrt(n)."""
@@ -40,6 +49,29 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
     """The difference to the baseline, seed by seed, over the seeds that both have."""
     return estimate([values[seed] - baseline[seed] for seed in values if seed in baseline])
+
+
+def share(successes: int, n: int) -> tuple[float, float]:
+    """The interval of a share, `successes` of `n` > 0 (Clopper and Pearson, 1934)."""
+    from scipy.special import betaincinv
+
+    tail = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
+@cache
+def effect_size(n: int) -> float:
+    """The mean, in standard deviations, whose interval over n > 1 values lies above 0 with a chance of POWER.
+
+    The chance is that of T > t(0.975, n - 1), where T has the noncentral t distribution with n - 1 degrees of
+    freedom and noncentrality sqrt(n) times the mean (Cohen, 1988, Sec. 2). An interval below 0 is not
+    counted: its chance is less than 1e-5.
+    """
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(n - 1, 1 - POWER, student(n - 1))) / math.sqrt(n)
 
 
 @cache

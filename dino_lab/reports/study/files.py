@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dino_lab.reports.study.claims import CLAIM_HEADERS
 from dino_lab.reports.study.figures import write_figures
+from dino_lab.reports.study.findings import Findings, findings
 from dino_lab.reports.study.results import read_results
-from dino_lab.reports.study.table import HEADERS, ArmLine, lines, notes
+from dino_lab.reports.study.table import HEADERS, ArmLine, filled
 from dino_lab.runs.study import Study
 
 _TEX_COLUMNS = (0, 1, 2, 5, 6)  # of HEADERS: those that a paper prints
@@ -24,48 +26,70 @@ _MARKDOWN = {"&": "&amp;", "<": "&lt;", "|": "&#124;", **{letter: f"\\{letter}" 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first letters of what spreadsheets compute
 
 
-def write_study(study: Study, folder: Path) -> list[ArmLine]:
-    """Read the runs and write every file of their study; returns the lines of the table."""
+def write_study(study: Study, folder: Path) -> Findings:
+    """Read the runs and write every file of their study; returns what they say."""
     import pyarrow
     import pyarrow.parquet
 
     study.write(folder)
     results = read_results(study)
-    found = lines(study, results)
+    found = findings(study, results)
     for name, text in (
-        ("table.md", markdown(study, found)),
-        ("table.tex", latex(study, found)),
-        ("table.csv", comma_separated(found)),
+        ("table.md", markdown(found)),
+        ("table.tex", latex(found)),
+        ("table.csv", comma_separated(records(found.lines))),
+        ("claims.csv", comma_separated([claim.record() for claim in found.claims])),
     ):
-        (folder / name).write_text(text, encoding="utf-8")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records(found)), folder / "table.parquet")
+        if text:
+            (folder / name).write_text(text, encoding="utf-8")
+        else:  # of a study that had some, in the same folder
+            (folder / name).unlink(missing_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records(found.lines)), folder / "table.parquet")
     write_figures(study, results, folder)
     return found
 
 
-def markdown(study: Study, found: Sequence[ArmLine]) -> str:
-    """A table in Markdown, and its explanation."""
-    rows = [map(_markdown, row) for row in (HEADERS, *(line.cells() for line in found))]
-    table = [f"| {' | '.join(row)} |" for row in rows]
-    table.insert(1, f"|{' --- |' * len(HEADERS)}")
-    bullets = [f"- {_markdown(note)}" for note in notes(study, found)]
-    return "\n".join([f"# {_markdown(study.name)}", "", *table, "", *bullets, ""])
+def markdown(found: Findings) -> str:
+    """The tables in Markdown, each with its explanation."""
+    table = _markdown_table(HEADERS, [line.cells() for line in (*found.lines, *found.floors)])
+    parts = [f"# {_markdown(found.study.name)}", *(f"**{_markdown(said)}**" for said in found.warnings)]
+    parts += [table, _bullets(found.notes)]
+    if found.claims:
+        claims = _markdown_table(*filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims]))
+        parts += ["## Claims", claims, _bullets(found.claim_notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def latex(study: Study, found: Sequence[ArmLine]) -> str:
+def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(map(_markdown, row))} |" for row in (headers, *rows)]
+    lines.insert(1, f"|{' --- |' * len(headers)}")
+    return "\n".join(lines)
+
+
+def _bullets(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {_markdown(note)}" for note in notes)
+
+
+def latex(found: Findings) -> str:
     """A tabular with the columns that a paper prints, its explanation as comments."""
-    rows = [[row[i] for i in _TEX_COLUMNS] for row in (HEADERS, *(line.cells() for line in found))]
+    lines = (*found.lines, *found.floors)
+    rows = [[row[i] for i in _TEX_COLUMNS] for row in (HEADERS, *(line.cells() for line in lines))]
     body = [" & ".join(map(_tex, row)) + r" \\" for row in rows]
     body.insert(1, r"\hline")
-    comments = [f"% {' '.join(note.split())}" for note in notes(study, found)]
+    comments = [f"% {' '.join(note.split())}" for note in (*found.warnings, *found.notes)]
     return "\n".join([*comments, r"\begin{tabular}{lrlll}", *body, r"\end{tabular}", ""])
 
 
-def comma_separated(found: Sequence[ArmLine]) -> str:
-    """CSV with every digit; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
+    """CSV with every digit; a text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    Of no rows it is empty.
+    """
+    if not rows:
+        return ""
     out = io.StringIO()
-    plain = [{_no_formula(key): _no_formula(value) for key, value in row.items()} for row in records(found)]
-    writer = csv.DictWriter(out, list(plain[0]) if plain else [], lineterminator="\n")
+    plain = [{_no_formula(key): _no_formula(value) for key, value in row.items()} for row in rows]
+    writer = csv.DictWriter(out, list(plain[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(plain)
     return out.getvalue()

@@ -10,6 +10,8 @@ from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status, read_status
 from dino_lab.runs.study import Arm, Study
 
+UNTRAINED = "untrained"  # the floor that is the score before training
+
 
 @dataclass(frozen=True)
 class Result:
@@ -33,13 +35,25 @@ class ArmResult:
         """By seed, where there is one."""
         return {seed: r.score for seed, r in self.results.items() if r.score is not None}
 
+    def floor(self, name: str, metric: str) -> dict[int, float]:
+        """What a score is without learning, by seed, where it is known: untrained, raw pixels, chance."""
+        found = {}
+        for seed, result in self.results.items():
+            before = {UNTRAINED: result.ending.scores_before.get(metric)}
+            value = (result.ending.floors.get(metric, {}) | before).get(name)
+            if value is not None:
+                found[seed] = value
+        return found
+
 
 def read_results(study: Study) -> list[ArmResult]:
     """All arms in their order; a run that is not there is one that has not run."""
-    return [
-        ArmResult(arm, {seed: read_result(folder, study.metric) for seed, folder in arm.folders.items()})
-        for arm in study.arms
-    ]
+    return [read_arm(arm, study.metric) for arm in study.arms]
+
+
+def read_arm(arm: Arm, metric: str) -> ArmResult:
+    """All runs of an arm."""
+    return ArmResult(arm, {seed: read_result(folder, metric) for seed, folder in arm.folders.items()})
 
 
 def read_result(folder: Path, metric: str) -> Result:

@@ -40,23 +40,26 @@ def metric_problems(sweep: Sweep, root: yaml.MappingNode, specs: Sequence[Spec])
     asked: list[tuple[Loc, str]] = [(("metric",), sweep.metric)]
     if sweep.scheduler is not None and sweep.scheduler.metric is not None:
         asked.append((("scheduler", "metric"), sweep.scheduler.metric))
-    problems = []
-    for loc, metric in asked:
-        evaluator, dot, _ = metric.partition(".")
-        for spec in specs:
-            names = [params.name for params in spec.evaluators]
-            there = ", ".join(names) or "none"
-            if evaluator in names if dot else metric in ROW_NUMBERS:
-                continue
-            message = (
-                f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
-                if dot
-                else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
-                f"written as evaluator.score, and the evaluators are: {there}"
-            )
-            problems.append(Problem(mark_at(root, loc), loc, message))
-            break
-    return problems
+    found = [metric_problem(loc, metric, root, specs) for loc, metric in asked]
+    return [problem for problem in found if problem is not None]
+
+
+def metric_problem(loc: Loc, metric: str, root: yaml.MappingNode, specs: Sequence[Spec]) -> Problem | None:
+    """The problem of a metric that the first of some specs lacks; None where all have it."""
+    evaluator, dot, _ = metric.partition(".")
+    for spec in specs:
+        names = [params.name for params in spec.evaluators]
+        if evaluator in names if dot else metric in ROW_NUMBERS:
+            continue
+        there = ", ".join(names) or "none"
+        message = (
+            f"no evaluator of {spec.name} is called {evaluator!r} (there are: {there})"
+            if dot
+            else f"no row has the number {metric!r}{suggest(metric, list(ROW_NUMBERS))}; a score is "
+            f"written as evaluator.score, and the evaluators are: {there}"
+        )
+        return Problem(mark_at(root, loc), loc, message)
+    return None
 
 
 def seed_problems(sweep: Sweep, root: yaml.MappingNode, specs: Sequence[Spec]) -> list[Problem]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dino_lab.errors import Misfit, SpecError, UserError
+from dino_lab.errors import Loc, Misfit, SpecError, UserError
 from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry, suggest
 from dino_lab.spec.model import Spec
@@ -100,10 +100,18 @@ def _measure_first(
 
 def _check_metrics(plan: Plan, found: Measured) -> None:
     scheduler = plan.sweep.scheduler
-    for loc, metric in (
+    asked: list[tuple[Loc, str | None]] = [
         (("metric",), plan.sweep.metric),
         (("scheduler", "metric"), scheduler.metric if scheduler else None),
-    ):
+    ]
+    evaluators = {name.partition(".")[0] for name in found.numbers}
+    # A claim may be about arms that have other evaluators than the arm that was measured.
+    asked += [
+        (("expect", i, "metric"), claim.metric)
+        for i, claim in enumerate(plan.sweep.expect)
+        if claim.metric is not None and claim.metric.partition(".")[0] in evaluators
+    ]
+    for loc, metric in asked:
         if metric is not None and metric not in found.numbers:
             there = ", ".join(name for name in found.numbers if ("." in name) == ("." in metric))
             hint = suggest(metric, list(found.numbers))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
+from dino_lab.runs.claims import FORMS
 from dino_lab.spec.json_schema import exact
 from dino_lab.spec.json_schema import json_schema as schema_of_spec
 from dino_lab.sweeps.plan.model import DISTRIBUTIONS, Sweep
@@ -23,6 +24,7 @@ def json_schema(registry: Registry) -> Schema:
     schema = Sweep.model_json_schema()
     fields, definitions = schema["properties"], schema["$defs"]
     definitions["Distribution"]["oneOf"] = [{"required": [name]} for name in DISTRIBUTIONS]
+    definitions["Claim"]["oneOf"] = [{"required": list(keys)} for keys, _ in FORMS]
     values = fields["grid"]["additionalProperties"] | {"description": "The values of one key."}
     keys = _keys(schema_of_spec(registry))
     definitions |= {

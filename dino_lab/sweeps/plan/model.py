@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from dino_lab.runs.claims import Claim
 from dino_lab.spec.model import Section
 
 Overrides = dict[str, Any]
@@ -111,6 +112,7 @@ class Sweep(Section):
         2, ge=0, description="times that a trial is started again after its process died"
     )
     scheduler: Scheduler | None = Field(None, description="end the weaker trials early; null: end none")
+    expect: list[Claim] = Field([], description="claims about the arms, each judged once they have run")
 
     @field_validator("seeds")
     @classmethod
@@ -134,6 +136,10 @@ class Sweep(Section):
             )
         if self.search is not None and (self.random or self.variants or self.grid):
             raise ValueError("search chooses points of space alone; leave out random, variants and grid")
+        if self.search is not None and self.expect:
+            raise ValueError(
+                "expect names arms, and those of a search are not known; leave out one of the two"
+            )
         if (
             self.search is not None
             and self.seeds != 1

@@ -35,6 +35,7 @@ from dino_lab.sweeps.plan.arms import (
     point_of,
 )
 from dino_lab.sweeps.plan.checks import metric_problems, replaced_values, seed_problems, unused_overrides
+from dino_lab.sweeps.plan.expected import KnownArm, expected
 from dino_lab.sweeps.plan.model import Sweep
 from dino_lab.sweeps.plan.space import Space, drawn_points
 
@@ -262,7 +263,10 @@ def _plan(
     specs: Sequence[Spec],
     runs: Path,
 ) -> Plan:
-    """Arms with their runs; the last point is the baseline, which may be one of the others."""
+    """Arms with their runs, and claims about them; the last point is the baseline, which may be another's.
+
+    SpecError for a claim about what is no arm.
+    """
     axes = (*([VARIANT] if sweep.variants else []), *sweep.grid, *sweep.space)
     named: dict[str, tuple[Point, Spec]] = {}
     for point, spec in zip(points[:-1], specs[:-1], strict=True):
@@ -277,7 +281,12 @@ def _plan(
     trials, folders = _trials(sweep, {its: spec for its, (_, spec) in named.items()}, runs)
     arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
     joined = sum(map(len, folders.values())) - len(trials)
-    study = Study(name, sweep.metric, sweep.mode, baseline, axes, arms)
+    problems: list[Problem] = []
+    known = {its: KnownArm(point.settings, spec) for its, (point, spec) in named.items()}
+    expect = expected(sweep, root, known, problems)
+    if problems:
+        raise report(problems)
+    study = Study(name, sweep.metric, sweep.mode, baseline, axes, arms, expect)
     return Plan(name, sweep, tuple(trials), joined, runs, study, root, space)
 
 

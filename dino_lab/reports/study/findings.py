@@ -1,0 +1,52 @@
+"""Everything that is said of a study: its table with floors, what mattered, and its claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dino_lab.reports.study.claims import Judgement, claim_notes, judge
+from dino_lab.reports.study.floors import floor_lines, floor_notes, floor_warnings
+from dino_lab.reports.study.results import ArmResult
+from dino_lab.reports.study.table import ArmLine, lines, notes
+from dino_lab.runs.study import Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The lines of a study's tables, and what stands before and after them."""
+
+    study: Study
+    lines: Sequence[ArmLine]  # one for each arm
+    floors: Sequence[ArmLine] = ()  # untrained, raw pixels, chance: rows below the arms
+    warnings: Sequence[str] = ()  # read before the table
+    remarks: Sequence[str] = ()  # about the floors
+    claims: Sequence[Judgement] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """Explanations of the table's numbers, one sentence each."""
+        return [*notes(self.study, self.lines), *self.remarks]
+
+    @property
+    def claim_notes(self) -> list[str]:
+        """Explanations of the claims' numbers, one sentence each."""
+        return claim_notes(self.claims)
+
+    @property
+    def unshown(self) -> int:
+        """Claims that the runs do not show: not as expected, or nobody can tell."""
+        return sum(not claim.is_shown for claim in self.claims)
+
+
+def findings(study: Study, results: Sequence[ArmResult]) -> Findings:
+    """What the runs of a study say."""
+    floors = floor_lines(study, results)
+    return Findings(
+        study,
+        lines(study, results),
+        floors,
+        floor_warnings(study, results, floors),
+        floor_notes(study, results, floors),
+        judge(study, results),
+    )

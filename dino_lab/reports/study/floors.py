@@ -1,0 +1,87 @@
+"""What needs no learning, beside the arms of a study: chance, raw pixels, and the network before training."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from dino_lab.reports.study.estimate import Estimate, estimate, paired
+from dino_lab.reports.study.results import UNTRAINED, ArmResult
+from dino_lab.reports.study.table import ArmLine, reading
+from dino_lab.runs.study import Study
+
+_EQUAL = 1e-6  # scores of one network, computed in another order
+
+
+def floor_lines(study: Study, results: Sequence[ArmResult]) -> list[ArmLine]:
+    """A row for each floor that runs know; they are paired with the baseline as an arm is."""
+    baseline = next((arm.scores for arm in results if arm.arm.label == study.baseline), {})
+    known = [floors for arm in results for one in arm.results.values() if (floors := one.ending.floors)]
+    names = dict.fromkeys([UNTRAINED, *(name for floors in known for name in floors.get(study.metric, ()))])
+    lines = []
+    for name in names:
+        of_arms = [arm.floor(name, study.metric) for arm in results]
+        by_seed = {seed: [one[seed] for one in of_arms if seed in one] for one in of_arms for seed in one}
+        if by_seed:
+            lines.append(_line(study, name, by_seed, baseline))
+    return lines
+
+
+def _line(study: Study, name: str, by_seed: dict[int, list[float]], baseline: dict[int, float]) -> ArmLine:
+    values = {seed: statistics.fmean(of_arms) for seed, of_arms in by_seed.items()}
+    constant = name != UNTRAINED and max(values.values()) - min(values.values()) < _EQUAL
+    difference = paired(values, baseline) if baseline else None
+    return ArmLine(
+        label=name,
+        settings=dict.fromkeys(study.axes),
+        planned=None if constant else len(values),
+        score=estimate(list(values.values())[:1] if constant else list(values.values())),
+        difference=difference,
+        reading=reading(study, difference) if difference is not None else "",
+        ended="",
+        rate=None,
+        hours=None,
+    )
+
+
+def floor_warnings(study: Study, results: Sequence[ArmResult], floors: Sequence[ArmLine]) -> list[str]:
+    """A sentence where no arm is better than a floor: then the arms compare what no training made."""
+    said = []
+    scored = [arm for arm in results if arm.scores]
+    for floor in floors:
+        known = [gain for arm in scored if (gain := _gain(study, arm, floor.label)) is not None]
+        if known and not any(is_better(study, gain) for gain in known):
+            score = f"{floor.score.mean:.4f}" if floor.score is not None else ""
+            said.append(f"no arm is better than {floor.label} ({study.metric} {score})")
+    return said
+
+
+def floor_notes(study: Study, results: Sequence[ArmResult], floors: Sequence[ArmLine]) -> list[str]:
+    """Which arms are not better than untrained, where others are; and whether arms begin differently."""
+    if not any(floor.label == UNTRAINED for floor in floors):
+        return []
+    gains = {arm.arm.label: _gain(study, arm, UNTRAINED) for arm in results if arm.scores}
+    below = [label for label, gain in gains.items() if gain is not None and not is_better(study, gain)]
+    said = []
+    if below and len(below) < len(gains):
+        said.append(f"not better than untrained, each arm beside its own network: {', '.join(below)}")
+    begins = {arm.arm.label: arm.floor(UNTRAINED, study.metric) for arm in results}
+    means = {label: statistics.fmean(scores.values()) for label, scores in begins.items() if scores}
+    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    if means[high] - means[low] > _EQUAL:
+        said.append(
+            f"untrained: mean over arms, whose networks differ: from {means[low]:.4f} ({low}) to "
+            f"{means[high]:.4f} ({high})"
+        )
+    return said
+
+
+def is_better(study: Study, gain: Estimate) -> bool:
+    """Whether a difference to a floor excludes 0 on the better side; of one seed there is no interval."""
+    side = gain.mean > 0 if study.mode == "max" else gain.mean < 0
+    return side and (gain.half is None or gain.excludes_zero)
+
+
+def _gain(study: Study, arm: ArmResult, floor: str) -> Estimate | None:
+    """An arm's score minus a floor, seed by seed."""
+    return paired(arm.scores, arm.floor(floor, study.metric))
