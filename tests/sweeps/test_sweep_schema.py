@@ -24,6 +24,12 @@ grid: {targets.temperature: [0.02, 0.04], evaluators.0.k: [[5], [10]]}
 seeds: [1, 2]
 resources: {gpu: 0.25, cpu: 2}
 scheduler: {name: asha, metric: effective_rank}
+expect:
+- {arm: other, verdict: one output, claim: it collapses, paper: 0.1}
+- {better: plain, than: {targets.temperature: 0.04}, by: 0.02, metric: knn.10nn}
+- {equal: [plain, other], within: 0.02}
+- {arm: plain, near: raw pixels, within: 0.1}
+- {arm: plain, below: 0.5}
 """
 SEARCH = """\
 base: a.yaml
@@ -42,6 +48,9 @@ BAD = [
     (GOOD, "[1, 2]", "[]", "seeds", "[] is not valid under any of the given schemas"),
     (GOOD, "gpu: 0.25", "gpu: 2", "resources.gpu", "2 is greater than the maximum of 1"),
     (GOOD, "name: asha", "name: pbt", "scheduler.name", "'pbt' is not one of ['asha', 'median']"),
+    (GOOD, "than: {targets.temperature: 0.04}, ", "", "expect.1", "is not valid under any"),
+    (GOOD, "verdict: one output", "verdict: one", "expect.0.verdict", "is not valid under any"),
+    (GOOD, ", within: 0.1}", "}", "expect.3", "is not valid under any of the given schemas"),
     (SEARCH, "search: {name: optuna, samples: 20}", "", "", "is not valid under any of the given schemas"),
     (SEARCH, "samples: 20", "samples: 0", "search.samples", "0 is less than or equal to the minimum of 0"),
     (SEARCH, "{log_uniform: [1.0e-4, 1.0e-2]}", "{}", "space.optim.lr.start", "is not valid under any"),
