@@ -87,12 +87,16 @@ def print_result(result: SweepResult, seconds: float) -> None:
 def print_study(found: Findings) -> None:
     """Print the tables of a study, each with its explanation."""
     from dino_lab.reports.study.claims import CLAIM_HEADERS
+    from dino_lab.reports.study.effects import EFFECT_HEADERS
     from dino_lab.reports.study.table import HEADERS, filled
 
     for warning in found.warnings:
         print(warning)
     rows = [line.cells() for line in (*found.lines, *found.floors)]
     _print_section(HEADERS, rows, _DISPENSABLE, found.notes)
+    if found.effect_notes:
+        print()
+        _print_section(EFFECT_HEADERS, found.effect_rows, (), found.effect_notes)
     if found.claims:
         print()
         headers, claims = filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims])
@@ -105,7 +109,7 @@ def _print_section(
     dispensable: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    left_out = _print_columns(headers, rows, dispensable)
+    left_out = _print_columns(headers, rows, dispensable) if rows else []
     if left_out:
         print(f"not shown, for want of width: {', '.join(left_out)}")
     for note in notes:

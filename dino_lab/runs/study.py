@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dino_lab.errors import UserError
 from dino_lab.runs.claims import Claim
+from dino_lab.spec.literal import inline
 
 FILE = "study.json"
 FORMAT = 1
+_SHOWN = 12  # arms that one line names
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,31 @@ class Study:
         plain = {**vars(self), "axes": list(self.axes), "arms": arms, "expect": expect, "format": FORMAT}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def listed(labels: Sequence[str]) -> str:
+    """Labels of arms in one line; of many the first, and how many more there are."""
+    more = f", and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return f"{', '.join(labels[:_SHOWN])}{more}"
+
+
+def short_key(key: str, axes: Sequence[str]) -> str:
+    """The last steps of a dotted key, as many as no other axis ends with; never a number first."""
+    steps = key.split(".")
+    for start in range(len(steps) - 1, 0, -1):
+        end = steps[start:]
+        shared = any(axis != key and axis.split(".")[-len(end) :] == end for axis in axes)
+        if not shared and not end[0].isdecimal():
+            return ".".join(end)
+    return key
+
+
+def short_value(value: Any) -> str:
+    """A value as YAML; of a component its name, and its other values."""
+    if isinstance(value, dict) and "name" in value:
+        rest = {key: inner for key, inner in value.items() if key != "name"}
+        return f"{value['name']}{inline(rest) if rest else ''}"
+    return inline(value)
 
 
 def read_study(folder: Path) -> Study:

@@ -217,13 +217,13 @@ def test_claims_are_in_the_files(claimed: Path, make_study: MakeStudy) -> None:
     head, _, table = text.partition("## Claims\n\n")
     assert "| arm | seeds |" in head
     lines = table.splitlines()
-    assert lines[0] == "| outcome | expected | measured | remark | claim | paper |"
+    assert lines[0] == "| expected | outcome | measured | remark | claim | paper |"
     assert lines[2] == (
-        "| as expected | new better than base | +0.0300 ± 0.0248 |  | Multi-crop helps &#124; DINO | "
+        "| new better than base | as expected | +0.0300 ± 0.0248 |  | Multi-crop helps &#124; DINO | "
         "72.8 against 67.9 |"
     )
     assert lines[3] == (
-        "| not as expected | new: uniform | 0 of 3 runs (share 0.00 to 0.71) | 3 learning |  | 0.1 |"
+        "| new: uniform | not as expected | 0 of 3 runs (share 0.00 to 0.71) | 3 learning |  | 0.1 |"
     )
     rows = list(csv.DictReader((claimed / "claims.csv").read_text().splitlines()))
     assert [row["outcome"] for row in rows] == ["as expected", "not as expected"]
@@ -248,7 +248,7 @@ def test_compare_checks(
 ) -> None:
     assert cli.main(["compare", str(claimed)]) == 0
     out = capsys.readouterr().out
-    assert "as expected      new better than base  +0.0300 ± 0.0248" in out
+    assert "new better than base  as expected      +0.0300 ± 0.0248" in out
     assert cli.main(["compare", str(claimed), "--check"]) == 1
     write_study(make_study(read_study(claimed).arms, CLAIMS[0]), claimed)
     assert cli.main(["compare", str(claimed), "--check"]) == 0
@@ -279,5 +279,5 @@ def test_claims_are_on_the_page(claimed: Path, tmp_path: Path) -> None:
     assert cli.main(["report", str(claimed), "--to", str(to)]) == 0
     page = to.read_text()
     assert '<section id="claims">' in page
-    assert "<td>not as expected</td><td>new: uniform</td>" in page
+    assert "<td>new: uniform</td><td>not as expected</td>" in page
     assert "Multi-crop helps | DINO" in page

@@ -171,9 +171,9 @@ def test_a_sweep_lists_its_claims_and_checks_them(
     assert "expect.0.metric: no evaluator reports 'knn.5n'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     assert sweep(f"expect: [{true}]\n", "--check") == 0
-    assert "as expected  plain above -1" in capsys.readouterr().out
+    assert "plain above -1  as expected  +" in capsys.readouterr().out
     # What has run is judged anew.
     claims = f"expect: [{true}, {{arm: plain, above: 2}}]\n"
     assert sweep(claims) == 0
     assert sweep(claims, "--check") == 1
-    assert "not as expected  plain above 2" in capsys.readouterr().out
+    assert "plain above 2   not as expected  -" in capsys.readouterr().out

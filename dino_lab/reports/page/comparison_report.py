@@ -17,6 +17,7 @@ from dino_lab.reports.page.html import page
 from dino_lab.reports.page.run_curves import RunRows, comparison_charts, numbers_without_chart
 from dino_lab.reports.study.claims import CLAIM_HEADERS
 from dino_lab.reports.study.comparison import study_of
+from dino_lab.reports.study.effects import EFFECT_HEADERS
 from dino_lab.reports.study.figures import draw_figures
 from dino_lab.reports.study.findings import Findings, findings
 from dino_lab.reports.study.results import ArmResult, read_results
@@ -31,6 +32,7 @@ MOST_RUNS = 60  # whose curves are drawn
 TITLES = {
     "effects": "What each setting does: arms as points, their mean with its 95 % interval",
     "heat": "Two settings at once, mean over the others",
+    "interaction": "One setting by another: where lines are not parallel, one depends on the other",
     "parallel": "Each arm as a line through its settings to its score; the best are strongest",
 }
 
@@ -84,6 +86,7 @@ def comparison_report(paths: Sequence[Path], registry: Registry, metric: str | N
         else f"{len(paths)} runs",
         study=study,
         arms=_arm_table(found),
+        effects=(EFFECT_HEADERS, found.effect_rows),
         claims=filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims]),
         runs=_run_table(members, study.metric, numbers_without_chart(drawn)),
         found=found,

@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from dino_lab.reports.study.estimate import POWER, Estimate, paired, share
 from dino_lab.reports.study.results import ArmResult, read_arm
-from dino_lab.reports.study.table import ended, with_interval
+from dino_lab.reports.study.table import ended, percent, with_interval
 from dino_lab.runs.claims import Claim
 from dino_lab.runs.status import Status
 from dino_lab.runs.study import Study
 
 Outcome = Literal["as expected", "not as expected", "cannot tell"]
-CLAIM_HEADERS = ("outcome", "expected", "measured", "seen from", "remark", "claim", "paper")
+CLAIM_HEADERS = ("expected", "outcome", "measured", "seen from", "remark", "claim", "paper")
 SEEN_FROM = (
-    f"seen from: the smallest true difference that so many seeds show with {POWER:.0%}".replace("%", " %")
-    + " power (paired t test), if they scatter as these do"
+    f"seen from: the smallest true difference that so many seeds show with {percent(POWER)} power (paired t "
+    "test), if they scatter as these do"
 )
 # How the verdict of a run ends that is meant by a word of a claim.
 VERDICTS = {
@@ -59,8 +59,8 @@ class Judgement:
         seen = self.difference.detectable if self.difference is not None else None
         paper = self.claim.paper
         return [
-            self.outcome,
             self.statement,
+            self.outcome,
             self.measured,
             f"{seen:.4f}" if seen is not None and not self.is_shown else "",
             self.reason,
@@ -73,8 +73,8 @@ class Judgement:
         d = self.difference
         low, high = share(self.having, self.runs) if self.having is not None else (None, None)
         return {
-            "outcome": self.outcome,
             "expected": self.statement,
+            "outcome": self.outcome,
             "claim": self.claim.claim,
             "paper": self.claim.paper,
             "metric": self.claim.metric,

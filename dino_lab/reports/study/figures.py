@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dino_lab.reports.study.estimate import estimate
+from dino_lab.reports.study.estimate import estimate, student
+from dino_lab.reports.study.grid import Grid, grid_of
 from dino_lab.reports.study.results import ArmResult
-from dino_lab.runs.study import Study
+from dino_lab.runs.study import Study, short_value
 from dino_lab.spec.literal import inline
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _NAMED = 6  # numbers of an axis that are named one by one
 _WIDE = 20  # last over first number, above which an axis is logarithmic
+_PANELS = 3  # pairs of axes that are drawn
 MOST_CURVES = 12  # arms with a name; of more, names hide the picture
 
 
@@ -105,6 +107,58 @@ def _heat(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     return figure
 
 
+def _interaction(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
+    """One panel for two axes of a grid: a line for each value of the second, over the values of the first."""
+    grid = grid_of(study, arms)
+    if grid is None or grid.lacking or not grid.seeds:
+        return None
+    pairs = list(itertools.combinations(range(len(grid.factors)), 2))[:_PANELS]
+    figure = _figure(3.6 * len(pairs) + 1.2, 3.2)
+    for place, pair in enumerate(pairs):
+        along, lines = (grid.factors[i] for i in pair)
+        panel = figure.add_subplot(1, len(pairs), place + 1)
+        means, halves = _within_seeds(grid, pair)
+        order = _by_size(along.values)
+        for line, j in enumerate(_by_size(lines.values)):
+            shift = 0.06 * (line - (len(lines.values) - 1) / 2)
+            panel.errorbar(
+                [x + shift for x in range(len(order))],
+                [means[i][j] for i in order],
+                yerr=[halves[i][j] for i in order],
+                fmt="o-",
+                capsize=3,
+                markersize=4,
+                label=short_value(lines.values[j]),
+            )
+        panel.set_xticks(range(len(order)), [short_value(along.values[i]) for i in order])
+        panel.set_xlabel(along.axis)
+        panel.set_ylabel(study.metric if place == 0 else "")
+        panel.legend(title=lines.axis, fontsize=7, title_fontsize=7)
+    return figure
+
+
+def _by_size(values: Sequence[Any]) -> list[int]:
+    """Places of values: numbers by size, others as they come."""
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    return sorted(range(len(values)), key=values.__getitem__) if numbers else list(range(len(values)))
+
+
+def _within_seeds(grid: Grid, pair: tuple[int, int]) -> tuple[list[list[float]], list[list[float]]]:
+    """Means, and half intervals, of each value of the first factor of a pair with each of the second.
+
+    The intervals are of what differs between arms alone: each seed's mean over all arms is taken out of its
+    scores (Cousineau, 2005), with the factor of Morey (2008).
+    """
+    others = tuple(i + 1 for i in range(len(grid.factors)) if i not in pair)
+    scores = grid.scores.mean(axis=others) if others else grid.scores  # [seeds, first, second]
+    centred = scores - scores.mean(axis=(1, 2), keepdims=True) + scores.mean()
+    cells = scores.shape[1] * scores.shape[2]
+    factor = math.sqrt(cells / (cells - 1))
+    n = len(scores)
+    half = factor * student(n - 1) * centred.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else 0 * scores[0]
+    return scores.mean(axis=0).tolist(), half.tolist()
+
+
 def _curves(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
     """The metric over epochs, one line a run, one colour an arm."""
     if not any(len(result.curve) > 1 for arm in arms for result in arm.results.values()):
@@ -156,6 +210,7 @@ def _parallel(study: Study, arms: Sequence[ArmResult]) -> Figure | None:
 _PICTURES: dict[str, Callable[[Study, Sequence[ArmResult]], Figure | None]] = {
     "effects": _effects,
     "heat": _heat,
+    "interaction": _interaction,
     "curves": _curves,
     "parallel": _parallel,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_lab.reports.study.claims import CLAIM_HEADERS
+from dino_lab.reports.study.effects import EFFECT_HEADERS
 from dino_lab.reports.study.figures import write_figures
 from dino_lab.reports.study.findings import Findings, findings
 from dino_lab.reports.study.results import read_results
@@ -38,6 +39,7 @@ def write_study(study: Study, folder: Path) -> Findings:
         ("table.md", markdown(found)),
         ("table.tex", latex(found)),
         ("table.csv", comma_separated(records(found.lines))),
+        ("effects.csv", comma_separated(found.effects.records() if found.effects is not None else [])),
         ("claims.csv", comma_separated([claim.record() for claim in found.claims])),
     ):
         if text:
@@ -57,6 +59,9 @@ def markdown(found: Findings) -> str:
     if found.claims:
         claims = _markdown_table(*filled(CLAIM_HEADERS, [claim.cells() for claim in found.claims]))
         parts += ["## Claims", claims, _bullets(found.claim_notes)]
+    if found.effect_notes:
+        effects = _markdown_table(EFFECT_HEADERS, found.effect_rows) if found.effect_rows else ""
+        parts += ["## Main effects and interactions", effects, _bullets(found.effect_notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dino_lab.reports.study.claims import Judgement, claim_notes, judge
+from dino_lab.reports.study.effects import Effects, effects_of
 from dino_lab.reports.study.floors import floor_lines, floor_notes, floor_warnings
 from dino_lab.reports.study.results import ArmResult
 from dino_lab.reports.study.table import ArmLine, lines, notes
@@ -22,6 +23,7 @@ class Findings:
     warnings: Sequence[str] = ()  # read before the table
     remarks: Sequence[str] = ()  # about the floors
     claims: Sequence[Judgement] = ()
+    effects: Effects | None = None  # of the axes of a grid
 
     @property
     def notes(self) -> list[str]:
@@ -32,6 +34,16 @@ class Findings:
     def claim_notes(self) -> list[str]:
         """Explanations of the claims' numbers, one sentence each."""
         return claim_notes(self.claims)
+
+    @property
+    def effect_rows(self) -> list[list[str]]:
+        """Main effects and interactions, texts for EFFECT_HEADERS."""
+        return self.effects.rows() if self.effects is not None else []
+
+    @property
+    def effect_notes(self) -> list[str]:
+        """Whether the axes depend on each other, and explanations of the effects' numbers."""
+        return [*self.effects.sentences(), *self.effects.notes()] if self.effects is not None else []
 
     @property
     def unshown(self) -> int:
@@ -49,4 +61,5 @@ def findings(study: Study, results: Sequence[ArmResult]) -> Findings:
         floor_warnings(study, results, floors),
         floor_notes(study, results, floors),
         judge(study, results),
+        effects_of(study, results),
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import get_args
 
 from dino_lab.reports.study.estimate import Estimate, estimate, paired
 from dino_lab.reports.study.results import UNTRAINED, ArmResult
 from dino_lab.reports.study.table import ArmLine, reading
-from dino_lab.runs.study import Study
+from dino_lab.runs.claims import Floor
+from dino_lab.runs.study import Study, listed
 
 _EQUAL = 1e-6  # scores of one network, computed in another order
 
@@ -16,8 +18,8 @@ _EQUAL = 1e-6  # scores of one network, computed in another order
 def floor_lines(study: Study, results: Sequence[ArmResult]) -> list[ArmLine]:
     """A row for each floor that runs know; they are paired with the baseline as an arm is."""
     baseline = next((arm.scores for arm in results if arm.arm.label == study.baseline), {})
-    known = [floors for arm in results for one in arm.results.values() if (floors := one.ending.floors)]
-    names = dict.fromkeys([UNTRAINED, *(name for floors in known for name in floors.get(study.metric, ()))])
+    known = [one.ending.floors.get(study.metric, {}) for arm in results for one in arm.results.values()]
+    names = dict.fromkeys((*get_args(Floor), *(name for floors in known for name in floors)))
     lines = []
     for name in names:
         of_arms = [arm.floor(name, study.metric) for arm in results]
@@ -64,7 +66,7 @@ def floor_notes(study: Study, results: Sequence[ArmResult], floors: Sequence[Arm
     below = [label for label, gain in gains.items() if gain is not None and not is_better(study, gain)]
     said = []
     if below and len(below) < len(gains):
-        said.append(f"not better than untrained, each arm beside its own network: {', '.join(below)}")
+        said.append(f"not better than before training, seed by seed: {listed(below)}")
     begins = {arm.arm.label: arm.floor(UNTRAINED, study.metric) for arm in results}
     means = {label: statistics.fmean(scores.values()) for label, scores in begins.items() if scores}
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)

@@ -125,21 +125,26 @@ def filled(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[
     return [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
+def percent(share: float) -> str:
+    """`95 %`."""
+    return f"{100 * share:.0f} %"
+
+
 def notes(study: Study, found: Sequence[ArmLine]) -> list[str]:
     """Explanations of the numbers, one sentence each."""
     seeds = max((line.planned or 0 for line in found), default=0)
-    percent = f"{CONFIDENCE:.0%}".replace("%", " %")
-    said = [f"score: {study.metric}, mean over seeds ± {percent} interval (Student's t)"]
+    confidence = percent(CONFIDENCE)
+    said = [f"score: {study.metric}, mean over seeds ± {confidence} interval (Student's t)"]
     if study.baseline is not None:
         said.append(
-            f"difference: to {study.baseline}, seed by seed ± {percent} interval of its mean; seeds share "
+            f"difference: to {study.baseline}, seed by seed ± {confidence} interval of its mean; seeds share "
             "first weights, order and crops wherever shapes allow"
         )
     compared = sum(line.difference is not None and line.difference.half is not None for line in found)
     if compared > 1:
         chance = compared * (1 - CONFIDENCE)
         said.append(
-            f"{compared} arms are compared at {percent} each: about {chance:.1f} of them would look "
+            f"{compared} arms are compared at {confidence} each: about {chance:.1f} of them would look "
             "different by chance alone"
         )
     said += _power(found)
@@ -159,8 +164,7 @@ def _power(found: Sequence[ArmLine]) -> list[str]:
         return []
     ends = dict.fromkeys((min(seen), max(seen)))
     values = " to ".join(f"{value:.4f} ({label})" for value, label in ends)
-    percent = f"{POWER:.0%}".replace("%", " %")
-    return [f"{NONE_SEEN}: with {percent} power (paired t test) so many seeds show a difference of {values}"]
+    return [f"{NONE_SEEN}: with {percent(POWER)} power (paired t test) so many seeds show one of {values}"]
 
 
 def with_interval(value: Estimate | None, sign: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dino_lab.spec.literal import inline
+from dino_lab.runs.study import short_key, short_value
 from dino_lab.spec.merge import Override, lay_over, override_at
 from dino_lab.spec.nodes import child, data
 from dino_lab.spec.problems import Problem
@@ -90,29 +90,10 @@ def count(sweep: Sweep) -> int:
 def label(settings: dict[str, Any], axes: Sequence[str]) -> str:
     """`temperature=0.02 momentum=0.9`: of each key as many of its last steps as make it unique."""
     texts = [
-        str(value) if key == VARIANT else f"{short_key(key, axes)}={_short_value(value)}"
+        str(value) if key == VARIANT else f"{short_key(key, axes)}={short_value(value)}"
         for key, value in settings.items()
     ]
     return _printable(" ".join(texts)) or "base"
-
-
-def short_key(key: str, axes: Sequence[str]) -> str:
-    """The last steps of a dotted key, as many as no other axis ends with; never a number first."""
-    steps = key.split(".")
-    for start in range(len(steps) - 1, 0, -1):
-        end = steps[start:]
-        shared = any(axis != key and axis.split(".")[-len(end) :] == end for axis in axes)
-        if not shared and not end[0].isdecimal():
-            return ".".join(end)
-    return key
-
-
-def _short_value(value: Any) -> str:
-    """Of a component its name, and its other values."""
-    if isinstance(value, dict) and "name" in value:
-        rest = {key: inner for key, inner in value.items() if key != "name"}
-        return f"{value['name']}{inline(rest) if rest else ''}"
-    return inline(value)
 
 
 def _printable(text: str) -> str:

@@ -11,6 +11,7 @@ import yaml
 from dino_lab.errors import Loc
 from dino_lab.registry import suggest
 from dino_lab.runs.claims import ArmName, Claim
+from dino_lab.runs.study import listed
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import mark_at
@@ -18,8 +19,6 @@ from dino_lab.spec.problems import Problem
 from dino_lab.sweeps.plan.arms import VARIANT
 from dino_lab.sweeps.plan.checks import metric_problem
 from dino_lab.sweeps.plan.model import Sweep
-
-_SHOWN = 12  # arms that a message names
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _find(name: ArmName, arms: Mapping[str, KnownArm]) -> _Found:
     if len(matching) == 1:
         return _Found(matching[0])
     if matching:
-        return _Found(problem=f"names {len(matching)} arms: {_listed(matching)}; name one of them")
+        return _Found(problem=f"names {len(matching)} arms: {listed(matching)}; name one of them")
     return _Found(problem=_unknown(name, arms))
 
 
@@ -78,7 +77,7 @@ def _has(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 
 def _unknown(name: ArmName, arms: Mapping[str, KnownArm]) -> str:
-    there = f"(there are: {_listed(list(arms))})"
+    there = f"(there are: {listed(list(arms))})"
     if isinstance(name, str):
         variants = [str(arm.settings[VARIANT]) for arm in arms.values() if VARIANT in arm.settings]
         return f"no arm is called {name!r}{suggest(name, [*arms, *variants])} {there}"
@@ -87,11 +86,6 @@ def _unknown(name: ArmName, arms: Mapping[str, KnownArm]) -> str:
         if key not in axes:
             return f"no arm sets {key!r}{suggest(key, axes)} (arms set: {', '.join(axes) or 'nothing'})"
     return f"no arm has {inline(name)} {there}"
-
-
-def _listed(labels: list[str]) -> str:
-    more = f", and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return f"{', '.join(labels[:_SHOWN])}{more}"
 
 
 def _problems_of(
