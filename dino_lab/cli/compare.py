@@ -77,6 +77,8 @@ def best(
     print(f"{arm.label}: {study.metric} {score.mean:.4f}{half} over {score.n} of {len(arm.folders)} seed(s)")
     for sentence in comparison.doubts(study, ranked):
         print(f"  {sentence}")
+    for warning in comparison.warnings(study, ranked):
+        print(f"  warning: {warning}")
     folder = arm.folders[min(arm.folders)]
     print(folder)
     if copy_to is not None:

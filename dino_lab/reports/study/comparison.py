@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
-from dino_lab.reports.study.estimate import paired
+from dino_lab.reports.study.estimate import POWER, Estimate, paired
+from dino_lab.reports.study.floors import floor_lines, gain, is_better
 from dino_lab.reports.study.results import ArmResult
-from dino_lab.reports.study.table import reading
+from dino_lab.reports.study.table import percent, reading
 from dino_lab.runs.files import SPEC
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import main_score, scores
@@ -81,6 +82,29 @@ def doubts(study: Study, ranked: Sequence[ArmResult]) -> list[str]:
         number = "" if difference is None else f" {difference.mean:+.4f}{half}"
         sentences[other.arm.label] = f"to {role}, {other.arm.label}:{number}, {reading(study, difference)}"
     return list(sentences.values())
+
+
+def warnings(study: Study, ranked: Sequence[ArmResult]) -> list[str]:
+    """Why the best arm may be no choice at all: not told from the baseline, or no better than a floor."""
+    first = ranked[0]
+    said = []
+    for other in ranked[1:]:
+        difference = paired(first.scores, other.scores)
+        if other.arm.label == study.baseline and (difference is None or not difference.excludes_zero):
+            power = "" if difference is None or difference.detectable is None else _power(difference)
+            said.append(f"it cannot be told from the baseline, {study.baseline}{power}")
+    for floor in floor_lines(study, [first]):
+        above = gain(study, first, floor.label)
+        if above is not None and not is_better(study, above):
+            score = f"{floor.score.mean:.4f}" if floor.score is not None else ""
+            said.append(f"it is not better than {floor.label}, {study.metric} {score}")
+    return said
+
+
+def _power(difference: Estimate) -> str:
+    return (
+        f"; with {percent(POWER)} power {difference.n} seeds show a difference of {difference.detectable:.4f}"
+    )
 
 
 def _mean(result: ArmResult) -> float:

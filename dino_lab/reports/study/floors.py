@@ -51,8 +51,8 @@ def floor_warnings(study: Study, results: Sequence[ArmResult], floors: Sequence[
     said = []
     scored = [arm for arm in results if arm.scores]
     for floor in floors:
-        known = [gain for arm in scored if (gain := _gain(study, arm, floor.label)) is not None]
-        if known and not any(is_better(study, gain) for gain in known):
+        known = [above for arm in scored if (above := gain(study, arm, floor.label)) is not None]
+        if known and not any(is_better(study, above) for above in known):
             score = f"{floor.score.mean:.4f}" if floor.score is not None else ""
             said.append(f"no arm is better than {floor.label} ({study.metric} {score})")
     return said
@@ -62,8 +62,8 @@ def floor_notes(study: Study, results: Sequence[ArmResult], floors: Sequence[Arm
     """Which arms are not better than untrained, where others are; and whether arms begin differently."""
     if not any(floor.label == UNTRAINED for floor in floors):
         return []
-    gains = {arm.arm.label: _gain(study, arm, UNTRAINED) for arm in results if arm.scores}
-    below = [label for label, gain in gains.items() if gain is not None and not is_better(study, gain)]
+    gains = {arm.arm.label: gain(study, arm, UNTRAINED) for arm in results if arm.scores}
+    below = [label for label, above in gains.items() if above is not None and not is_better(study, above)]
     said = []
     if below and len(below) < len(gains):
         said.append(f"not better than before training, seed by seed: {listed(below)}")
@@ -78,12 +78,12 @@ def floor_notes(study: Study, results: Sequence[ArmResult], floors: Sequence[Arm
     return said
 
 
-def is_better(study: Study, gain: Estimate) -> bool:
-    """Whether a difference to a floor excludes 0 on the better side; of one seed there is no interval."""
-    side = gain.mean > 0 if study.mode == "max" else gain.mean < 0
-    return side and (gain.half is None or gain.excludes_zero)
-
-
-def _gain(study: Study, arm: ArmResult, floor: str) -> Estimate | None:
+def gain(study: Study, arm: ArmResult, floor: str) -> Estimate | None:
     """An arm's score minus a floor, seed by seed."""
     return paired(arm.scores, arm.floor(floor, study.metric))
+
+
+def is_better(study: Study, above: Estimate) -> bool:
+    """Whether a difference to a floor excludes 0 on the better side; of one seed there is no interval."""
+    side = above.mean > 0 if study.mode == "max" else above.mean < 0
+    return side and (above.half is None or above.excludes_zero)

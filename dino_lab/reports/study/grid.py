@@ -32,7 +32,7 @@ class Grid:
     factors: tuple[Factor, ...]
     seeds: tuple[int, ...]
     scores: NDArray[np.float64]  # [seeds, values of the first factor, of the second, ...]
-    lacking: tuple[str, ...] = ()  # arms without any score
+    lacking: tuple[str, ...] = ()  # arms without any finite score
 
 
 def grid_of(study: Study, results: Sequence[ArmResult]) -> Grid | None:
@@ -53,10 +53,11 @@ def _filled(factors: Sequence[Factor], cells: dict[tuple[str, ...], ArmResult]) 
 
     points = list(itertools.product(*(factor.values for factor in factors)))
     arms = [cells[_key(point)] for point in points]
-    seeds = sorted(set.intersection(*(set(arm.scores) for arm in arms)))
+    known = [{seed: score for seed, score in arm.scores.items() if math.isfinite(score)} for arm in arms]
+    seeds = sorted(set.intersection(*map(set, known)))
     shape = [len(factor.values) for factor in factors]
-    scores = np.array([[arm.scores[seed] for arm in arms] for seed in seeds]).reshape(len(seeds), *shape)
-    lacking = tuple(arm.arm.label for arm in arms if not arm.scores)
+    scores = np.array([[found[seed] for found in known] for seed in seeds]).reshape(len(seeds), *shape)
+    lacking = tuple(arm.arm.label for arm, found in zip(arms, known, strict=True) if not found)
     return Grid(tuple(factors), tuple(seeds), scores, lacking)
 
 
