@@ -144,8 +144,8 @@ class Effects:
             return [f"effects of the axes: {self.missing}"] if self.missing else []
         return [
             f"effect of an axis: mean over the other axes, seed by seed, over {self.seeds} seeds that every "
-            f"combination has, ± {percent(CONFIDENCE)} interval; of two axes: how the difference on the "
-            "first changes with the second",
+            f"combination has, ± {percent(CONFIDENCE)} interval; of two axes: the difference on the "
+            "first, at one value of the second minus at the other",
             "test: F of repeated measures, a seed being one subject, degrees of freedom after Greenhouse and "
             "Geisser (1959); single rows are not corrected for their number",
         ]
