@@ -145,14 +145,14 @@ def _members(study: Study) -> tuple[list[Member], list[str]]:
     return members, left_out
 
 
-def _arm_table(found: Findings) -> tuple[list[str], list[list[str]]]:
-    """Headings, a line for each arm with what it sets, and the floors below."""
+def _arm_table(found: Findings) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Headings, a line for each arm with what it sets, and a line for each floor."""
     axes = [axis for axis in found.study.axes if axis != "variant"]
-    table = [
-        [*line.cells(), *(_said(line.settings[axis]) for axis in axes)]
-        for line in (*found.lines, *found.floors)
-    ]
-    return [*HEADERS, *axes], table
+    arms, floors = (
+        [[*line.cells(), *(_said(line.settings[axis]) for axis in axes)] for line in lines]
+        for lines in (found.lines, found.floors)
+    )
+    return [*HEADERS, *axes], arms, floors
 
 
 def _said(value: Any) -> str:

@@ -43,7 +43,7 @@ def grid_of(study: Study, results: Sequence[ArmResult]) -> Grid | None:
         factors = [Factor(axis, _ordered(study, axis, whole)) for axis in axes]
         count = math.prod(len(factor.values) for factor in factors)
         cells = {_key(arm.arm.settings[axis] for axis in axes): arm for arm in whole}
-        if len(axes) > 1 and count == len(cells) == len(whole):
+        if whole and len(axes) > 1 and count == len(cells) == len(whole):
             return _filled(factors, cells)
     return None
 
