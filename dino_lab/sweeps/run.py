@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dino_lab.reports.study.claims import Judgement
     from dino_lab.reports.study.findings import Findings
     from dino_lab.reports.study.table import ArmLine
+    from dino_lab.sweeps.plan.plan import Plan
     from dino_lab.sweeps.ray.cluster import Cluster
 
 
@@ -77,10 +78,7 @@ def run_sweep(
         from dino_lab.sweeps.session import Session, locked
 
         plan = load_plan(file, settings, registry, runs=runs, many=many)
-        if check and not plan.study.expect:
-            raise UserError(f"{file}: nothing to check; `expect` lists what is claimed of the arms")
-        if executor == "inline" and plan.sweep.scheduler is not None:
-            raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
+        _refuse_what_cannot_be(plan, file, executor, check)
         with nullcontext() if dry_run else locked(plan.folder(runs)):
             session = Session(
                 *(plan, runs, cluster),
@@ -95,6 +93,13 @@ def run_sweep(
             session.train(watcher, stop)
             done = session.write()
     return SweepResult(session.folder, done.findings, done.total, done.left, done.refused)
+
+
+def _refuse_what_cannot_be(plan: Plan, file: Path, executor: str, check: bool) -> None:
+    if check and not plan.study.expect:
+        raise UserError(f"{file}: nothing to check; `expect` lists what is claimed of the arms")
+    if executor == "inline" and plan.sweep.scheduler is not None:
+        raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
 
 
 def _cluster(address: str | None) -> AbstractContextManager[Cluster]:

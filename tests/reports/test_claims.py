@@ -197,6 +197,14 @@ def test_power_is_told_where_nothing_was_seen(make_arm: MakeArm, make_study: Mak
     assert shown.cells()[3] == ""
 
 
+def test_texts_of_claims_are_one_line_that_no_terminal_obeys(
+    make_arm: MakeArm, make_study: MakeStudy
+) -> None:
+    claim = {"arm": "a", "above": 0.1, "claim": "two\nlines \x1b[2J", "paper": "\x07 72.8"}
+    cells = judged(make_study([make_arm("a", *BASE)], claim)).cells()
+    assert cells[5:] == [r"two lines \x1b[2J", r"\x07 72.8"]
+
+
 CLAIMS = (
     {"better": "new", "than": "base", "claim": "Multi-crop helps | DINO", "paper": "72.8 against 67.9"},
     {"arm": "new", "verdict": "uniform", "metric": None, "mode": None, "paper": 0.1},

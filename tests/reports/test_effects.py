@@ -247,6 +247,13 @@ def test_effects_are_in_the_files_and_drawn(grid: MakeGrid, tmp_path: Path) -> N
     assert list(lines["0"]) == pytest.approx([0.48, 0.5])
 
 
+def test_one_seed_is_drawn_without_bars(grid: MakeGrid, make_study: MakeStudy) -> None:
+    arms = [Arm(arm.label, arm.settings, {0: arm.folders[0]}) for arm in grid(lambda t, m: t).arms]
+    study = make_study(arms)
+    (panel,) = dict(draw_figures(study, read_results(study)))["interaction"].axes
+    assert [len(bars.lines[2][0].get_segments()) for bars in panel.containers] == [2, 2]
+
+
 def test_bars_leave_out_what_the_seeds_share(grid: MakeGrid) -> None:
     study = grid(lambda t, m: 0.5, ripple=0.0)
     (panel,) = dict(draw_figures(study, read_results(study)))["interaction"].axes

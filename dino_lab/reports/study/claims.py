@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dino_lab.errors import printable
 from dino_lab.reports.study.estimate import POWER, Estimate, paired, share
 from dino_lab.reports.study.results import ArmResult, read_arm
 from dino_lab.reports.study.table import ended, percent, with_interval
@@ -58,7 +59,7 @@ class Judgement:
         """Texts for people, one for each of CLAIM_HEADERS."""
         seen = self.difference.detectable if self.difference is not None else None
         paper = self.claim.paper
-        return [
+        texts = [
             self.statement,
             self.outcome,
             self.measured,
@@ -67,6 +68,7 @@ class Judgement:
             self.claim.claim or "",
             "" if paper is None else paper if isinstance(paper, str) else f"{paper:g}",
         ]
+        return [printable(" ".join(text.split())) for text in texts]
 
     def record(self) -> dict[str, Any]:
         """Values for programs: every digit of the numbers."""
