@@ -34,8 +34,8 @@ class ResNet(nn.Module):
             Width, Field(description="channels of the first stage, an even number; ResNet-18: 64")
         ] = 32,
         blocks: Annotated[
-            tuple[Count, ...],
-            Field(min_length=1, max_length=6, description="blocks of each stage; ResNet-18: [2, 2, 2, 2]"),
+            tuple[Count, Count, Count, Count],
+            Field(description="blocks of each of the four stages; ResNet-18: [2, 2, 2, 2]"),
         ] = (1, 1, 1, 1),
         stem_stride: Annotated[
             Literal[1, 2, 4],
