@@ -20,7 +20,10 @@ def test_gradients_in_bfloat16_are_those_in_float64(
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 16, kernel, stride=stride, padding=kernel // 2, groups=groups)
     # Values that bfloat16 holds exactly, so that products are exact and sums nearly so.
-    layer.weight.data, images = layer.weight.data.bfloat16().float(), torch.randn(4, 8, *size).bfloat16().float()
+    layer.weight.data, images = (
+        layer.weight.data.bfloat16().float(),
+        torch.randn(4, 8, *size).bfloat16().float(),
+    )
     right = copy.deepcopy(layer).double()
     use_one_position_convolution(layer, CPU)
     assert type(layer) is OnePositionConv2d

@@ -28,8 +28,10 @@ class OnePositionConv2d(nn.Conv2d):
         return below, right
 
     def _has_one_position(self, input: Tensor) -> bool:
-        sizes = zip(input.shape[-2:], self.padding, self._reach(), self.stride, strict=True)
-        return all(size + 2 * int(pad) - reach < stride for size, pad, reach, stride in sizes)
+        left, right, above, below = self._reversed_padding_repeated_twice
+        padded = (input.shape[-2] + above + below, input.shape[-1] + left + right)
+        sizes = zip(padded, self._reach(), self.stride, strict=True)
+        return all(size - reach < stride for size, reach, stride in sizes)
 
 
 def use_one_position_convolution(part: nn.Module, device: torch.device) -> None:

@@ -124,7 +124,7 @@ def _patch(model: Any) -> tuple[int, ...] | None:
 
 
 def conv_stem() -> type[nn.Sequential]:
-    """timm's stem of convolutions, which takes seconds to import."""
+    """Timm's stem of convolutions, which takes seconds to import."""
     from timm.models.vision_transformer_hybrid import ConvStem
 
     return ConvStem

@@ -139,7 +139,7 @@ class Vit(nn.Module):
 
 
 def _stem_arguments(channels: int, width: int, patch: int) -> dict[str, Any]:
-    """Of timm's ConvStem: widths double up to that of the tokens. A ValueError where the patch is no power of 2."""
+    """Of timm's ConvStem, whose widths double up to that of the tokens; a ValueError for other patches."""
     count = patch.bit_length() - 1
     if count == 0 or patch != 2**count:
         raise ValueError(f"patch {patch} is no power of 2 above 1, as stem: convolutions needs")
