@@ -8,6 +8,7 @@ Every case is made from the seed, its kind and its number alone, so `--only spec
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -114,7 +115,7 @@ class Fuzz:
         plain = yaml.safe_load(TINY)
         path = draw.choice(list(_paths(plain)))
         key = ".".join(map(str, path if draw.random() < 0.8 else (*path, draw.choice(WORDS))))
-        value = draw.choice(HOSTILE)
+        value = _hostile(draw)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         setting = _scrambled(draw, f"{key}={text}") if draw.random() < 0.3 else f"{key}={text}"
         return setting[:3000], lambda: _checked(self._tiny(), setting)
@@ -162,6 +163,10 @@ class Fuzz:
         return file
 
 
+def _hostile(draw: random.Random) -> Any:
+    return copy.deepcopy(draw.choice(HOSTILE))  # a later mutation may change a part of it
+
+
 def _checked(file: Path, *settings: str) -> None:
     """As `validate` does."""
     document = load(file, settings)
@@ -207,7 +212,7 @@ def _mutate(draw: random.Random, plain: Any) -> None:
         holder = holder[step]
     key, way = path[-1], draw.random()
     if way < 0.55:
-        holder[key] = draw.choice(HOSTILE)
+        holder[key] = _hostile(draw)
     elif way < 0.65:
         del holder[key]
     elif way < 0.8 and isinstance(holder, dict):

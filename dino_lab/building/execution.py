@@ -9,6 +9,7 @@ from torch import nn
 
 from dino_lab.building.check import checkpoint_gradients
 from dino_lab.errors import UserError
+from dino_lab.kernels.convolution import use_one_position_convolution
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.spec.model import Train
@@ -20,10 +21,11 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
 
 
 def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:
-    """The memory format and the layers that are fastest on the device, for training and evaluation alike."""
+    """The memory format, and layers that are faster or right on the device, for training and evaluation."""
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     use_faster_linear(network, device)
+    use_one_position_convolution(network, device)
 
 
 def arrange_training(network: Network, settings: Train) -> None:

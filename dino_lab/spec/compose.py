@@ -114,7 +114,7 @@ def _said(error: yaml.MarkedYAMLError, text: str, mark: yaml.Mark) -> str:
         return "one file holds one spec; '---' starts a second" if "another document" in problem else problem
     if not isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError)):
         return problem
-    lines = text.split("\n")
+    lines = re.split("\r\n|\r|\n", text)  # as YAML counts them
     if "'\\t'" in problem:
         indents = not lines[mark.line][: mark.column].strip()
         return f"not valid YAML: a tab; {'indent with spaces' if indents else 'put a space there'}"

@@ -11,12 +11,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from dino_lab.building.seeding import seed_everything
 from dino_lab.components.backbones import _tokens
 from dino_lab.components.backbones._positions import interpolate_as_dino
+from dino_lab.components.backbones.resnet import ResNet
 from dino_lab.components.backbones.timm import Timm
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.errors import UserError
@@ -360,6 +362,52 @@ def test_small_stem_is_refused_where_it_does_not_fit(model: str) -> None:
         Timm(3, 32, model=model, stem="small")
 
 
+def test_resnet_of_width_64_is_torchvisions() -> None:
+    given = torchvision.models.resnet18(num_classes=1)
+    given.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    given.maxpool, given.fc = nn.Identity(), nn.Identity()
+    backbone = ResNet(3, 32, width=64, blocks=(2, 2, 2, 2))
+    backbone.model.load_state_dict(given.state_dict())
+    x = images(32)
+    torch.testing.assert_close(backbone.train()(x), given.train()(x))
+    torch.testing.assert_close(backbone.eval()(x), given.eval()(x))
+    assert backbone.dim == 512
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 8), (2, 4), (4, 2)])
+def test_resnet_features_are_the_mean_of_its_last_map(stride: int, side: int) -> None:
+    backbone = ResNet(3, 64, width=8, stem_stride=stride).eval()
+    tokens = backbone.tokens(images(64))
+    assert tokens.shape == (2, 64, side, side)
+    torch.testing.assert_close(backbone(images(64)), tokens.mean((2, 3)))
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_a_stem_of_convolutions_gives_the_tokens_and_attention_of_its_patches(patch: int) -> None:
+    vit = small_vit(patch=patch, stem="convolutions").eval()
+    side = 24 // patch
+    assert vit.tokens(images(24)).shape == (2, 24, side, side)
+    attention = vit.attention(images(24))
+    assert attention.shape == (2, 3, side, side)
+    model, line = vit.as_timm()
+    plain = eval(line, {"timm": timm}).eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(attention.flatten(2), explicit_attention(plain, images(24)))
+    # A token sees more than its patch: the last pixel of the first changes the second.
+    pixel = torch.zeros(1, 3, 16, 16)
+    pixel[..., 0, patch - 1] = 1
+    embed = vit.model.patch_embed
+    assert (embed(pixel) - embed(torch.zeros_like(pixel)))[0, 0, 1].abs().max() > 0
+
+
+def test_a_stem_of_convolutions_needs_patches_of_a_power_of_2() -> None:
+    for patch in (1, 6):
+        with pytest.raises(ValueError, match=f"patch {patch} is no power of 2 above 1"):
+            Vit(3, 12, width=24, patch=patch, stem="convolutions")
+    with pytest.raises(UserError, match="timm has no argument for stem: convolutions"):
+        small_vit(stem="convolutions").timm_config()
+
+
 def test_pretrained_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: Any, **__: Any) -> nn.Module:
         raise OSError("cannot reach the hub\nand much more")
@@ -401,8 +449,12 @@ def test_nothing_is_downloaded_while_a_spec_is_checked(monkeypatch: pytest.Monke
         lambda: Timm(3, 32, model="vit_tiny_patch16_224", drop_path=0.1),
         lambda: Timm(3, 32, model="resnet10t"),
         lambda: Timm(1, 32, model="resnet18", stem="small"),
+        lambda: small_vit(stem="convolutions"),
+        lambda: ResNet(1, 32, width=8, stem_stride=1),
+        lambda: ResNet(3, 32, width=8, stem_stride=2, blocks=(1, 2, 1, 1)),
+        lambda: ResNet(3, 32, width=8, stem_stride=4, drop_path=0.1),
     ],
-    ids=["vit", "timm vit", "timm resnet", "small stem"],
+    ids=["vit", "timm vit", "timm resnet", "small stem", "conv stem", "resnet 1", "resnet 2", "resnet 4"],
 )
 def test_as_timm_builds_the_like_of_it(make: Any) -> None:
     backbone = make().eval()

@@ -149,6 +149,7 @@ UNREADABLE = [
     ("a: &a [*a]", "x.yaml:1:8: an alias that contains itself"),
     ("a: *b", "x.yaml:1:4: found undefined alias 'b'"),
     ("a:\n\t- b", "x.yaml:2:1: not valid YAML: a tab; indent with spaces"),
+    ("a: 1\rb:\t- c", "x.yaml:2:3: not valid YAML: a tab; put a space there"),
     ("a: b: c", "x.yaml:1:5: not valid YAML: mapping values are not allowed here"),
     ("a: 1\0", "x.yaml:1:5: the character '\\x00' is not allowed in a text file"),
     ("\n a: \x07", "x.yaml:2:5: the character '\\x07' is not allowed in a text file"),

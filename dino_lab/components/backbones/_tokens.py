@@ -114,11 +114,20 @@ def _patch(model: Any) -> tuple[int, ...] | None:
     """Height and width of a patch, where images are cut into patches that do not overlap."""
     embed = getattr(model, "patch_embed", None)
     cut = getattr(embed, "proj", None)
+    if isinstance(cut, conv_stem()):
+        return embed.patch_size  # type: ignore[union-attr]
     # Where they overlap, timm's patch_size is that of the kernel, and any size of image will do. Hybrids cut
     # the feature map of a ConvNet.
     if not isinstance(cut, nn.Conv2d) or cut.stride != cut.kernel_size or hasattr(embed, "backbone"):
         return None
     return cut.stride
+
+
+def conv_stem() -> type[nn.Sequential]:
+    """Timm's stem of convolutions, which takes seconds to import."""
+    from timm.models.vision_transformer_hybrid import ConvStem
+
+    return ConvStem
 
 
 def _grid(model: nn.Module, images: Tensor) -> tuple[int, int]:

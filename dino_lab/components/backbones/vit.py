@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
 from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
+from dino_lab.errors import UserError
 from dino_lab.kernels import class_token as _class_token
 from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register
@@ -23,7 +24,9 @@ class Vit(nn.Module):
     sizes. Weights start normal, by default with std 0.02 as in DINO (arXiv 2104.14294); a network narrower
     than its 384 learns sooner from larger ones, 1 / sqrt(width). `drop_path` is the rate of stochastic depth
     of the last block, rising linearly from 0. `train_patches: false` holds the patch projection at its first
-    weights (MoCo v3, arXiv 2104.02057, Sec. 4.2).
+    weights (MoCo v3, arXiv 2104.02057, Sec. 4.2). `stem: convolutions` replaces the projection by 3x3
+    convolutions of stride 2 with batch norm and ReLU between them, which learn sooner from few images (after
+    Xiao et al., arXiv 2106.14881, Sec. 4).
     """
 
     def __init__(
@@ -53,6 +56,13 @@ class Vit(nn.Module):
             Field(gt=0, description="standard deviation of the first weights of linear layers; DINO: 0.02"),
         ] = 0.02,
         positions: Positions = "timm",
+        stem: Annotated[
+            Literal["patches", "convolutions"],
+            Field(
+                description="how pixels become tokens; patches: one projection; convolutions: 3x3, stride 2, "
+                "as many as make a patch, so its side is a power of 2"
+            ),
+        ] = "patches",
         train_patches: Annotated[
             bool, Field(description="false: the patch projection keeps its first weights; MoCo v3: false")
         ] = True,
@@ -71,6 +81,10 @@ class Vit(nn.Module):
         }
         self.model = VisionTransformer(**self._arguments, drop_path_rate=drop_path)
         self._initialise(init_std)
+        self._stem: dict[str, Any] | None = None
+        if stem == "convolutions":
+            self._stem = _stem_arguments(channels, width, patch)
+            self.model.patch_embed.proj = _tokens.conv_stem()(**self._stem)
         self.model.patch_embed.requires_grad_(train_patches)
         if positions == "dino":
             interpolate_as_dino(self.model)
@@ -110,10 +124,28 @@ class Vit(nn.Module):
         self.model.set_grad_checkpointing()
 
     def as_timm(self) -> tuple[nn.Module, str]:
-        """The timm model inside, and a line that builds an equal one."""
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments.items())
-        return self.model, f"timm.models.VisionTransformer({arguments})"
+        """The timm model inside, and an expression that builds an equal one."""
+        line = f"timm.models.VisionTransformer({_listed(self._arguments)})"
+        if self._stem is None:
+            return self.model, line
+        stem = f"timm.models.vision_transformer_hybrid.ConvStem({_listed(self._stem)})"
+        return self.model, f"[m := {line}, setattr(m.patch_embed, 'proj', {stem})][0]"
 
     def timm_config(self) -> tuple[str, dict[str, Any]]:
-        """The architecture of timm, and the arguments that make it this one."""
+        """The architecture of timm and its arguments; a UserError where these cannot say what it is."""
+        if self._stem is not None:
+            raise UserError("timm has no argument for stem: convolutions, so no configuration says it")
         return "vit_tiny_patch16_224", dict(self._arguments)
+
+
+def _stem_arguments(channels: int, width: int, patch: int) -> dict[str, Any]:
+    """Of timm's ConvStem, whose widths double up to that of the tokens; a ValueError for other patches."""
+    count = patch.bit_length() - 1
+    if count == 0 or patch != 2**count:
+        raise ValueError(f"patch {patch} is no power of 2 above 1, as stem: convolutions needs")
+    widths = tuple(max(width >> i, 1) for i in reversed(range(count)))
+    return {"in_chans": channels, "depth": count, "channels": widths, "stride": (2,) * count}
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
