@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dino_lab.reports.study.table import ArmLine
     from dino_lab.sweeps.plan.plan import Plan
     from dino_lab.sweeps.ray.cluster import Cluster
+    from dino_lab.sweeps.session import Session
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,6 @@ def run_sweep(
     with _cluster(address) if on_ray else nullcontext() as cluster:
         load_plugins(plugins)
         from dino_lab.registry import registry
-        from dino_lab.reports.study.findings import Findings
         from dino_lab.sweeps.plan.plan import load_plan
         from dino_lab.sweeps.session import Session, locked
 
@@ -88,11 +88,18 @@ def run_sweep(
             )
             watcher.planned(session.overview)
             if dry_run:
-                left = session.overview.trials
-                return SweepResult(session.folder, Findings(plan.study, ()), len(plan.trials), left)
+                return _planned(session)
             session.train(watcher, stop)
             done = session.write()
     return SweepResult(session.folder, done.findings, done.total, done.left, done.refused)
+
+
+def _planned(session: Session) -> SweepResult:
+    """What is known without training."""
+    from dino_lab.reports.study.findings import Findings
+
+    plan = session.plan
+    return SweepResult(session.folder, Findings(plan.study, ()), len(plan.trials), session.overview.trials)
 
 
 def _refuse_what_cannot_be(plan: Plan, file: Path, executor: str, check: bool) -> None:
