@@ -83,6 +83,13 @@ def test_no_arm_above_untrained_is_told_before_the_table(
     assert page.index("no arm is better than untrained") < page.index("no difference seen")
 
 
+def test_an_arm_whose_floor_is_not_known_may_be_above(
+    gains: MakeGains, make_arm: Callable[..., Arm], make_study: MakeStudy
+) -> None:
+    unknown = make_arm("old", *((0.9, Status("finished", 4, 4, "learning")) for _ in range(3)))
+    assert list(said(make_study([gains("a", 0.01, -0.01, 0.02), unknown])).warnings) == []
+
+
 def test_arms_that_are_not_above_untrained_are_named(gains: MakeGains, make_study: MakeStudy) -> None:
     study = make_study([gains("a", 0.2, 0.21, 0.2), gains("flat", 0.0, 0.01, -0.02)])
     found = said(study)

@@ -47,12 +47,12 @@ def _line(study: Study, name: str, by_seed: dict[int, list[float]], baseline: di
 
 
 def floor_warnings(study: Study, results: Sequence[ArmResult], floors: Sequence[ArmLine]) -> list[str]:
-    """A sentence where no arm is better than a floor: then the arms compare what no training made."""
+    """A sentence where no arm is better than a floor, if that is known of every arm that has a score."""
     said = []
     scored = [arm for arm in results if arm.scores]
     for floor in floors:
-        known = [above for arm in scored if (above := gain(study, arm, floor.label)) is not None]
-        if known and not any(is_better(study, above) for above in known):
+        gains = [gain(study, arm, floor.label) for arm in scored]
+        if gains and all(above is not None and not is_better(study, above) for above in gains):
             score = f"{floor.score.mean:.4f}" if floor.score is not None else ""
             said.append(f"no arm is better than {floor.label} ({study.metric} {score})")
     return said
