@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -89,21 +88,6 @@ def test_start_continues_the_same_order(start: int) -> None:
 
 
 # ---- storages
-
-
-def test_a_killed_decoder_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    streamed(monkeypatch)
-    before = {child.pid for child in psutil.Process().children()}
-    batches = Parquet(CPU, path=str(folder), size=8).train(4, 7, 0)
-    next(batches)
-    decoders = [child for child in psutil.Process().children() if child.pid not in before]
-    assert decoders
-    for decoder in decoders:
-        decoder.kill()
-    with pytest.raises(
-        UserError, match=r"a process that decodes images has ended .*run the same command again"
-    ):
-        list(itertools.islice(batches, 100))
 
 
 def test_both_storages_give_the_same_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
-from dino_lab.errors import UserError, first_line
+from dino_lab.errors import UserError
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
 
 RESIDENT_SHARE = 0.4
@@ -112,21 +113,10 @@ class Streamed:
             # Without its own generator the loader would draw from the global one, and change the run.
             generator=torch.Generator(),
         )
-        for images, labels, message in _told(loader):
+        for images, labels, message in watched(loader):
             if message:
                 raise UserError(message)
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-
-def _told(loader: Iterable[tuple[Tensor, Tensor, str]]) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """What a loader gives; a UserError where one of its processes was killed."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        raise UserError(
-            f"a process that decodes images has ended ({first_line(error)}); run the same command again to "
-            "continue"
-        ) from error
 
 
 class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
