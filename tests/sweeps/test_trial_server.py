@@ -143,6 +143,28 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
     assert read_status(Path(long.folder)).state == "stopped"
 
 
+def test_a_trial_that_is_stopped_saves_and_ends_when_nobody_wants_it(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    class Enough(Exception):
+        pass
+
+    long = task("train.epochs=1000")
+
+    def freeze(row: Any) -> None:
+        if row["step"] < 2:
+            return
+        lock = f"{long.folder}/lock"
+        for one in psutil.Process().children(recursive=True):
+            if lock in [file.path for file in one.open_files()]:
+                one.suspend()
+                raise Enough
+
+    with pytest.raises(Enough):
+        run(server, long, freeze)
+    assert read_status(Path(long.folder)).state == "stopped"
+
+
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:
     before = psutil.Process().children()
     for address in (None, str(folder / "nobody")):

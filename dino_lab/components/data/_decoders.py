@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from dino_lab.errors import UserError, first_line
 
 LOOK = 1.0  # seconds between two looks at the decoders
 STOPPED = 10  # looks in a row at a stopped decoder (SIGSTOP) until it is ended
+END = 1.0  # seconds in which a process that is gone is seen to be gone
 SLOW = 120.0  # seconds without a batch until a line says so; again after twice as many
 Item = TypeVar("Item")
 logger = logging.getLogger("dino_lab")
@@ -71,8 +73,7 @@ class _Watch:
         try:
             return next(items, None)
         except (RuntimeError, OSError, EOFError) as error:
-            why = self._ended or f"a process that decodes images has ended ({first_line(error)})"
-            raise UserError(f"{why}; run the same command again to continue") from error
+            raise UserError(f"{self._why(error)}; run the same command again to continue") from error
         finally:
             self._since = None
 
@@ -103,6 +104,22 @@ class _Watch:
             elif time.monotonic() - since >= limit:
                 logger.warning("no images for %.0f s; still waiting for them", limit)
                 limit *= 2
+
+    def _why(self, error: Exception) -> str:
+        """What became of a decoder, as the reason of what torch raised."""
+        if self._ended:
+            return self._ended
+        wait([decoder.sentinel for decoder in self._decoders], END)
+        codes = [decoder.exitcode for decoder in self._decoders if decoder.exitcode]
+        if not codes:
+            return f"no images from the processes that decode them ({first_line(error)})"
+        if codes[0] == -signal.SIGKILL:
+            return (
+                "a process that decodes images was killed (signal 9); unless somebody did it, the machine "
+                "ran out of memory"
+            )
+        how = f"by signal {-codes[0]}" if codes[0] < 0 else f"with {codes[0]}"
+        return f"a process that decodes images ended {how}"
 
     def _stopped(self) -> list[BaseProcess]:
         found = []

@@ -130,6 +130,7 @@ def _monitor(
             break
         if line == STOP:
             os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGCONT)  # a stopped trial would not hear of it
     _, status = os.waitpid(child, 0)
     _send(out, {"exit": os.waitstatus_to_exitcode(status)})
 
