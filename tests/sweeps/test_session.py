@@ -258,3 +258,14 @@ def test_what_tune_does_is_handed_on() -> None:
 
     with pytest.raises(KeyError):
         _run_beside(fail, lambda: None)
+
+
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_node, "_START", 0.01)
+    head = head_node.HeadNode(1)
+    try:
+        with pytest.raises(UserError, match=r"Ray did not start within 0.01 s; --executor inline"):
+            head.address()
+    finally:
+        head.close()
+    assert not Path(head.folder).exists()
