@@ -152,10 +152,12 @@ def load(
     if not fits(len(rows) * 3 * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
-        bad, traits = _decode_all(source, rows, size, reading, None) if whole else ({}, Traits())
-        if not whole:
-            traits = _look_at_some(source, rows, size, reading)
-        kept = _without(source, rows, bad, on_bad_image)
+        if whole:
+            bad, traits = _decode_all(source, rows, size, reading, None)
+            kept = _without(source, rows, bad, on_bad_image)
+        else:
+            bad, traits = {}, _look_at_some(source, rows, size, reading)
+            kept = rows
         return Streamed(source, kept, size, device, len(bad), reading), traits
     images = np.empty((len(rows), 3, size, size), np.uint8)
     bad, traits = _decode_all(source, rows, size, reading, images)
@@ -167,15 +169,20 @@ def load(
 
 
 def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
-    """What may have been meant otherwise in a sample; in all, where the range of grey values is not known."""
+    """What may have been meant otherwise in a sample; in all, where the range of grey values is not known.
+
+    A UserError names the first unreadable one of them.
+    """
     step = max(1, len(rows) // SAMPLE)
-    _, traits = _decode_all(source, rows[::step], size, reading, None)
+    bad, traits = _decode_all(source, rows[::step], size, reading, None)
+    _without(source, rows[::step], bad, "error")
     if step > 1 and reading.white is None and "grey" in traits:
         logger.warning(
             "%d images are read once to find the range of their grey values; data.white would say it",
             len(rows),
         )
-        _, traits = _decode_all(source, rows, size, reading, None)
+        bad, traits = _decode_all(source, rows, size, reading, None)
+        _without(source, rows, bad, "error")
     return traits
 
 
