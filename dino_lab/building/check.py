@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dino_lab.building.components import Method, make_component, make_method, misfits
+from dino_lab.building.components import Method, make_component, make_evaluators, make_method, misfits
 from dino_lab.building.size import check_crops, check_length, check_memory
 from dino_lab.errors import Misfit, first_line
 from dino_lab.evaluation.outputs import REPRESENTATIONS
@@ -53,13 +53,14 @@ def check(spec: Spec, registry: Registry) -> list[str]:
     _check_teacher(method)
     parts = {field: getattr(spec, field) for field in KIND_OF_FIELD if field not in LISTS}
     names = {field: part.name for field, part in parts.items() if part is not None}
+    evaluators = list(make_evaluators(spec.evaluators, registry).values())
     its = [params.name for params in spec.evaluators]
-    check_needs(names, registry, list(zip(its, method.evaluators.values(), strict=True)))
+    check_needs(names, registry, list(zip(its, evaluators, strict=True)))
     if spec.train.gradient_checkpointing:
         checkpoint_gradients(method.student)
     _check_parts(spec, method)
     _check_one_image(spec.train, method)
-    return _facts(method)
+    return _facts(method, evaluators)
 
 
 def _check_parameters(method: Method) -> None:
@@ -212,7 +213,7 @@ def check_needs(
             raise Misfit(loc, f"{its!r} asks for the representation {name!r} (there are: {known})")
 
 
-def _facts(method: Method) -> list[str]:
+def _facts(method: Method, evaluators: Sequence[Evaluator]) -> list[str]:
     student, groups = method.student, method.augment.groups
     count = sum(p.numel() for p in student.parameters())
     backbone = sum(p.numel() for p in student.backbone.parameters())
@@ -221,5 +222,5 @@ def _facts(method: Method) -> list[str]:
         f"student: {count / 1e6:.2f} M parameters, {backbone / 1e6:.2f} M of them in the backbone",
         f"crops of each image: {crops}; the teacher sees the first {groups[0][0]}",
         f"features: {student.backbone.dim}; outputs: {student.head.dim}",
-        *(f"evaluator: {evaluator.protocol}" for evaluator in method.evaluators.values()),
+        *(f"evaluator: {evaluator.protocol}" for evaluator in evaluators),
     ]

@@ -30,7 +30,6 @@ class Method:
     targets: Targets
     loss: Loss
     regularizers: dict[str, Regularizer]
-    evaluators: dict[str, Evaluator]
 
 
 def make_method(
@@ -43,7 +42,7 @@ def make_method(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Method:
-    """All parts but the data, for images of so many channels with such statistics."""
+    """All parts but data and evaluators, for images of so many channels with such statistics."""
 
     def make(field: str, *context: Any) -> Any:
         return make_component(spec, registry, device, field, *context)
@@ -59,7 +58,6 @@ def make_method(
         targets=make("targets", head.dim),
         loss=make("loss", head.dim),
         regularizers=_regularizers(spec, registry, device),
-        evaluators=make_evaluators(spec.evaluators, registry),
     )
 
 
@@ -106,7 +104,7 @@ def make_component(spec: Spec, registry: Registry, device: torch.device, field: 
 def misfits(*loc: str | int) -> Iterator[None]:
     """Say of a constructor's ValueError or UserError which part of the spec it belongs to.
 
-    A message that begins with a key of that part, as "data.path: ..." does, belongs to that key.
+    A component that knows the key raises a Misfit itself.
     """
     try:
         yield
@@ -115,8 +113,4 @@ def misfits(*loc: str | int) -> Iterator[None]:
     except (OverflowError, RuntimeError) as error:  # of torch, about sizes that it cannot count
         raise Misfit(loc, f"cannot be built: {first_line(error)}") from error
     except (ValueError, UserError) as error:
-        key, _, message = str(error).partition(": ")
-        prefix = ".".join(map(str, loc)) + "."
-        if key.startswith(prefix) and key.replace(".", "").replace("_", "").isalnum():
-            raise Misfit((*loc, *key.removeprefix(prefix).split(".")), message) from error
         raise Misfit(loc, str(error)) from error

@@ -50,7 +50,7 @@ def eval_(
 ) -> None:
     """Score a run, an exported backbone, or a model of timm, with evaluators."""
     target = _folder(target)
-    _check_request(target, with_, of, to)
+    _check_request(target, of, to)
     load_plugins(plugin)
     from dino_lab.building.execution import choose_device
     from dino_lab.evaluation.scoring import write_files
@@ -81,12 +81,10 @@ def _folder(target: str) -> str:
     return str(path.parent) if path.name == LAST and path.is_file() else target
 
 
-def _check_request(target: str, with_: Path | None, of: Of | None, to: Path | None) -> None:
+def _check_request(target: str, of: Of | None, to: Path | None) -> None:
     from dino_lab.evaluation.subjects import PREFIX, WEIGHTS, is_single
 
     if is_single(target):
-        if with_ is None:
-            raise UserError(f"{target}: --with FILE says on which data, and by which evaluators")
         if of is not None:
             raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     elif not Path(target).is_dir():

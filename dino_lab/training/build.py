@@ -116,8 +116,8 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluators = make_evaluators(spec.evaluators, registry).values()
-    check_data(data, augment, evaluators, spec.train.batch_size, device)
+    evaluators = make_evaluators(spec.evaluators, registry)
+    check_data(data, augment, evaluators.values(), spec.train.batch_size, device)
     method = make_method(
         spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
     )
@@ -133,6 +133,7 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         spec=spec,
         device=device,
         data=data,
+        evaluators=evaluators,
         **vars(method)
         | {"regularizers": {REGULARIZER + name: part for name, part in method.regularizers.items()}},
         optimizer=make_optimizer(spec.optim, method.student),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.errors import UserError
+from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.protocols import Data
 from dino_lab.registry import EvaluatorOptions, Flat, register
@@ -42,7 +42,7 @@ class Npz:
             with np.load(path) as file:
                 train, test = ((file[f"{of}_images"], file[f"{of}_labels"]) for of in ("train", "test"))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"data.path: {path} is no file like MedMNIST's ({error})") from error
+            raise Misfit(("data", "path"), f"{path} is no file like MedMNIST's ({error})") from error
         self._train, self._test = _tensors(*train, device), _tensors(*test, device)
         self.size, self.classes = self._train[0].shape[-1], int(self._train[1].max()) + 1
         self.train_images, self.test_images = len(self._train[1]), len(self._test[1])

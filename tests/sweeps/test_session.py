@@ -26,7 +26,7 @@ from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.processes import trial
 from dino_lab.sweeps.processes.trial import Task, run_trials
 from dino_lab.sweeps.ray import head_node
-from dino_lab.sweeps.ray.cluster import Cluster, ClusterLost
+from dino_lab.sweeps.ray.cluster import STOPPED, Cluster, ClusterLost, Guard
 from dino_lab.sweeps.ray.dispatch import _run_beside
 from dino_lab.sweeps.run import SweepResult, run_sweep
 from dino_lab.sweeps.session import locked
@@ -229,7 +229,7 @@ def test_a_temporary_folder_goes_with_its_creator_wherever_that_counts_processes
 def test_a_cluster_that_ends_ends_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     cluster = Cluster.__new__(Cluster)
-    cluster._processes = [("raylet", psutil.Process(process.pid))]
+    cluster._guard = Guard([("raylet", psutil.Process(process.pid))])
     cluster.check()
     process.kill()
     process.wait()
@@ -258,3 +258,36 @@ def test_what_tune_does_is_handed_on() -> None:
 
     with pytest.raises(KeyError):
         _run_beside(fail, lambda: None)
+
+
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_node, "_START", 0.01)
+    head = head_node.HeadNode(1)
+    try:
+        with pytest.raises(UserError, match=r"Ray did not start within 0.01 s; --executor inline"):
+            head.address()
+    finally:
+        head.close()
+    assert not Path(head.folder).exists()
+
+
+def test_a_stopped_process_of_ray_is_told_after_some_looks() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        process = psutil.Process(child.pid)
+        guard = Guard([("raylet", process)])
+        guard.check()
+        process.suspend()
+        while process.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        for _ in range(STOPPED - 1):
+            guard.check()
+        with pytest.raises(ClusterLost, match=rf"Ray's raylet \(process {child.pid}\) was stopped"):
+            guard.check()
+        process.resume()
+        while process.status() == psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        guard.check()
+        child.kill()
+        child.wait()
+        with pytest.raises(ClusterLost, match="ended"):
+            guard.check()

@@ -143,6 +143,36 @@ def test_whoever_does_not_want_a_trial_any_more_ends_it_and_it_saves(
     assert read_status(Path(long.folder)).state == "stopped"
 
 
+def test_a_trial_that_is_stopped_saves_and_ends_when_nobody_wants_it(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    class Enough(Exception):
+        pass
+
+    unwanted, interrupted = task("train.epochs=1000"), task("train.epochs=1000", "seed=1")
+
+    def freeze(one: Task, row: Any) -> bool:
+        lock = f"{one.folder}/lock"
+        trials = psutil.Process().children(recursive=True) if row["step"] == 2 else []
+        frozen = [trial for trial in trials if lock in [file.path for file in trial.open_files()]]
+        for trial in frozen:
+            trial.suspend()
+        return bool(frozen)
+
+    def refuse(row: Any) -> None:
+        if freeze(unwanted, row):
+            raise Enough
+
+    def stop(row: Any) -> None:
+        if freeze(interrupted, row):
+            Path(interrupted.stop_file).touch()
+
+    with pytest.raises(Enough):
+        run(server, unwanted, refuse)
+    assert read_status(Path(unwanted.folder)).state == "stopped"
+    assert run(server, interrupted, stop).state == "interrupted"
+
+
 def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Path) -> None:
     before = psutil.Process().children()
     for address in (None, str(folder / "nobody")):

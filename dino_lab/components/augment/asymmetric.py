@@ -46,7 +46,7 @@ class Asymmetric(nn.Module):
 
     With `one_way` the teacher sees the first view alone, the key, and the other views are queries for it
     (MoCo, arXiv 1911.05722, Alg. 1). `local_views` are seen by the student only and compared with every
-    view of the teacher (SwAV, arXiv 2006.09882, Sec. 3.3).
+    view of the teacher (SwAV, arXiv 2006.09882, Sec. 3.2).
     """
 
     pairs: Tensor

@@ -22,7 +22,7 @@ FREE = ("preset", "global_views", "global_size", "local_views", "local_size")  #
 
 @register("augment", "multicrop")
 class MultiCrop(nn.Module):
-    """Global and local crops of each image (SwAV, arXiv 2006.09882, Sec. 3.3; DINO, arXiv 2104.14294).
+    """Global and local crops of each image (SwAV, arXiv 2006.09882, Sec. 3.2; DINO, arXiv 2104.14294).
 
     Every student view is compared with every teacher view but itself. The defaults are DINO's operations,
     order and probabilities; `preset: dino_v1` makes sure of that: it refuses any other value, but for

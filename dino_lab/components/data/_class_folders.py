@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dino_lab.errors import UserError, printable
+from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.files import DEAD, Listing, entries, list_images, reason_to_skip, shown
 from dino_lab.imaging.report import same_name
 
@@ -16,7 +16,7 @@ SPLIT = r"(?:[-_ ]?(?:\d+|set|split|images))?"
 
 
 class ClassFolders:
-    """The classes of a folder, each a folder below it; a UserError, about a key, where they are none."""
+    """The classes of a folder, each a folder below it; a UserError where they are none."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
@@ -49,13 +49,13 @@ class ClassFolders:
             return
         said = printable(", ".join(names), 200)
         found = f"the folders of {shown(self.folder)} are splits, not classes ({said})"
-        if key != "data.test_fraction":
-            raise UserError(f"{key}: {found}; set data.path: {shown(self.folder)}")
+        if key != "test_fraction":
+            raise Misfit(("data", key), f"{found}; set data.path: {shown(self.folder)}")
         if train and held_out:
             right = f"leave out test_fraction, and set data.train: {train[0]}, data.test: {held_out[0]}"
         else:
             right = f"set data.path: {shown(self.folder / names[0])}"
-        raise UserError(f"{key}: {found}; {right}")
+        raise Misfit(("data", key), f"{found}; {right}")
 
     def _check_twins(self, names: list[str]) -> None:
         first: dict[str, str] = {}

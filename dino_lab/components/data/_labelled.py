@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
 from dino_lab.components.data._traits import Traits
-from dino_lab.errors import UserError, printable
+from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.decode import MAX_PIXELS, Reading
 from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 from dino_lab.registry import ParameterGroup
@@ -100,8 +100,8 @@ class Labelled:
         """Batches from step `start` on, without end: see the protocol."""
         self._check_training_split()
         if batch_size > self.train_images:
-            raise UserError(
-                f"train.batch_size: {batch_size} is more than {self.train_images} training images"
+            raise Misfit(
+                ("train", "batch_size"), f"{batch_size} is more than {self.train_images} training images"
             )
         return self._train.batches(training_order(self.train_images, batch_size, seed, start))
 

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
-from dino_lab.errors import UserError, first_line
+from dino_lab.errors import UserError
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
 
 RESIDENT_SHARE = 0.4
@@ -112,21 +113,10 @@ class Streamed:
             # Without its own generator the loader would draw from the global one, and change the run.
             generator=torch.Generator(),
         )
-        for images, labels, message in _told(loader):
+        for images, labels, message in watched(loader):
             if message:
                 raise UserError(message)
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-
-def _told(loader: Iterable[tuple[Tensor, Tensor, str]]) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """What a loader gives; a UserError where one of its processes was killed."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        raise UserError(
-            f"a process that decodes images has ended ({first_line(error)}); run the same command again to "
-            "continue"
-        ) from error
 
 
 class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
@@ -162,10 +152,12 @@ def load(
     if not fits(len(rows) * 3 * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
-        bad, traits = _decode_all(source, rows, size, reading, None) if whole else ({}, Traits())
-        if not whole:
-            traits = _look_at_some(source, rows, size, reading)
-        kept = _without(source, rows, bad, on_bad_image)
+        if whole:
+            bad, traits = _decode_all(source, rows, size, reading, None)
+            kept = _without(source, rows, bad, on_bad_image)
+        else:
+            bad, traits = {}, _look_at_some(source, rows, size, reading)
+            kept = rows
         return Streamed(source, kept, size, device, len(bad), reading), traits
     images = np.empty((len(rows), 3, size, size), np.uint8)
     bad, traits = _decode_all(source, rows, size, reading, images)
@@ -177,15 +169,20 @@ def load(
 
 
 def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
-    """What may have been meant otherwise in a sample; in all, where the range of grey values is not known."""
+    """What may have been meant otherwise in a sample; in all, where the range of grey values is not known.
+
+    A UserError names the first unreadable one of them.
+    """
     step = max(1, len(rows) // SAMPLE)
-    _, traits = _decode_all(source, rows[::step], size, reading, None)
+    bad, traits = _decode_all(source, rows[::step], size, reading, None)
+    _without(source, rows[::step], bad, "error")
     if step > 1 and reading.white is None and "grey" in traits:
         logger.warning(
             "%d images are read once to find the range of their grey values; data.white would say it",
             len(rows),
         )
-        _, traits = _decode_all(source, rows, size, reading, None)
+        bad, traits = _decode_all(source, rows, size, reading, None)
+        _without(source, rows, bad, "error")
     return traits
 
 

@@ -16,7 +16,7 @@ from dino_lab.components.data._class_folders import ClassFolders, subfolders
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
-from dino_lab.errors import UserError, printable
+from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import DEAD, Listing, shown
 from dino_lab.imaging.report import passed_over, same_name
@@ -130,7 +130,7 @@ def _splits(root: Path, train: str, test: str) -> _Found:
     for name in sorted(others):
         rest.skip(UNASKED, root / name)
     splits = [
-        ClassFolders(_split_folder(root, name, split), f"data.{split}")
+        ClassFolders(_split_folder(root, name, split), split)
         for name, split in ((train, "train"), (test, "test"))
     ]
     for split in splits:
@@ -147,7 +147,7 @@ def _splits(root: Path, train: str, test: str) -> _Found:
 
 def _hashed(root: Path, test_fraction: float) -> _Found:
     """Of a folder for each class; a class of which every image would be tested keeps one to train on."""
-    folders = ClassFolders(root, "data.test_fraction")
+    folders = ClassFolders(root, "test_fraction")
     found = _Found(root, list(folders.images), [], [], folders.rest)
     for label, files in enumerate(folders.images.values()):
         hashes = {file: _hash(root, file) for file in files}
@@ -162,10 +162,11 @@ def _split_folder(root: Path, name: str, split: str) -> Path:
         folders = (
             ", ".join(printable(name, 60) for name in subfolders(root, Listing())[:8]) or "no folder at all"
         )
-        raise UserError(
-            f"data.{split}: {shown(root)} has no folder {name!r}; there is: {folders} "
+        raise Misfit(
+            ("data", split),
+            f"{shown(root)} has no folder {name!r}; there is: {folders} "
             "(for class folders directly below data.path set data.test_fraction; images without classes go "
-            "into one folder)"
+            "into one folder)",
         )
     return root / name
 

@@ -17,7 +17,7 @@ from dino_lab.components.data._labelled import Labelled, Limit, subset
 from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._shards import AGAIN, MANIFEST, Manifest, Shard, checksum
 from dino_lab.components.data._storage import Batch, Resident, Split, Storage, fits, workers
-from dino_lab.errors import UserError
+from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import register
 
 AHEAD = 4  # batches that are copied before they are asked for
@@ -41,9 +41,9 @@ class Packed(Labelled):
         folder = named_path(path)
         manifest = Manifest.read(folder)
         if manifest is None:
-            raise UserError(f"data.path: {path} has no {MANIFEST}; `dino-lab pack` makes such a folder")
+            raise Misfit(("data", "path"), f"{path} has no {MANIFEST}; `dino-lab pack` makes such a folder")
         if not manifest.finished:
-            raise UserError(f"data.path: {path} is not finished; the same `dino-lab pack` again goes on")
+            raise Misfit(("data", "path"), f"{path} is not finished; the same `dino-lab pack` again goes on")
         self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(

@@ -16,7 +16,7 @@ from dino_lab.components.data._masks import Masks, Objects
 from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._rows import Columns, Rows, read_schema
 from dino_lab.components.data._storage import Split
-from dino_lab.errors import UserError, printable
+from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.files import shown
 from dino_lab.imaging.report import PassedOver, passed_over
 from dino_lab.registry import Flat, register
@@ -102,12 +102,13 @@ def _find(path: str, train: str | None, test: str) -> tuple[Path, list[Path], li
     folder = named_path(path)
     if not folder.is_dir():
         if train is None:
-            raise UserError(
-                f"data.path: {printable(path, 200)} is not a folder; with data.train: null it should be one"
+            raise Misfit(
+                ("data", "path"),
+                f"{printable(path, 200)} is not a folder; with data.train: null it should be one",
             )
         folder, train = folder.parent, folder.name
         if not folder.is_dir() or not (has_magic(train) or (folder / train).exists()):
-            raise UserError(f"data.path: {printable(path, 200)} does not exist")
+            raise Misfit(("data", "path"), f"{printable(path, 200)} does not exist")
     train_files = [] if train is None else _match(folder, train, "train")
     test_files = _match(folder, test, "test")
     both = sorted(set(train_files) & set(test_files))
@@ -128,11 +129,11 @@ def _match(folder: Path, pattern: str, split: str) -> list[Path]:
     try:
         files = sorted(file for file in folder.glob(pattern) if file.is_file())
     except (ValueError, NotImplementedError) as error:
-        raise UserError(f"data.{split}: {pattern!r} is no glob pattern below {folder} ({error})") from None
+        raise Misfit(("data", split), f"{pattern!r} is no glob pattern below {folder} ({error})") from None
     if not files:
         there = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))[:8]) or "no Parquet file"
-        raise UserError(
-            f"data.{split}: nothing in {shown(folder)} matches {pattern}; there is: {printable(there)}"
+        raise Misfit(
+            ("data", split), f"nothing in {shown(folder)} matches {pattern}; there is: {printable(there)}"
         )
     return files
 

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_path
-from dino_lab.errors import UserError
+from dino_lab.errors import Misfit
 from dino_lab.registry import Flat, register
 
 Name = Literal[
@@ -105,9 +105,10 @@ def _open(name: str, path: str, download: bool, arguments: dict[str, Any]) -> An
     except (RuntimeError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())[:120]
         if download:
-            raise UserError(f"data.download: {name} could not be put into {path} ({reason})") from error
-        raise UserError(
-            f"data.path: {name} is not (whole) in {path}; set data.download: true to fetch it ({reason})"
+            raise Misfit(("data", "download"), f"{name} could not be put into {path} ({reason})") from error
+        raise Misfit(
+            ("data", "path"),
+            f"{name} is not (whole) in {path}; set data.download: true to fetch it ({reason})",
         ) from error
 
 

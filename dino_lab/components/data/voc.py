@@ -15,7 +15,7 @@ from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._masks import Masks
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import Split
-from dino_lab.errors import UserError
+from dino_lab.errors import Misfit, UserError
 from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import shown
 from dino_lab.registry import Flat, register
@@ -149,7 +149,7 @@ def _names(root: Path, name: str, key: str) -> list[str]:
     file = folder / f"{name}.txt"
     if not file.is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "no list"
-        raise UserError(f"data.{key}: {file} does not exist; there is: {there}")
+        raise Misfit(("data", key), f"{file} does not exist; there is: {there}")
     names = file.read_text(encoding="utf-8").split()
     if not names:
         raise UserError(f"{file}: names no image")

@@ -17,9 +17,10 @@ OutputNorm = Literal["none", "plain", "scale", "affine"]
 class Mlp(nn.Module):
     """Linear layers with ReLU between them: projector or predictor (BYOL, arXiv 2006.07733, Sec. 3.3).
 
-    `batch_norm` stands before each ReLU, `output_batch_norm` after the last layer: `plain` without learned
-    scale and shift (SimSiam, arXiv 2011.10566, Sec. 3; MoCo v3, arXiv 2104.02057, Sec. 5), `scale` with a
-    scale only (SimCLR's code), `affine` with both. A layer before a batch norm has no bias.
+    `batch_norm` stands before each ReLU, `output_batch_norm` after the last layer (SimSiam, arXiv 2011.10566,
+    Sec. 3; MoCo v3, arXiv 2104.02057, Sec. 5): `affine` with learned scale and shift, `plain` without
+    (SimSiam, Sec. 4.4; the code of both), `scale` with a scale only (SimCLR's code). A layer before a batch
+    norm has no bias.
     """
 
     def __init__(

@@ -17,11 +17,11 @@ from dino_lab.registry import register
 class Vicreg(nn.Module):
     """Squared distance, and for both sides a hinge on each output's deviation and squared covariances.
 
-    VICReg, arXiv 2105.04906; mean over positive pairs of views, each counted once. Wants a target that a
-    gradient reaches: teacher siamese, `stop_gradient: false`. The weights 25, 25 and 1 belong to `scaling:
-    code`, in which the authors trained: squared distances are averaged over the K outputs, and the hinges of
-    the two sides too. In `scaling: paper` both are sums (Eq. 5 and 6), so that the same loss has the weights
-    25 / K, 12.5 and 1.
+    VICReg, arXiv 2105.04906, Sec. 4.1; mean over positive pairs of views, each counted once. Wants a target
+    that a gradient reaches: teacher siamese, `stop_gradient: false`. The weights 25, 25 and 1 (Sec. 4.2)
+    belong to `scaling: code`, in which the authors trained: squared distances are averaged over the K
+    outputs, and the hinges of the two sides too. In `scaling: paper` both are sums (Eq. 5 and 6), so that the
+    same loss has the weights 25 / K, 12.5 and 1.
     """
 
     negatives = False

@@ -20,7 +20,7 @@ LEAST_DISTANCE = 1e-8  # added to distances, so that the logarithm of none is fi
 class Koleo(nn.Module):
     """-log of the distance to the nearest other sample, on the unit sphere, mean over samples and views.
 
-    The Kozachenko-Leonenko estimate of entropy (Sablayrolles et al., arXiv 1806.03198, Eq. 2; DINOv2, arXiv
+    The Kozachenko-Leonenko estimate of entropy (Sablayrolles et al., arXiv 1806.03198; DINOv2, arXiv
     2304.07193, Sec. 4). Of the views only those that the teacher sees, each by itself. DINOv2 adds up its two
     views: its weight of 0.1 is 0.2 here. Samples that are equal get no gradient from each other.
     """

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from dino_lab.sweeps.processes.trial import Task, prepare, run_trials
+from dino_lab.sweeps.processes.trial import POLL, Task, prepare, run_trials
 
 if TYPE_CHECKING:
     from dino_lab.protocols import SharedData
@@ -118,7 +118,11 @@ def _monitor(
     os.close(held)
     while True:
         if not lines.waiting:
-            ready, _, _ = select.select([0, lines.file, alive], [], [])
+            ready, _, _ = select.select([0, lines.file, alive], [], [], POLL)
+            if not ready:
+                if os.path.exists(tasks[0].stop_file):
+                    os.kill(child, signal.SIGCONT)  # a stopped trial would not see the file
+                continue
             if alive in ready:
                 break
             if 0 in ready:
@@ -130,6 +134,7 @@ def _monitor(
             break
         if line == STOP:
             os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGCONT)  # a stopped trial would not hear of it
     _, status = os.waitpid(child, 0)
     _send(out, {"exit": os.waitstatus_to_exitcode(status)})
 

@@ -52,8 +52,33 @@ _OWN = {
 }
 
 
+STOPPED = 20  # looks in a row, of half a second, at a stopped process of Ray until the cluster is given up
+
+
 class ClusterLost(Exception):
     """Ray's own processes ended while trials ran."""
+
+
+class Guard:
+    """Looks at the processes without which Ray waits for ever."""
+
+    def __init__(self, processes: Sequence[tuple[str, psutil.Process]]) -> None:
+        self._processes, self._looks = processes, dict.fromkeys([name for name, _ in processes], 0)
+
+    def check(self) -> None:
+        """ClusterLost if one of the processes has ended, or stays stopped (SIGSTOP)."""
+        for name, process in self._processes:
+            what = "" if lives(process) else "ended"
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stopped = process.status() == psutil.STATUS_STOPPED
+                self._looks[name] = self._looks[name] + 1 if stopped else 0
+                if self._looks[name] >= STOPPED:
+                    what = "was stopped"
+            if what:
+                raise ClusterLost(
+                    f"Ray's {name} (process {process.pid}) {what}, and the trials with it; the same command "
+                    "continues them from their last checkpoints"
+                )
 
 
 class Cluster:
@@ -71,7 +96,7 @@ class Cluster:
         self._head: HeadNode | None = None
         self._process: ServerProcess | None = None
         self._connected: Future[None] | None = None
-        self._processes: list[tuple[str, psutil.Process]] = []  # without which Ray does not work
+        self._guard = Guard([])
         self._background = ThreadPoolExecutor(1)
         if address is not None:
             check_address(address)
@@ -108,7 +133,7 @@ class Cluster:
         import ray.tune
 
         assert address is not None
-        self._processes = ray_processes(address)
+        self._guard = Guard(ray_processes(address))
 
     def wait(self) -> None:
         """Return when the cluster can be used."""
@@ -119,13 +144,8 @@ class Cluster:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """ClusterLost if one of Ray's own processes has ended."""
-        for name, process in self._processes:
-            if not lives(process):
-                raise ClusterLost(
-                    f"Ray's {name} (process {process.pid}) ended, and the trials with it; the same command "
-                    "continues them from their last checkpoints"
-                )
+        """ClusterLost if one of Ray's own processes has ended, or stays stopped."""
+        self._guard.check()
 
     def close(self) -> None:
         """End the trial server, and a cluster that this object started, with everything that runs there."""

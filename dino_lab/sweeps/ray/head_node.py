@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,7 @@ from dino_lab.errors import UserError
 _PREFIX = "dl-"  # of the temporary folder; a socket's whole path may have 107 bytes, so /tmp and short
 _LOCK = "lock"  # in a temporary folder
 _PATIENCE = 10.0  # seconds that a cluster may take to end
+_START = 300.0  # seconds that a cluster may take to start
 _STORE = 100 << 20  # bytes of shared memory; only numbers pass through it
 
 
@@ -83,6 +85,7 @@ class HeadNode:
     def __init__(self, cores: int) -> None:
         self.folder = temporary_folder()
         self._log = Path(self.folder) / "head.log"
+        self._killed = False
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dino_lab.sweeps.ray.head_node", self.folder, str(cores)],
@@ -93,10 +96,16 @@ class HeadNode:
             )
 
     def address(self) -> str:
-        """The cluster's address, HOST:PORT; waits until the cluster is ready."""
+        """The cluster's address, HOST:PORT, once it is ready; a UserError if it does not start."""
         out: IO[bytes] | None = self._process.stdout
         assert out is not None
+        limit = threading.Timer(_START, self._kill)
+        limit.daemon = True
+        limit.start()
         line = out.readline().decode().strip()
+        limit.cancel()
+        if self._killed:
+            raise UserError(f"Ray did not start within {_START:g} s; --executor inline does without it")
         if not line:
             lines = self._log.read_text().strip().splitlines()
             raise UserError(f"Ray did not start: {lines[-1] if lines else 'its log is empty'}")
@@ -104,18 +113,24 @@ class HeadNode:
 
     def close(self) -> None:
         """Kill the cluster: it holds nothing, and an orderly end takes Ray more than a second."""
-        family: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self._process.pid).children(recursive=True)
         with self._process:  # which waits for it, and closes its pipes
-            self._process.kill()
-            for one in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+            family = self._kill()
         end = time.monotonic() + _PATIENCE
         while any(map(lives, family)) and time.monotonic() < end:
             time.sleep(0.01)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill(self) -> list[psutil.Process]:
+        """Kill the head node, and the processes that it has started, which are given."""
+        self._killed = True
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        return family
 
 
 def ray_processes(address: str) -> list[tuple[str, psutil.Process]]:
