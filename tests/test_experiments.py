@@ -21,7 +21,9 @@ from dino_lab.training.build import build
 from dino_lab.training.loop import train
 
 ROOT = Path(__file__).parents[1] / "experiments"
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted(
+    file for file in ROOT.rglob("*.yaml") if "$schema=../../.dino-lab.sweep.schema.json" in file.read_text()
+)
 EVALUATIONS = sorted((ROOT / "evaluations").glob("*.yaml"))
 SPECS = sorted(set(ROOT.rglob("*.yaml")) - set(SWEEPS) - set(EVALUATIONS))
 METHODS = sorted((ROOT / "methods").glob("*.yaml"))
@@ -43,7 +45,7 @@ def names(files: list[Path]) -> list[str]:
 def test_there_are_specs() -> None:
     assert len(SPECS) >= len(METHODS) + 3
     assert len(METHODS) >= 14
-    assert len(SWEEPS) >= 11
+    assert len(SWEEPS) >= 18
     assert len(EVALUATIONS) >= 3
 
 
@@ -61,7 +63,10 @@ def test_the_evaluation_validates(file: Path) -> None:
 @pytest.mark.parametrize("file", SWEEPS, ids=names(SWEEPS))
 def test_the_sweep_plans(file: Path, tmp_path: Path) -> None:
     plan = load_plan(file, (), registry, runs=tmp_path)
-    assert len(plan.trials) == 3 * len(plan.study.arms)
+    of_paper = file.parent.name == "paper"
+    assert len(plan.trials) == (5 if of_paper else 3) * len(plan.study.arms)
+    assert bool(plan.study.expect) == of_paper
+    assert all(claim.claim and claim.paper for claim in plan.study.expect)
     assert plan.study.baseline in {arm.label for arm in plan.study.arms}
     lines = file.read_text().splitlines()
     assert lines[0] == "# yaml-language-server: $schema=../../.dino-lab.sweep.schema.json"
