@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from dino_lab.cli.formatting import duration, verdict_text
+from dino_lab.cli.formatting import duration, floors_in_words, verdict_text
 from dino_lab.errors import printable
 from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, LAST, ROWS, SPEC, STATUS
 
@@ -46,9 +46,15 @@ class Notes:
         self.waits: list[float] = []
 
     def started(self, run: Run, folder: Path, step: int) -> None:
-        """Keep the evaluators' protocols."""
+        """Keep the protocols of evaluators and floors."""
+        from dino_lab.evaluation.floors import floors_protocol
+        from dino_lab.protocols import GivesFloors, ability
+
         self.first_step = step
-        self.protocols = [evaluator.protocol for evaluator in run.evaluators.values()]
+        evaluators = run.evaluators.values()
+        self.protocols = [evaluator.protocol for evaluator in evaluators]
+        if any(ability(evaluator, GivesFloors) for evaluator in evaluators):
+            self.protocols.append(floors_protocol(run.data))
 
     def row(self, row: Row, verdict: Verdict) -> None:
         """Keep the speed."""
@@ -71,7 +77,7 @@ def print_summary(
     `fold` breaks long lines at the console's width; a terminal does that itself, and copies them whole.
     """
     lines: list[Text | str] = ["", _headline(outcome, notes, seconds)]
-    lines += _scores(outcome)
+    lines += _scores(outcome, console.width)
     lines += [f"  {printable(protocol)}" for protocol in notes.protocols if outcome.scores_after]
     lines.append(verdict_text(outcome.verdict, failed=outcome.status == "failed"))
     lines += ["", f"files in {printable(str(outcome.folder))}"]
@@ -99,8 +105,12 @@ def _headline(outcome: Outcome, notes: Notes, seconds: float) -> Text:
     return Text.assemble((outcome.status, f"bold {style}"), how, (reason, style))
 
 
-def _scores(outcome: Outcome) -> list[Text]:
-    """Each score before training and after it; one of the two where there was a single evaluation."""
+def _scores(outcome: Outcome, width: int) -> list[Text]:
+    """Each score before training and after it, and without learning.
+
+    One of the first two where there was a single evaluation; floors for which there is no room in the line
+    stand below it.
+    """
     from dino_lab.runs.folder import RunFolder
 
     rows = RunFolder(outcome.folder).rows()
@@ -116,6 +126,11 @@ def _scores(outcome: Outcome) -> list[Text]:
         else:
             text.append(f"{after:.4f}", "bold").append(" after")
         lines.append(text)
+        if floors := floors_in_words(outcome.floors.get(name, {})):
+            if len(text) + len(floors) + len(" ()") <= width:
+                text.append(f" ({floors})", "dim")
+            else:
+                lines.append(Text(f"  {floors}", "dim"))
     return lines
 
 

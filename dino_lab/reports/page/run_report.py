@@ -25,7 +25,7 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
     facts = read_facts(path, registry)
     with matplotlib.rc_context(theme.settings()):
         pictures = draw_pictures(path, registry, device)
-        charts = [draw(chart) for chart in run_charts(facts.rows)]
+        charts = [draw(chart) for chart in run_charts(facts.rows, facts.floors)]
         files = read_evaluator_files(path)
         file_charts = {file.title: [draw(chart) for chart in file.charts] for file in files.shown}
     left_out = [*pictures.left_out, *files.left_out]
