@@ -13,9 +13,20 @@ from rich.text import Text
 
 from dino_lab.cli.formatting import duration, floors_in_words, verdict_text
 from dino_lab.errors import printable
-from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, LAST, ROWS, SPEC, STATUS
+from dino_lab.runs.files import (
+    BACKBONE,
+    ENVIRONMENT,
+    EVALUATIONS,
+    IDENTITY,
+    LAST,
+    LEARNED,
+    ROWS,
+    SPEC,
+    STATUS,
+)
 
 if TYPE_CHECKING:
+    from dino_lab.protocols import Data
     from dino_lab.training.build import Run
     from dino_lab.training.diagnostics import Verdict
     from dino_lab.training.loop import Row
@@ -31,26 +42,28 @@ FILES = {
     IDENTITY: "what decides the weights",
     BACKBONE: "the backbone, for plain timm",
     EVALUATIONS: "files of the evaluators, by step",
+    LEARNED: "test images before and after training",
 }
 WORTH_SAYING = 0.05  # of the time in which images were waited for
 STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
 
 
 class Notes:
-    """A listener that keeps the speed and the protocols for the summary."""
+    """A listener that keeps the data, the speed and the protocols for the summary."""
 
     def __init__(self) -> None:
         self.first_step = 0
+        self.data: Data | None = None  # of a run that was not over before
         self.protocols: list[str] = []
         self.rates: list[float] = []
         self.waits: list[float] = []
 
     def started(self, run: Run, folder: Path, step: int) -> None:
-        """Keep the protocols of evaluators and floors."""
+        """Keep the data, and the protocols of evaluators and floors."""
         from dino_lab.evaluation.floors import floors_protocol
         from dino_lab.protocols import GivesFloors, ability
 
-        self.first_step = step
+        self.first_step, self.data = step, run.data
         evaluators = run.evaluators.values()
         self.protocols = [evaluator.protocol for evaluator in evaluators]
         if any(ability(evaluator, GivesFloors) for evaluator in evaluators):

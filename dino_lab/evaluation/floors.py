@@ -1,4 +1,4 @@
-"""What scores are without learning: chance, raw pixels, a square in the middle; computed once for a data set."""
+"""What scores are without learning: chance, raw pixels, the centre square; computed once for a data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ Floors = dict[str, dict[str, float]]
 
 
 class PixelEncoder(Encoder):
-    """Pixels as features: [B, C, H, W] to [B, C * size * size], in 0..1, a split less the mean training image."""
+    """Pixels in 0..1 as features: [B, C, H, W] to [B, C * size * size].
+
+    Those of a split are less the mean training image.
+    """
 
     def split(self, data: Any, name: Literal["bank", "test"]) -> Split:
         """Labels and features, centred."""
@@ -111,7 +114,7 @@ def _floors(name: str, evaluator: GivesFloors, pixels: Encoder, data: Data) -> F
 
 
 def _keys(asked: Mapping[str, GivesFloors], data: Data, params: Params) -> dict[str, dict[str, Any]]:
-    """What decides the floors of each evaluator: the data, by their files and first images, and its protocol."""
+    """What decides the floors of each evaluator: its protocol, and the data by files and first images."""
     content = hashlib.sha256()
     for batches in (data.bank(LOOKED_AT), data.test(LOOKED_AT)):
         for part in next(batches, ()):

@@ -9,7 +9,7 @@ CHANCE, PIXELS = "chance", "raw pixels"  # names of floors
 
 
 def accuracy_by_chance(train: Tensor, test: Tensor, classes: int, top: int = 1) -> float:
-    """The better accuracy of two answers that ignore the image: any `top` of the classes, and the same always.
+    """The better accuracy of two answers that ignore the image: any `top` classes, and always the same.
 
     The second names the `top` classes that are most frequent in the labels `train` [N], and is right for the
     images of `test` [M] that are of one of them.
@@ -19,7 +19,7 @@ def accuracy_by_chance(train: Tensor, test: Tensor, classes: int, top: int = 1) 
 
 
 def average_precision_by_chance(relevant: Tensor, images: int) -> Tensor:
-    """The expected average precision, float64 [N], of a random ranking of `images`, `relevant` [N] of them so.
+    """The expected average precision, float64 [N], of a random ranking of `images`, `relevant` [N] of them.
 
     Of R relevant images among M, that at place n is relevant with probability R / M, and each of the n - 1
     before it then with (R - 1) / (M - 1). The mean over places of the expected precision at a relevant one is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from dino_lab.reports.page.html import page
 from dino_lab.reports.page.network_section import draw_pictures
 from dino_lab.reports.page.run_curves import run_charts, single_numbers
 from dino_lab.reports.page.run_facts import environment_rows, protocols, read_facts
+from dino_lab.runs.files import LEARNED
 from dino_lab.spec.file import dump_yaml
 
 
@@ -43,8 +45,18 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
         charts=charts,
         singles=single_numbers(facts.rows),
         pictures=pictures,
+        learned=_learned(path),
         files=files.shown,
         file_charts=file_charts,
         left_out=left_out,
     )
     return text, left_out
+
+
+def _learned(path: Path) -> str:
+    """The picture that the run drew at its end, as an address that holds it, or nothing."""
+    try:
+        content = (path / LEARNED).read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
