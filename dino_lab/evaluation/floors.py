@@ -70,7 +70,8 @@ def floors_protocol(data: Data) -> str:
     side = pixel_side(data)
     return (
         f"floors/{VERSION}: chance is the better of even odds and the most frequent class; raw pixels are "
-        f"those of {side} x {side} px less the mean training image, for features of the same evaluator"
+        f"those of {side} x {side} px, of at most 16 x 16 for classifiers that are trained, less the mean "
+        "training image, as features of the same evaluator"
     )
 
 

@@ -213,8 +213,7 @@ class Trainer:
         self.run, self.folder = run, folder
         self._lock, self._options, self._listeners = lock, options, listeners
         self._began = time.monotonic()
-        self._floors = floors_of(list(run.evaluators.items()), run.data, run.spec.data, options.runs / FOLDER)
-        self._reader = Reader(max(LEAST_WARM_UP, run.spec.optim.lr.warmup), self._floors)
+        self._reader = Reader(max(LEAST_WARM_UP, run.spec.optim.lr.warmup), before.floors)
         if lock.warning:
             logger.warning(lock.warning)
         self.step, self._seconds_before = 0, before.seconds
@@ -251,6 +250,7 @@ class Trainer:
             facts["data"] = asdict(reporting.found())
         self.folder.write_environment(facts)
         self._tell_started()
+        self._find_floors()
         if self.step == 0:
             self._write(Row(0, self.run.total_steps, 0.0, self._evaluate(self.run.due(0))))
         self.start_clock()
@@ -324,6 +324,7 @@ class Trainer:
     def evaluated(self) -> Outcome:
         """The outcome of a finished run, whose new evaluators were computed when it was resumed."""
         self._tell_started()
+        self._find_floors()
         self.folder.add_to_row(self.step, self._evaluate(self._new_evaluators))
         write_status(self.folder.path, self.status)
         return self._outcome("already finished", "")
@@ -364,6 +365,11 @@ class Trainer:
         folder.write_identity(identity_of(run.spec), record)
         folder.write_spec(run.spec)
 
+    def _find_floors(self) -> None:
+        run = self.run
+        cache = self._options.runs / FOLDER
+        self._reader.floors = floors_of(list(run.evaluators.items()), run.data, run.spec.data, cache)
+
     def _tell_started(self) -> None:
         for listener in self._listeners:
             listener.started(self.run, self.folder.path, self.step)
@@ -395,7 +401,7 @@ class Trainer:
             before,
             _first_of([found for step, found in reversed(scored) if step > 0]),
             reason,
-            {name: floors for name, floors in self._floors.items() if name in before},
+            {name: dict(floors) for name, floors in self._reader.floors.items() if name in before},
         )
 
 
