@@ -24,10 +24,15 @@ from dino_lab.runs.open import open_run
 NEIGHBOURS = 3
 MOST = (64, 800)  # test images of which some are shown, and training images among which neighbours are sought
 WORK = 1.5e11  # multiplications of one of the two networks: about a second on two cores
+FEWEST = 3  # cells of a side of a map
 TILE, GAP, FRAME = 96, 4, 4  # pixels: side of a picture, between two, and of the frame of a neighbour
 APART = 24  # pixels between the image, before and after
 MARGIN, CAPTION = 12, 17
 HEAD, FOOT = 108, 52  # above and below the rows
+MAPS = {
+    "attention": "attention of CLS, mean of heads",
+    "similarity": "likeness of a place and the whole image",
+}
 BAR = 160  # width of the colours
 INK, PALE, RIGHT = "#222222", "#767676", "#00a037"
 
@@ -39,6 +44,7 @@ class _Seen:
     maps: Maps | None
     nearest: Tensor  # [N, k], rows of the bank
     right: Tensor  # bool [N, k], of the same class
+    share_right: float  # of the neighbours of all sampled test images
 
 
 def write_learned(folder: Path, registry: Registry, device: torch.device, data: Data) -> Path:
@@ -64,12 +70,17 @@ def _seen(encode: Encoder, samples: Samples) -> _Seen:
     if not samples.finite:
         raise UserError("the features are not finite; the network has diverged")
     test, bank = samples.test, samples.bank
-    nearest = nearest_in(test.features[samples.shown], bank.features, NEIGHBOURS)[1]
-    return _Seen(_maps(encode, samples), nearest, bank.labels[nearest] == test.labels[samples.shown, None])
+    nearest = nearest_in(test.features, bank.features, NEIGHBOURS)[1]
+    right = bank.labels[nearest] == test.labels[:, None]
+    shown = samples.shown
+    return _Seen(_maps(encode, samples), nearest[shown], right[shown], right.double().mean().item())
 
 
 def _maps(encode: Encoder, samples: Samples) -> Maps | None:
-    """Attention, or the likeness of tokens to the feature that is their mean; None where there is neither."""
+    """Attention, or the likeness of tokens to the feature that is their mean.
+
+    None where the backbone has neither, or a grid of a few cells, on which nothing can be seen.
+    """
     backbone = encode.network.backbone
     if not any(ability(backbone, one) for one in (GivesAttention, GivesTokens, GivesOutputs)):
         return None
@@ -77,7 +88,7 @@ def _maps(encode: Encoder, samples: Samples) -> Maps | None:
     if output.attention is None and output.tokens is None:
         return None
     maps = maps_of(output)
-    return Maps(maps.kind, maps.values.cpu())
+    return Maps(maps.kind, maps.values.cpu()) if min(maps.values.shape[-2:]) >= FEWEST else None
 
 
 def _drawn(name: str, samples: Samples, before: _Seen, after: _Seen) -> Image.Image:
@@ -94,7 +105,7 @@ def _drawn(name: str, samples: Samples, before: _Seen, after: _Seen) -> Image.Im
     _write(sheet, MARGIN, MARGIN, f"{name}: {count} test images, before and after training", 17)
     _write(sheet, MARGIN, HEAD - 18, "test image", 12, PALE)
     for x, when, seen in zip(left, ("before training", "after training"), (before, after), strict=True):
-        _write_heading(sheet, x, half, when, seen, labelled)
+        _write_heading(sheet, x, half, when, seen, len(samples.test) if labelled else 0)
     for i, at in enumerate(samples.shown.tolist()):
         y, image = HEAD + i * step, samples.test.images[at]
         sheet.paste(_tile(picture_of(image)), (MARGIN, y))
@@ -124,12 +135,13 @@ def _row(
         yield tile
 
 
-def _write_heading(sheet: Image.Image, x: int, width: int, when: str, seen: _Seen, labelled: bool) -> None:
-    """What stands above the pictures of one network."""
+def _write_heading(sheet: Image.Image, x: int, width: int, when: str, seen: _Seen, images: int) -> None:
+    """What stands above the pictures of one network; the share is of so many `images`, 0 without classes."""
     _write(sheet, x, HEAD - 60, when, 16, INK, width)
-    if labelled:
-        right = f"{int(seen.right.sum())} of {seen.right.numel()} neighbours are of the same class"
-        _write(sheet, x, HEAD - 38, right, 13, RIGHT, width)
+    if images:
+        shown = f"{int(seen.right.sum())} of {seen.right.numel()}"
+        whole = f"{seen.share_right:.0%} over {images} test images"
+        _write(sheet, x, HEAD - 38, f"same class: {shown}; {whole}", 13, RIGHT, width)
     if seen.maps is not None:
         _write(sheet, x, HEAD - 18, seen.maps.kind, 12, PALE, TILE)
         x += TILE + GAP
@@ -150,8 +162,7 @@ def _write_legend(sheet: Image.Image, y: int, kind: str, scale: HeatScale | None
         at = x + round(place * BAR)
         ImageDraw.Draw(sheet).line((at, y + 5, at, y + 22), fill=INK)
         _write(sheet, at + 3, y + 19, text, 12)
-    of = {"attention": "attention of CLS, mean of heads", "similarity": "tokens and their mean"}[kind]
-    _write(sheet, x + BAR + 40, y + 3, f"{of}: {scale.unit}", 13, INK, sheet.width - x - BAR - 40 - MARGIN)
+    _write(sheet, x + BAR + 40, y + 3, f"{MAPS[kind]}: {scale.unit}", 13)
 
 
 def _tile(picture: Image.Image) -> Image.Image:

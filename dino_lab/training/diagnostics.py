@@ -118,7 +118,7 @@ class Reader:
 
     def __init__(self, warm_up: float, floors: Floors | None = None) -> None:
         """`warm_up`: share of the run in which nothing is called a collapse; `floors`: those of scores."""
-        self._warm_up, self.floors = warm_up, floors or {}
+        self._warm_up, self._floors = warm_up, floors or {}
         self._signs: deque[str] = deque(maxlen=PATIENCE)
         self._first_spread: float | None = None
         self._score = ""  # the name of the accuracy that is followed
@@ -175,7 +175,7 @@ class Reader:
         """That it learns, and how the score stands to those of no training and no learning."""
         if math.isnan(self._latest):
             return Verdict("learning", f"learning: {state}")
-        floors = {"untrained": self._untrained, **self.floors.get(self._score, {})}
+        floors = {"untrained": self._untrained, **self._floors.get(self._score, {})}
         values = ", ".join(f"{value:.4f} {name}" for name, value in floors.items())
         if self._latest <= self._untrained:
             compared = f"{self._score} {self._latest:.4f}, {values}"

@@ -213,7 +213,7 @@ class Trainer:
         self.run, self.folder = run, folder
         self._lock, self._options, self._listeners = lock, options, listeners
         self._began = time.monotonic()
-        self._reader = Reader(max(LEAST_WARM_UP, run.spec.optim.lr.warmup), before.floors)
+        self._floors = before.floors
         if lock.warning:
             logger.warning(lock.warning)
         self.step, self._seconds_before = 0, before.seconds
@@ -324,8 +324,8 @@ class Trainer:
     def evaluated(self) -> Outcome:
         """The outcome of a finished run, whose new evaluators were computed when it was resumed."""
         self._tell_started()
-        self._find_floors()
         self.folder.add_to_row(self.step, self._evaluate(self._new_evaluators))
+        self._find_floors()
         write_status(self.folder.path, self.status)
         return self._outcome("already finished", "")
 
@@ -360,15 +360,21 @@ class Trainer:
             run.load_state_dict(checkpoint.state)
             self.step = checkpoint.step
             self._seconds_before = max(self._seconds_before, checkpoint.seconds)
-        for row in rows:
-            self._reader.read(row, row["step"] / run.total_steps)
+        self._read(rows)
         folder.write_identity(identity_of(run.spec), record)
         folder.write_spec(run.spec)
 
+    def _read(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Begin a verdict with rows that were written before."""
+        self._reader = Reader(max(LEAST_WARM_UP, self.run.spec.optim.lr.warmup), self._floors)
+        for row in rows:
+            self._reader.read(row, row["step"] / self.run.total_steps)
+
     def _find_floors(self) -> None:
-        run = self.run
-        cache = self._options.runs / FOLDER
-        self._reader.floors = floors_of(list(run.evaluators.items()), run.data, run.spec.data, cache)
+        """What the scores are without learning, which the verdict is told."""
+        evaluators, cache = list(self.run.evaluators.items()), self._options.runs / FOLDER
+        self._floors = floors_of(evaluators, self.run.data, self.run.spec.data, cache)
+        self._read(self.folder.rows())
 
     def _tell_started(self) -> None:
         for listener in self._listeners:
@@ -401,7 +407,7 @@ class Trainer:
             before,
             _first_of([found for step, found in reversed(scored) if step > 0]),
             reason,
-            {name: dict(floors) for name, floors in self._reader.floors.items() if name in before},
+            {name: dict(floors) for name, floors in self._floors.items() if name in before},
         )
 
 

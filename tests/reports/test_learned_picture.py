@@ -60,7 +60,7 @@ def test_what_it_counts_is_what_it_frames(draw: Callable, monkeypatch: pytest.Mo
     write = learned_picture._write
     monkeypatch.setattr(learned_picture, "_write", lambda *given: said.append(given[3]) or write(*given))
     picture = draw()
-    counts = [int(text.split()[0]) for text in said if "neighbours are" in text]
+    counts = [int(text.split()[2]) for text in said if "same class: " in text]
     assert len(counts) == 4  # drawn twice
     assert frames(picture) == sum(counts[:2])
 
@@ -71,7 +71,8 @@ def test_a_network_without_attention_shows_similarity(
     said: list[str] = []
     write = learned_picture._write
     monkeypatch.setattr(learned_picture, "_write", lambda *given: said.append(given[3]) or write(*given))
-    assert draw("backbone={name: timm, model: test_efficientnet}").width == width(1)
+    large = "data={name: shapes, train_images: 48, test_images: 24, size: 96}", "augment.global_size=96"
+    assert draw("backbone={name: timm, model: test_efficientnet}", *large).width == width(1)
     assert "similarity" in said
     assert "attention" not in said
 
@@ -97,3 +98,7 @@ def test_networks_that_have_diverged_are_not_drawn(
     with pytest.raises(UserError, match="diverged"):
         write_learned(folder, registry, CPU, data)
     assert not (Path(folder) / "learned.png").exists()
+
+
+def test_a_map_of_one_cell_is_left_out(draw: Callable) -> None:
+    assert draw("backbone={name: timm, model: resnet10t}").width == width(0)
