@@ -117,7 +117,7 @@ def test_a_run_ends_with_0_and_words_without_control_codes(
     assert "\r" not in out
     assert "step 8/8" in out
     assert re.search(r"knn\.5nn: 0\.\d{4} before training, 0\.\d{4} after", out)
-    floors = re.search(r"after \((chance 0\.\d{4}, raw pixels 0\.\d{4})\)\n", out)
+    floors = re.search(r"after \((chance 0\.\d{3}, raw pixels 0\.\d{3})\)\n", out)
     assert floors is not None
     (folder,) = (tmp_path / "[runs]" / "tiny").iterdir()
     assert f"files in {folder}\n" in out  # brackets kept, line not wrapped
@@ -642,7 +642,7 @@ def test_the_summary_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.M
     print_summary(outcome, notes, 61.0, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "interrupted: 5 of 8 steps, 1:01, 200 images/s\n" in text
-    said = "knn.20nn: 0.1000 before training, 0.3000 after\n  chance 0.1000, raw pixels 0.2500\n"
+    said = "knn.20nn: 0.1000 before training, 0.3000 after\n  chance 0.100, raw pixels 0.250\n"
     assert f"{said}  knn/1 k=20\n" in text
     assert f"files in {tmp_path}\n  rows.jsonl " in text
     assert "last.pt" not in text

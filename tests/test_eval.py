@@ -79,7 +79,7 @@ def test_a_run_is_scored_by_the_file(
     assert [line.split()[:2] for line in out[:4]] == [[name, f"{value:.4f}"] for name, value in scores]
     floors = [given for one in (first, second) for given in one["floors"].values()]
     assert [line.split("  ")[-1] for line in out[:4]] == [
-        f"chance {one['chance']:.4f}, raw pixels {one['raw pixels']:.4f}" for one in floors
+        f"chance {one['chance']:.3f}, raw pixels {one['raw pixels']:.3f}" for one in floors
     ]
     assert out[-1].startswith("  floors/1: chance is")
     assert out[4].startswith("  knn/2: k=7")

@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators.knn import Knn
 from dino_lab.evaluation import floors as rooms
-from dino_lab.evaluation.floors import FOLDER, floors_of, pixel_side
+from dino_lab.evaluation.floors import FOLDER, floors_of, side_for
 from dino_lab.runs.status import read_status
 from dino_lab.training.build import build
 
@@ -113,8 +112,7 @@ def test_a_folder_that_cannot_be_written_does_no_harm(ask: Callable, tmp_path: P
     ],
 )
 def test_the_work_is_bounded(train: int, test: int, channels: int, size: int, side: int) -> None:
-    data = SimpleNamespace(train_images=train, test_images=test, channels=channels, size=size)
-    assert pixel_side(data) == side  # type: ignore[arg-type]
+    assert side_for(train, test, channels, size) == side
 
 
 def test_a_run_has_floors_in_its_status_and_shares_them(

@@ -113,7 +113,7 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
 def _print(subject: Subject, found: Sequence[Scored], floors: Floors) -> None:
     from dino_lab.cli.console import print_table
     from dino_lab.cli.formatting import floors_in_words
-    from dino_lab.evaluation.floors import floors_protocol
+    from dino_lab.evaluation.floors import floors_protocol, pixel_side
 
     if subject.warning:
         print(subject.warning, file=sys.stderr)
@@ -124,7 +124,7 @@ def _print(subject: Subject, found: Sequence[Scored], floors: Floors) -> None:
     for scored in found:
         print(f"  {scored.protocol}")
     if floors:
-        print(f"  {floors_protocol(subject.data)}")
+        print(f"  {floors_protocol(pixel_side(subject.data))}")
 
 
 def _write(

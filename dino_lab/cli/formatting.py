@@ -34,8 +34,8 @@ def verdict_text(verdict: Verdict, *, failed: bool = False) -> Text:
 
 
 def floors_in_words(floors: Mapping[str, float]) -> str:
-    """`chance 0.1000, raw pixels 0.3410`."""
-    return ", ".join(f"{printable(name)} {value:.4f}" for name, value in floors.items())
+    """`chance 0.100, raw pixels 0.341`."""
+    return ", ".join(f"{printable(name)} {value:.3f}" for name, value in floors.items())
 
 
 def duration(seconds: float) -> str:

@@ -60,14 +60,14 @@ class Notes:
 
     def started(self, run: Run, folder: Path, step: int) -> None:
         """Keep the data, and the protocols of evaluators and floors."""
-        from dino_lab.evaluation.floors import floors_protocol
+        from dino_lab.evaluation.floors import floors_protocol, pixel_side
         from dino_lab.protocols import GivesFloors, ability
 
         self.first_step, self.data = step, run.data
         evaluators = run.evaluators.values()
         self.protocols = [evaluator.protocol for evaluator in evaluators]
         if any(ability(evaluator, GivesFloors) for evaluator in evaluators):
-            self.protocols.append(floors_protocol(run.data))
+            self.protocols.append(floors_protocol(pixel_side(run.data)))
 
     def row(self, row: Row, verdict: Verdict) -> None:
         """Keep the speed."""

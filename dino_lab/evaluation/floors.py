@@ -57,17 +57,21 @@ def pixel_encoder(data: Data) -> PixelEncoder:
 
 
 def pixel_side(data: Data) -> int:
-    """Pixels of a side at which raw pixels are compared."""
-    for side in (min(data.size, most) for most in SIDES):
-        numbers = data.train_images * data.channels * side**2
-        if numbers <= MOST_NUMBERS and numbers * data.test_images <= MOST_PRODUCTS:
+    """Pixels of a side at which raw pixels of these images are compared."""
+    return side_for(data.train_images, data.test_images, data.channels, data.size)
+
+
+def side_for(train_images: int, test_images: int, channels: int, size: int) -> int:
+    """The same by their numbers."""
+    for side in (min(size, most) for most in SIDES):
+        numbers = train_images * channels * side**2
+        if numbers <= MOST_NUMBERS and numbers * test_images <= MOST_PRODUCTS:
             return side
     return 1
 
 
-def floors_protocol(data: Data) -> str:
+def floors_protocol(side: int) -> str:
     """Everything that floors depend on beside the evaluators' protocols, in one line."""
-    side = pixel_side(data)
     return (
         f"floors/{VERSION}: chance is the better of even odds and the most frequent class; raw pixels are "
         f"those of {side} x {side} px, of at most 16 x 16 for classifiers that are trained, less the mean "

@@ -22,8 +22,8 @@ from dino_lab.runs.files import LEARNED, replace_file
 from dino_lab.runs.open import open_run
 
 NEIGHBOURS = 3
-MOST = (64, 800)  # test images of which some are shown, and training images among which neighbours are sought
-WORK = 1.5e11  # multiplications of one of the two networks: about a second on two cores
+MOST = (40, 800)  # test images of which some are shown, and training images among which neighbours are sought
+WORK = 2e11  # multiplications of one of the two networks: a little more than a second on two cores
 FEWEST = 3  # cells of a side of a map
 TILE, GAP, FRAME = 96, 4, 4  # pixels: side of a picture, between two, and of the frame of a neighbour
 APART = 24  # pixels between the image, before and after

@@ -84,6 +84,7 @@ def test_the_picture_and_the_floors_of_a_run_are_shown(run: Path) -> None:
     for name, value in read_status(run).floors["knn.5nn"].items():
         assert f'<th class="number">{name}</th>' in page
         assert f'<td class="number">{value:.4f}</td>' in page
+    assert "those of 16 x 16 px" in page
     assert "Thin lines: chance dotted, raw pixels dashed." in page
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dino_lab.evaluation.floors import floors_protocol, side_for
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
@@ -84,9 +85,14 @@ def read_facts(path: Path, registry: Registry) -> RunFacts:
     )
 
 
-def protocols(spec: Spec, registry: Registry) -> list[str]:
-    """The protocols of the evaluators of a spec."""
-    return [registry.build("evaluator", params).protocol for params in spec.evaluators]
+def protocols(facts: RunFacts, registry: Registry) -> list[str]:
+    """The protocols of the evaluators and of the floors."""
+    found = [registry.build("evaluator", params).protocol for params in facts.spec.evaluators]
+    recorded = RunFolder(facts.path).recorded_data()
+    if facts.floors and recorded is not None:
+        counts = {key: recorded[key] for key in ("train_images", "test_images", "channels", "size")}
+        found.append(floors_protocol(side_for(**counts)))
+    return found
 
 
 def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
         facts=facts,
         base=base_spec_of(facts.spec, facts.environment, registry),
         spec_yaml=dump_yaml(facts.spec),
-        protocols=protocols(facts.spec, registry),
+        protocols=protocols(facts, registry),
         environment=list(environment_rows(facts.environment)),
         charts=charts,
         singles=single_numbers(facts.rows),
