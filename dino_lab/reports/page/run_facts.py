@@ -57,11 +57,6 @@ class RunFacts:
         """Of the scores that have some."""
         return {score.name: score.floors for score in self.scores if score.floors}
 
-    @property
-    def floor_names(self) -> list[str]:
-        """Of all floors that a score has."""
-        return list(dict.fromkeys(name for score in self.scores for name in score.floors))
-
 
 def read_facts(path: Path, registry: Registry) -> RunFacts:
     """Everything but pictures; a UserError where a file is not what a run writes."""
