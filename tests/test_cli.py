@@ -503,6 +503,25 @@ def test_the_live_view_fits_and_says_it_all(width: int) -> None:
     assert "█" in text
 
 
+def test_80_columns_cut_no_name_and_show_the_verdict_first() -> None:
+    console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
+    view = LiveView(fake_spec(), "cpu", console)
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
+    names = {f"attention_masks.head{i}_jaccard_60": i / 7 for i in range(1, 4)}
+    row = numbers(loss=3.884, entropy=3.009, entropy_max=6.931) | names | {"knn.20nn": 0.657}
+    floors = "0.6570, 0.2860 untrained, 0.1000 chance, 0.3380 raw pixels; target entropy 3.01"
+    verdict = Verdict("learning", f"learning; 20-NN above untrained and raw pixels: {floors}", better=True)
+    view.row(Row(0, 100, 0.0, {"knn.20nn": 0.286}), LEARNING)
+    view.row(Row(1, 100, 0.0, row), verdict)
+    text = render(view, console)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert all(f"{name} {value:.4g}" in text for name, value in names.items())
+    assert "entropy 3.009 of 6.931 " in text
+    assert "knn.20nn 0.657 from 0.286" in text
+    words = " ".join(line.strip("│ ") for line in text.splitlines())
+    assert words.index(verdict.sentence) < words.index("feature spread")
+
+
 def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 0, "epoch": 0, "knn.20nn": 0.1, "loss": 9.5}\n')
     console = Console(width=100, file=io.StringIO())

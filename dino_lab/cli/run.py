@@ -97,10 +97,8 @@ def run(
                 stop=interrupt,
             )
             forward.status = outcome.status
-    seconds = time.monotonic() - began
-    picture = _picture(outcome, notes.data, target)
-    print_summary(outcome, notes, seconds, out)
-    if picture:
+    print_summary(outcome, notes, time.monotonic() - began, out)
+    if picture := _picture(outcome, notes.data, target):
         out.print(picture, soft_wrap=True)
     for name, place in forward.places.items():
         out.print(f"{name}: {place}", soft_wrap=True)
