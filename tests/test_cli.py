@@ -519,7 +519,7 @@ def test_80_columns_cut_no_name_and_show_the_verdict_first() -> None:
     assert "entropy 3.009 of 6.931 " in text
     assert "knn.20nn 0.657 from 0.286" in text
     words = " ".join(line.strip("│ ") for line in text.splitlines())
-    assert words.index(verdict.sentence) < words.index("feature spread")
+    assert words.index(verdict.sentence) < words.index("learning rate")
 
 
 def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
