@@ -427,6 +427,18 @@ class GivesFiles(Evaluator, Protocol):
         ...
 
 
+class GivesFloors(Evaluator, Protocol):
+    """An evaluator that says what its scores are without learning."""
+
+    def floors(self, pixels: FeatureExtractor, data: Data) -> dict[str, dict[str, float]]:
+        """The floors of each score by name, such as `chance`; a score that has none may be left out.
+
+        `pixels` is no network: its features are an image's pixels less those of the mean training image, of
+        at most 32 x 32. Called after `forward` has scored a network, once for the same data and `protocol`.
+        """
+        ...
+
+
 # -------------------------------------------------------------------------------------------------- tables
 
 PROTOCOLS: dict[str, type] = {
@@ -457,7 +469,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
     "targets": (),
     "loss": (GivesMeasures, ChecksPairs),
     "regularizer": (),
-    "evaluator": (NeedsAbilities, NeedsRepresentations, ComparesLabels, GivesFiles),
+    "evaluator": (NeedsAbilities, NeedsRepresentations, ComparesLabels, GivesFiles, GivesFloors),
 }
 
 

@@ -40,7 +40,7 @@ def picture(folder: Path, command: str) -> str:
     notes = Notes()
     notes.protocols = [registry.build("evaluator", params).protocol for params in spec.evaluators]
     view.started(open_run(folder, registry), folder, 0)  # type: ignore[arg-type]  # only its data are looked at
-    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
+    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup), status.floors)
     for numbers in run.rows():
         step, epoch = int(numbers.pop("step")), numbers.pop("epoch")
         row = Row(step, status.total, epoch, numbers)
@@ -59,6 +59,7 @@ def picture(folder: Path, command: str) -> str:
         seconds,
         status.scores_before,
         status.scores_after,
+        floors=status.floors,
     )
     print_summary(outcome, notes, seconds, console, fold=True)
     # Some renderers drop blanks at the start of a text unless told otherwise.

@@ -26,6 +26,7 @@ from dino_lab.protocols import (
     GivesAnnotations,
     GivesAnswer,
     GivesFiles,
+    GivesFloors,
     GivesLabels,
     GivesMeasures,
     GivesOutputs,
@@ -113,10 +114,10 @@ DATA = {SharedData, HasClassNames, GivesLabels, GivesReport}
         ("targets", "center", set()),
         ("loss", "info_nce", {GivesMeasures, ChecksPairs}),
         ("loss", "mse", set()),
-        ("evaluator", "knn", {ComparesLabels}),
-        ("evaluator", "linear_probe", {NeedsRepresentations, ComparesLabels}),
+        ("evaluator", "knn", {ComparesLabels, GivesFloors}),
+        ("evaluator", "linear_probe", {NeedsRepresentations, ComparesLabels, GivesFloors}),
         ("evaluator", "dense", {NeedsAbilities}),
-        ("evaluator", "attention_masks", {NeedsAbilities, GivesFiles}),
+        ("evaluator", "attention_masks", {NeedsAbilities, GivesFiles, GivesFloors}),
     ],
 )
 def test_the_registry_knows_the_abilities_of_a_component(kind: str, name: str, expected: set[type]) -> None:

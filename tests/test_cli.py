@@ -12,12 +12,14 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -33,6 +35,7 @@ from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.registry import Entry, registry
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.registry.plugin_files import load_plugins
+from dino_lab.runs.files import LEARNED
 from dino_lab.runs.rows import main_score
 from dino_lab.training.diagnostics import Verdict
 from dino_lab.training.loop import Row
@@ -114,19 +117,24 @@ def test_a_run_ends_with_0_and_words_without_control_codes(
     assert "\r" not in out
     assert "step 8/8" in out
     assert re.search(r"knn\.5nn: 0\.\d{4} before training, 0\.\d{4} after", out)
+    floors = re.search(r"after \((chance 0\.\d{3}, raw pixels 0\.\d{3})\)\n", out)
+    assert floors is not None
     (folder,) = (tmp_path / "[runs]" / "tiny").iterdir()
     assert f"files in {folder}\n" in out  # brackets kept, line not wrapped
     lines = out[out.index("load the backbone:\n") :].splitlines()[1:4]
     scope: dict[str, Any] = {}
     exec("\n".join(line.strip() for line in lines), scope)
     assert scope["model"].num_features == 32
+    assert out.endswith(f"what it learned, before and after: {folder / LEARNED}\n")
+    with Image.open(folder / LEARNED) as picture:
+        assert picture.format == "PNG"
 
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.startswith("\nalready finished: 8 of 8 steps")
     assert cli.main(["eval", str(folder), "--device", "cpu", "--of", "teacher"]) == 0
     score = re.search(r"(0\.\d{4}) after", out)
     assert score is not None
-    assert capsys.readouterr().out.startswith(f"knn.5nn  {score[1]}\n  knn/2: ")
+    assert capsys.readouterr().out.startswith(f"knn.5nn  {score[1]}  {floors[1]}\n  knn/2: ")
     to = tmp_path / "b.safetensors"
     assert cli.main(["export", str(folder), "--to", str(to)]) == 0
     assert to.exists()
@@ -495,6 +503,25 @@ def test_the_live_view_fits_and_says_it_all(width: int) -> None:
     assert "█" in text
 
 
+def test_80_columns_cut_no_name_and_show_the_verdict_first() -> None:
+    console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
+    view = LiveView(fake_spec(), "cpu", console)
+    view.started(RUN, Path("x"), 0)  # type: ignore[arg-type]
+    names = {f"attention_masks.head{i}_jaccard_60": i / 7 for i in range(1, 4)}
+    row = numbers(loss=3.884, entropy=3.009, entropy_max=6.931) | names | {"knn.20nn": 0.657}
+    floors = "0.6570, 0.2860 untrained, 0.1000 chance, 0.3380 raw pixels; target entropy 3.01"
+    verdict = Verdict("learning", f"learning; 20-NN above untrained and raw pixels: {floors}", better=True)
+    view.row(Row(0, 100, 0.0, {"knn.20nn": 0.286}), LEARNING)
+    view.row(Row(1, 100, 0.0, row), verdict)
+    text = render(view, console)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert all(f"{name} {value:.4g}" in text for name, value in names.items())
+    assert "entropy 3.009 of 6.931 " in text
+    assert "knn.20nn 0.657 from 0.286" in text
+    words = " ".join(line.strip("│ ") for line in text.splitlines())
+    assert words.index(verdict.sentence) < words.index("learning rate")
+
+
 def test_a_resumed_live_view_goes_on_from_earlier_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 0, "epoch": 0, "knn.20nn": 0.1, "loss": 9.5}\n')
     console = Console(width=100, file=io.StringIO())
@@ -562,7 +589,9 @@ def test_keys_are_not_echoed_into_the_panel(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("verdict", "failed", "colour"),
     [
-        (LEARNING, False, "green"),
+        (LEARNING, False, "cyan"),
+        (replace(LEARNING, better=True), False, "green"),
+        (Verdict("warming up", "warming up until 10 %: entropy", better=True), False, "cyan"),
         (LEARNING, True, None),
         (Verdict("learning", "learning, but no better than untrained yet: knn.20nn", True), False, "yellow"),
         (Verdict("learning", "signs of collapse (3 of 5 rows): entropy", True), False, "yellow"),
@@ -570,7 +599,9 @@ def test_keys_are_not_echoed_into_the_panel(monkeypatch: pytest.MonkeyPatch) -> 
         (Verdict("collapsed to uniform", "collapsed to uniform: entropy"), False, "red"),
     ],
 )
-def test_only_what_learns_without_doubt_is_green(verdict: Verdict, failed: bool, colour: str | None) -> None:
+def test_only_what_scores_above_untrained_is_green(
+    verdict: Verdict, failed: bool, colour: str | None
+) -> None:
     text = verdict_text(verdict, failed=failed)
     colours = {str(span.style).removeprefix("bold ") for span in text.spans}
     assert colours == ({colour} if colour else set())
@@ -624,11 +655,14 @@ def test_the_summary_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.M
     notes = Notes()
     notes.rates = [100.0, 300.0, 200.0]
     notes.protocols = ["knn/1 k=20"]
-    outcome = Outcome("interrupted", tmp_path, 5, 8, LEARNING, 3.0, {"knn.20nn": 0.1}, {"knn.20nn": 0.3})
+    floors = {"knn.20nn": {"chance": 0.1, "raw pixels": 0.25}}
+    scores = {"knn.20nn": 0.1}, {"knn.20nn": 0.3}
+    outcome = Outcome("interrupted", tmp_path, 5, 8, LEARNING, 3.0, *scores, floors=floors)
     print_summary(outcome, notes, 61.0, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "interrupted: 5 of 8 steps, 1:01, 200 images/s\n" in text
-    assert "knn.20nn: 0.1000 before training, 0.3000 after\n  knn/1 k=20\n" in text
+    said = "knn.20nn: 0.1000 before training, 0.3000 after\n  chance 0.100, raw pixels 0.250\n"
+    assert f"{said}  knn/1 k=20\n" in text
     assert f"files in {tmp_path}\n  rows.jsonl " in text
     assert "last.pt" not in text
     assert text.endswith("run the same command again: dino-lab run 'my spec.yaml'\n")

@@ -476,6 +476,31 @@ class WritesText:
         return {"a.txt": "text"}  # type: ignore[dict-item]
 
 
+class FlatFloors(WritesText):
+    """Its floors have no names."""
+
+    def files(self, encode: Any, data: Any) -> dict[str, bytes]:
+        return {}
+
+    def floors(self, pixels: Any, data: Any) -> dict[str, dict[str, float]]:
+        return {"one": 0.5}  # type: ignore[dict-item]
+
+
+class NoFloor(FlatFloors):
+    """Its floor is no number."""
+
+    def floors(self, pixels: Any, data: Any) -> dict[str, dict[str, float]]:
+        return {"one": {"chance": float("nan")}}
+
+
+@pytest.mark.parametrize(("cls", "word"), [(FlatFloors, "raises AttributeError"), (NoFloor, "nan")])
+def test_what_is_said_of_an_evaluators_floors(cls: type, word: str, broken: Callable[..., str]) -> None:
+    text = broken("evaluator", cls)
+    assert word in text
+    assert "floors" in text
+    assert "it should return numbers by score and by the floor's name" in text
+
+
 def test_what_is_said_of_an_evaluators_files(broken: Callable[..., str]) -> None:
     words = "writes 'a.txt': str; files should be bytes by a name without folder"
     assert words in broken("evaluator", WritesText)

@@ -76,7 +76,12 @@ def test_a_run_is_scored_by_the_file(
         for one in (first, second)
         for name, value in one["scores"].items()
     ]
-    assert [line.split() for line in out[:4]] == [[name, f"{value:.4f}"] for name, value in scores]
+    assert [line.split()[:2] for line in out[:4]] == [[name, f"{value:.4f}"] for name, value in scores]
+    floors = [given for one in (first, second) for given in one["floors"].values()]
+    assert [line.split("  ")[-1] for line in out[:4]] == [
+        f"chance {one['chance']:.3f}, raw pixels {one['raw pixels']:.3f}" for one in floors
+    ]
+    assert out[-1].startswith("  floors/1: chance is")
     assert out[4].startswith("  knn/2: k=7")
     assert first["protocol"] == out[4].strip()
     assert files(folder) == before  # the run's own evaluations stay what they are

@@ -18,6 +18,7 @@ from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.files import LAST
 
 if TYPE_CHECKING:
+    from dino_lab.evaluation.floors import Floors
     from dino_lab.evaluation.scoring import Scored
     from dino_lab.evaluation.subjects import Subject
     from dino_lab.spec.evaluation import EvaluationDocument
@@ -70,9 +71,10 @@ def eval_(
     found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
     if into_folder:
         write_files(found, RunFolder(Path(target)), subject.step)
+    floors = subject.floors()
     if to is not None:
-        _write(to, target, untrained, subject, found)
-    _print(found, subject.warning)
+        _write(to, target, untrained, subject, found, floors)
+    _print(subject, found, floors)
 
 
 def _folder(target: str) -> str:
@@ -106,18 +108,26 @@ def _located(document: EvaluationDocument | None) -> Iterator[None]:
         raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
 
 
-def _print(found: Sequence[Scored], warning: str) -> None:
+def _print(subject: Subject, found: Sequence[Scored], floors: Floors) -> None:
     from dino_lab.cli.console import print_table
+    from dino_lab.cli.formatting import floors_in_words
+    from dino_lab.evaluation.floors import floors_protocol, pixel_side
 
-    if warning:
-        print(warning, file=sys.stderr)
+    if subject.warning:
+        print(subject.warning, file=sys.stderr)
     scores = {name: value for scored in found for name, value in scored.named_scores.items()}
-    print_table(("score", "value"), [(name, f"{value:.4f}") for name, value in scores.items()])
+    rows = [(name, f"{value:.4f}", floors_in_words(floors.get(name, {}))) for name, value in scores.items()]
+    columns = ("score", "value", "without learning")[: 3 if floors else 2]
+    print_table(columns, [row[: len(columns)] for row in rows])
     for scored in found:
         print(f"  {scored.protocol}")
+    if floors:
+        print(f"  {floors_protocol(pixel_side(subject.data))}")
 
 
-def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored]) -> None:
+def _write(
+    to: Path, target: str, untrained: bool, subject: Subject, found: Sequence[Scored], floors: Floors
+) -> None:
     """The JSON file, and in a folder of its name what files the evaluators leave."""
     from dino_lab.runs.files import replace_file
 
@@ -125,7 +135,14 @@ def _write(to: Path, target: str, untrained: bool, subject: Subject, found: Sequ
         to.with_suffix("").mkdir(exist_ok=True)
         replace_file(to.with_suffix("") / file, content)
     results = [
-        {"evaluator": one.name, "of": one.of, "protocol": one.protocol, "scores": one.scores} for one in found
+        {
+            "evaluator": one.name,
+            "of": one.of,
+            "protocol": one.protocol,
+            "scores": one.scores,
+            "floors": {key: given for key in one.scores if (given := floors.get(f"{one.name}.{key}"))},
+        }
+        for one in found
     ]
     what = {"target": target, "untrained": untrained, "step": subject.step, "size": subject.size}
     replace_file(to, (json.dumps({**what, "results": results}, indent=2) + "\n").encode())

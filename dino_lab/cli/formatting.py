@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from dino_lab.training.diagnostics import Verdict
 
 
+COLOURS = {"good": "green", "doubtful": "yellow", "bad": "red", "waiting": "cyan"}
+
+
 def verdict_text(verdict: Verdict, *, failed: bool = False) -> Text:
     """A verdict's sentence with a coloured headline.
 
-    Green: learning. Yellow: learning, but doubtful. Red: collapsed. Blue: warming up. Of a run that `failed`
-    the verdict is the last one before that, and has no colour.
+    Green: learning, with a score above that before training. Yellow: doubtful. Red: collapsed. Blue: warming
+    up, or learning as far as the loss tells. Of a run that `failed` the verdict is the last one before that,
+    and has no colour.
     """
     sentence = printable(verdict.sentence)
     if failed:
         return Text(f"○ before it failed: {sentence}", "dim")
-    colour = {"warming up": "cyan", "learning": "green"}.get(verdict.name, "red")
-    if verdict.doubtful:
-        colour = "yellow"
+    colour = COLOURS[verdict.tone]
     text = Text.assemble(("● ", f"bold {colour}"), sentence)
     text.stylize(f"bold {colour}", 2, 2 + len(verdict.headline))
     return text
+
+
+def floors_in_words(floors: Mapping[str, float]) -> str:
+    """`chance 0.100, raw pixels 0.341`."""
+    return ", ".join(f"{printable(name)} {value:.3f}" for name, value in floors.items())
 
 
 def duration(seconds: float) -> str:

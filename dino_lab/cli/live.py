@@ -123,12 +123,14 @@ class LiveView:
             return [Text("preparing data and networks ...", "dim")]
         found = [Text(line, "dim") for line in self._data]
         parts: list[RenderableType] = [Text(printable(str(self.folder)), "dim"), *found, self._bar()]
-        for part in (self._curves(), self._table()):
-            parts += [Text(), *part] if part else []
+        curves, table = self._curves(), self._table()
+        parts += [Text(), *curves] if curves else []
+        # Above the numbers: what does not fit into the terminal is left out below.
         if self._verdict is not None:
             parts += [Text(), verdict_text(self._verdict)]
         if self._stopping():
             parts.append(Text(STOPPING, "yellow"))
+        parts += [Text(), *table] if table else []
         return parts
 
     def _bar(self) -> RenderableType:
@@ -166,10 +168,16 @@ class LiveView:
         width = max(8, (self.console.width - 8) // 3 if wide else self.console.width - 4)
         caption = Text.assemble((f"{printable(label)} ", style), (number(self._numbers[key]), "bold"))
         caption.no_wrap = True
+        more: list[str] = []
         if key == "entropy" and high is not None:
-            caption.append(f" of {number(high)} = ln K", "dim")
+            more = [f" of {number(high)}", " = ln K"]
         elif len(values) > 1:
-            caption.append(f" from {number(values[0])}", "dim")
+            more = [f" from {number(values[0])}"]
+        # As far as there is room: a column has two blanks on its right, but for the last, that of the score.
+        room = (self.console.width - 4) // 3 - (2 if key in ("loss", "entropy") else 0)
+        for part in more:
+            if len(caption) + len(part) <= (room if wide else width):
+                caption.append(part, "dim")
         top = high if high is not None else max(values, default=1.0)
         bottom = low if low is not None else min(values, default=0.0)
         lines = curve(values, width, 3, bottom, top)
@@ -180,14 +188,17 @@ class LiveView:
         shown |= {key: value for key, value in self._numbers.items() if key.startswith(REGULARIZER)}
         main = main_score(scores(self._numbers))
         shown |= {key: value for key, value in scores(self._numbers).items() if key != main}
-        cells: list[RenderableType] = [
+        cells = [
             Text.assemble((f"{printable(label)} ", "dim"), number(value)) for label, value in shown.items()
         ]
         per_row = 3 if self.console.width >= NARROW else 2
-        return [_columns(cells, [1] * per_row)] if cells else []
+        room = (self.console.width - 4) // per_row - 2
+        short = [cell for cell in cells if len(cell) <= room]
+        long = [cell for cell in cells if len(cell) > room]  # names such as attention_masks.mean_jaccard_60
+        return [_columns(some, [1] * count) for some, count in ((short, per_row), (long, 1)) if some]
 
 
-def _columns(cells: list[RenderableType], ratios: list[int]) -> Table:
+def _columns(cells: Sequence[RenderableType], ratios: list[int]) -> Table:
     """Cells in rows of as many as there are ratios; a ratio of 0 is as wide as its content."""
     grid = Table.grid(padding=(0, 2), expand=True)
     for ratio in ratios:

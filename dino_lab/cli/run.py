@@ -23,11 +23,13 @@ from dino_lab.loggers.names import LoggerName
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from dino_lab.cli.interrupt import Interrupt
+    from dino_lab.protocols import Data
     from dino_lab.spec.model import Spec
-    from dino_lab.training.trainer import Listener
+    from dino_lab.training.trainer import Listener, Outcome
 
 EXIT_CODES = {
     "finished": 0,
@@ -96,9 +98,26 @@ def run(
             )
             forward.status = outcome.status
     print_summary(outcome, notes, time.monotonic() - began, out)
+    if picture := _picture(outcome, notes.data, target):
+        out.print(picture, soft_wrap=True)
     for name, place in forward.places.items():
         out.print(f"{name}: {place}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[outcome.status])
+
+
+def _picture(outcome: Outcome, data: Data | None, device: torch.device) -> str:
+    """The line about the picture of what was learned, which is drawn where training has come to its end."""
+    if data is None or outcome.status not in ("finished", "collapsed"):
+        return ""
+    from dino_lab.errors import first_line, printable
+    from dino_lab.registry import registry
+    from dino_lab.reports.learned_picture import write_learned
+
+    try:
+        path = write_learned(outcome.folder, registry, device, data)
+    except Exception as error:  # whatever a component of a plugin does: the run itself has succeeded
+        return f"\nno picture of what it learned: {printable(first_line(error))}"
+    return f"\nwhat it learned, before and after: {printable(str(path))}"
 
 
 def _set_threads(threads: int | None) -> None:

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from dino_lab.cli.formatting import duration, verdict_text
+from dino_lab.cli.formatting import duration, floors_in_words, verdict_text
 from dino_lab.errors import printable
-from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, LAST, ROWS, SPEC, STATUS
+from dino_lab.runs.files import (
+    BACKBONE,
+    ENVIRONMENT,
+    EVALUATIONS,
+    IDENTITY,
+    LAST,
+    LEARNED,
+    ROWS,
+    SPEC,
+    STATUS,
+)
 
 if TYPE_CHECKING:
+    from dino_lab.protocols import Data
     from dino_lab.training.build import Run
     from dino_lab.training.diagnostics import Verdict
     from dino_lab.training.loop import Row
@@ -31,24 +42,32 @@ FILES = {
     IDENTITY: "what decides the weights",
     BACKBONE: "the backbone, for plain timm",
     EVALUATIONS: "files of the evaluators, by step",
+    LEARNED: "test images before and after training",
 }
 WORTH_SAYING = 0.05  # of the time in which images were waited for
 STYLES = {"finished": "green", "already finished": "green", "interrupted": "yellow"}
 
 
 class Notes:
-    """A listener that keeps the speed and the protocols for the summary."""
+    """A listener that keeps the data, the speed and the protocols for the summary."""
 
     def __init__(self) -> None:
         self.first_step = 0
+        self.data: Data | None = None  # of a run that was not over before
         self.protocols: list[str] = []
         self.rates: list[float] = []
         self.waits: list[float] = []
 
     def started(self, run: Run, folder: Path, step: int) -> None:
-        """Keep the evaluators' protocols."""
-        self.first_step = step
-        self.protocols = [evaluator.protocol for evaluator in run.evaluators.values()]
+        """Keep the data, and the protocols of evaluators and floors."""
+        from dino_lab.evaluation.floors import floors_protocol, pixel_side
+        from dino_lab.protocols import GivesFloors, ability
+
+        self.first_step, self.data = step, run.data
+        evaluators = run.evaluators.values()
+        self.protocols = [evaluator.protocol for evaluator in evaluators]
+        if any(ability(evaluator, GivesFloors) for evaluator in evaluators):
+            self.protocols.append(floors_protocol(pixel_side(run.data)))
 
     def row(self, row: Row, verdict: Verdict) -> None:
         """Keep the speed."""
@@ -71,7 +90,7 @@ def print_summary(
     `fold` breaks long lines at the console's width; a terminal does that itself, and copies them whole.
     """
     lines: list[Text | str] = ["", _headline(outcome, notes, seconds)]
-    lines += _scores(outcome)
+    lines += _scores(outcome, console.width)
     lines += [f"  {printable(protocol)}" for protocol in notes.protocols if outcome.scores_after]
     lines.append(verdict_text(outcome.verdict, failed=outcome.status == "failed"))
     lines += ["", f"files in {printable(str(outcome.folder))}"]
@@ -99,8 +118,12 @@ def _headline(outcome: Outcome, notes: Notes, seconds: float) -> Text:
     return Text.assemble((outcome.status, f"bold {style}"), how, (reason, style))
 
 
-def _scores(outcome: Outcome) -> list[Text]:
-    """Each score before training and after it; one of the two where there was a single evaluation."""
+def _scores(outcome: Outcome, width: int) -> list[Text]:
+    """Each score before training and after it, and without learning.
+
+    One of the first two where there was a single evaluation; floors for which there is no room in the line
+    stand below it.
+    """
     from dino_lab.runs.folder import RunFolder
 
     rows = RunFolder(outcome.folder).rows()
@@ -116,6 +139,11 @@ def _scores(outcome: Outcome) -> list[Text]:
         else:
             text.append(f"{after:.4f}", "bold").append(" after")
         lines.append(text)
+        if floors := floors_in_words(outcome.floors.get(name, {})):
+            if len(text) + len(floors) + len(" ()") <= width:
+                text.append(f" ({floors})", "dim")
+            else:
+                lines.append(Text(f"  {floors}", "dim"))
     return lines
 
 

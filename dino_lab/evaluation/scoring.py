@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from dino_lab.building.data_check import check_labels
@@ -84,12 +84,19 @@ def score(
         return [found[name] for name, _ in evaluators]
 
 
-def _score(name: str, evaluator: Evaluator, encode: Encoder, data: Data, files: bool) -> Scored:
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """A UserError that says which evaluator asked: what all share, such as the encoder, does not know."""
     try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith("evaluator ") else f"evaluator {name}: {said}") from error
+
+
+def _score(name: str, evaluator: Evaluator, encode: Encoder, data: Data, files: bool) -> Scored:
+    with naming(name):
         scores = evaluator.forward(encode, data)
         writer = ability(evaluator, GivesFiles) if files else None
         written = {} if writer is None else writer.files(encode, data)
-    except UserError as error:  # of what all share, such as the encoder, it does not say who asked
-        said = str(error)
-        raise UserError(said if said.startswith("evaluator ") else f"evaluator {name}: {said}") from error
     return Scored(name, evaluator.protocol, evaluator.of, scores, written)

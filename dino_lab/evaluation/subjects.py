@@ -16,6 +16,7 @@ from torch import nn
 from dino_lab.building.check import check_needs
 from dino_lab.building.components import make_evaluators, misfits
 from dino_lab.errors import Misfit, UserError, first_line
+from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
@@ -39,6 +40,8 @@ class Subject:
     size: int
     autocast: Callable[[], AbstractContextManager[object]]
     evaluators: tuple[tuple[str, Evaluator], ...]
+    data_params: Params
+    cache: Path | None = None  # where floors are kept
     step: int = 0  # of the checkpoint
     warning: str = ""  # where the last checkpoint is damaged
 
@@ -48,6 +51,10 @@ class Subject:
             for _, evaluator in self.evaluators:
                 evaluator.of = of
         return score(self.evaluators, self.data, self.network, self.size, self.autocast, files=files)
+
+    def floors(self) -> Floors:
+        """What the scores are without learning, by their whole names; `score` is to come first."""
+        return floors_of(self.evaluators, self.data, self.data_params, self.cache)
 
 
 def is_single(target: str) -> bool:
@@ -108,6 +115,8 @@ def run_subject(
         size=size,
         autocast=run.autocast,
         evaluators=tuple(make_evaluators(spec.evaluators, registry).items()),
+        data_params=spec.data,
+        cache=beside if (beside := path.resolve().parent.parent / FOLDER).is_dir() else None,
         step=run.step,
         warning=run.warning,
     )
@@ -188,7 +197,9 @@ def _subject(source: _Source, registry: Registry, device: torch.device, evaluati
     evaluators: dict[str, Any] = make_evaluators(evaluation.evaluators, registry)
     for evaluator in evaluators.values():
         evaluator.of = "network"
-    return Subject(lambda of: network, data, source.size, nullcontext, tuple(evaluators.items()))
+    return Subject(
+        lambda of: network, data, source.size, nullcontext, tuple(evaluators.items()), evaluation.data
+    )
 
 
 def _backbone(source: _Source, registry: Registry) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 IDENTITY, SPEC, ENVIRONMENT = "identity.json", "spec.yaml", "env.json"
 ROWS, STATUS, EVALUATIONS = "rows.jsonl", "status.json", "evaluations"
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
+LEARNED = "learned.png"
 
 
 def replace_file(target: Path, content: bytes | memoryview) -> None:

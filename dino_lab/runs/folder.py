@@ -8,6 +8,7 @@ events.out.*         the same for TensorBoard
 last.pt              step and state of every part, with a checksum; previous.pt is the one before
 backbone.safetensors the trained backbone, for plain timm
 evaluations/<step>/  pictures and other files of the evaluators
+learned.png          test images, where the network looks and their neighbours, before and after training
 status.json          how the run ended
 lock                 held by the process that trains
 """

@@ -38,8 +38,10 @@ class SavedRun:
         checkpoint: Checkpoint | None,
         registry: Registry,
         device: torch.device,
+        data: Data | None = None,
     ) -> None:
         self.folder, self.spec, self.registry, self.device = folder, spec, registry, device
+        self._given_data = data
         self._checkpoint = checkpoint
         self._networks: dict[tuple[bool, bool], Network] = {}
 
@@ -56,6 +58,8 @@ class SavedRun:
     @cached_property
     def data(self) -> Data:
         """The data of the spec."""
+        if self._given_data is not None:
+            return self._given_data
         data: Data = make_component(self.spec, self.registry, self.device, "data", self.device)
         return data
 
@@ -167,10 +171,12 @@ def open_run(
     *,
     spec: Spec | None = None,
     untrained: bool = False,
+    data: Data | None = None,
 ) -> SavedRun:
     """The run of a folder; a UserError where there is none, or no whole checkpoint.
 
-    `untrained` gives the first weights; `spec` stands in for the folder's own, with other data say.
+    `untrained` gives the first weights; `spec` stands in for the folder's own, with other data say; `data` is
+    what the spec's data part would give, where it is in memory already.
     """
     folder = RunFolder(path)
     spec = spec or folder.spec(registry)
@@ -179,7 +185,7 @@ def open_run(
         checkpoint = load_checkpoint(path, folder.hash, CPU, mapped=True)
         if checkpoint is None:
             raise UserError(f"{path}: there is no checkpoint yet (last.pt)")
-    return SavedRun(folder, spec, checkpoint, registry, device)
+    return SavedRun(folder, spec, checkpoint, registry, device, data)
 
 
 def _built(run: SavedRun, weights: dict[str, Tensor], with_head: bool) -> Network:

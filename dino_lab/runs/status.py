@@ -73,6 +73,10 @@ def _read(plain: dict[str, Any], folder: Path) -> Status:
         isinstance(value, (int, float)) for value in (status.step, status.total, status.seconds)
     ):
         raise ValueError
+    if not all(
+        isinstance(value, (int, float)) for floors in status.floors.values() for value in floors.values()
+    ):
+        raise ValueError
     if not all(isinstance(text, str) for text in (status.verdict, status.sentence, status.reason)):
         raise ValueError
     return status

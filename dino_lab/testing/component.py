@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dino_lab.evaluation.floors import pixel_encoder
+from dino_lab.protocols import GivesFloors, ability
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.testing.images import AugmentTrial, DataTrial
@@ -173,6 +175,16 @@ class EvaluatorTrial(Stateless):
             bool(part.protocol) and "\n" not in part.protocol,
             f"its protocol is {part.protocol!r}; it should be one line: name/version and every constant",
         )
+        if (giving := ability(part, GivesFloors)) is not None:
+            self._check_floors(giving)
+
+    def _check_floors(self, part: GivesFloors) -> None:
+        data, right = self.subject.method.data, "it should return numbers by score and by the floor's name"
+        with self.subject.trying("floors", right):
+            found = part.floors(pixel_encoder(data), data)
+            values = [value for floors in found.values() for value in floors.values()]
+        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+        self.expect(finite, f"floors returns {found!r}; {right}")
 
 
 TRIALS: dict[str, type[Trial]] = {

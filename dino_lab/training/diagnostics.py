@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,12 @@ NO_SPREAD = 0.02  # feature spread below which all features are the same
 # Features that drew together: a spread below 0.1 (a mean cosine above 0.99), and below half of the first
 # row's, for a network may start low. Of 24 methods on the embedded shapes those that learn stay above 0.2.
 LITTLE_SPREAD, SHRUNKEN = 0.1, 0.5
+# Targets without doubt on a handful of many outputs: on the way to one, or a few clusters are told apart.
+SURE, FEW_OUTPUTS, MANY_OUTPUTS = 0.01, 4, 64  # share of ln K; outputs in use; K
 ACCURACIES = ("nn", "top1", "accuracy")  # how the names of scores end that are higher for better features
+
+Floors = Mapping[str, Mapping[str, float]]  # of scores, as Status.floors
+Tone = Literal["good", "doubtful", "bad", "waiting"]
 
 
 @torch.no_grad()
@@ -73,12 +79,14 @@ class Verdict:
     """What the numbers of a run say, as a name for programs and a sentence for people.
 
     `sentence` is a headline, a colon, and the numbers behind it. `doubtful` is True where the name alone
-    promises too much: signs of a collapse gather, or the score is not above that before training.
+    promises too much: signs of a collapse gather, or the score is not above that before training. `better` is
+    True where the score is above it.
     """
 
     name: Literal["warming up", "learning", "collapsed to uniform", "collapsed to one output"]
     sentence: str
     doubtful: bool = False
+    better: bool = False
 
     @property
     def collapsed(self) -> bool:
@@ -90,13 +98,27 @@ class Verdict:
         """The sentence without its numbers."""
         return self.sentence.partition(":")[0]
 
+    @property
+    def tone(self) -> Tone:
+        """How it is coloured; `good` is only a score that is above that before training."""
+        if self.collapsed:
+            return "bad"
+        if self.doubtful:
+            return "doubtful"
+        return "good" if self.better and self.name == "learning" else "waiting"
+
+
+def followed_score(names: Iterable[str]) -> str | None:
+    """The accuracy that a verdict speaks of, or None where none of the scores is an accuracy."""
+    return main_score(name for name in names if name.endswith(ACCURACIES))
+
 
 class Reader:
     """Reads row after row and gives a verdict; a collapse must show in several consecutive rows."""
 
-    def __init__(self, warm_up: float) -> None:
-        """`warm_up`: share of the run in which nothing is called a collapse."""
-        self._warm_up = warm_up
+    def __init__(self, warm_up: float, floors: Floors | None = None) -> None:
+        """`warm_up`: share of the run in which nothing is called a collapse; `floors`: those of scores."""
+        self._warm_up, self._floors = warm_up, floors or {}
         self._signs: deque[str] = deque(maxlen=PATIENCE)
         self._first_spread: float | None = None
         self._score = ""  # the name of the accuracy that is followed
@@ -116,42 +138,55 @@ class Reader:
 
     def _follow_score(self, numbers: Mapping[str, float]) -> None:
         """Keep the first and the latest value of the main accuracy."""
-        found = {name: value for name, value in scores(numbers).items() if name.endswith(ACCURACIES)}
-        if not self._score and (name := main_score(found)):
+        found = scores(numbers)
+        if not self._score and (name := followed_score(found)):
             self._score, self._untrained = name, found[name]
         elif self._score in found:
             self._latest = found[self._score]
 
     def _judge(self, numbers: Mapping[str, float], progress: float, first_spread: float) -> Verdict:
-        signs = self._consecutive_signs()
         if not all(map(math.isfinite, (numbers["loss"], numbers["feature_spread"]))):
             return Verdict(
                 "learning", f"not finite: loss {numbers['loss']}, {_spread(numbers)}", doubtful=True
             )
+        kind, signs = self._signs[-1], self._consecutive_signs()
+        gathering = f"signs of collapse to {kind} ({signs} of {PATIENCE} rows)"
         if progress < self._warm_up:
-            until = f"until {self._warm_up:.0%} of the run"
-            return Verdict("warming up", f"warming up {until}: {_state(numbers)}")
+            headline = f"warming up until {self._warm_up:.0%} of the run" + f", {gathering}" * bool(signs)
+            return Verdict("warming up", f"{headline}: {_seen(numbers, signs)}", doubtful=bool(signs))
         if signs == PATIENCE:
             # A collapse may swing between the two kinds; it is called by what it is now.
-            if self._signs[-1] == "uniform":
+            if kind == "uniform":
                 return Verdict("collapsed to uniform", _uniform(numbers))
             return Verdict("collapsed to one output", _one_output(numbers, first_spread))
         if signs:
-            headline = f"signs of collapse ({signs} of {PATIENCE} rows)"
-            seen = [_state(numbers)]
-            if "outputs_in_use" in numbers:
-                seen += [f"{numbers['outputs_in_use']:.1f} outputs in use", _spread(numbers)]
-            return Verdict("learning", f"{headline}: {', '.join(seen)}", doubtful=True)
-        if self._latest <= self._untrained:
-            compared = f"{self._score} {self._latest:.4f}, {self._untrained:.4f} untrained"
-            sentence = f"learning, but no better than untrained yet: {compared}; {_state(numbers)}"
-            return Verdict("learning", sentence, doubtful=True)
-        return Verdict("learning", f"learning: {_state(numbers)}")
+            return Verdict("learning", f"{gathering}: {_seen(numbers, signs)}", doubtful=True)
+        if _is_sure_of_few(numbers):
+            headline = "learning, but few outputs are in use"
+            return Verdict("learning", f"{headline}: {_seen(numbers, 1)}", doubtful=True)
+        return self._compared(_state(numbers))
 
     def _consecutive_signs(self) -> int:
         """How many of the latest rows, without a gap, show a sign of collapse."""
         latest_first = list(reversed(self._signs))
         return latest_first.index("") if "" in latest_first else len(latest_first)
+
+    def _compared(self, state: str) -> Verdict:
+        """That it learns, and how the score stands to those of no training and no learning."""
+        if math.isnan(self._latest):
+            return Verdict("learning", f"learning: {state}")
+        floors = {"untrained": self._untrained, **self._floors.get(self._score, {})}
+        values = ", ".join(f"{value:.4f} {name}" for name, value in floors.items())
+        if self._latest <= self._untrained:
+            compared = f"{self._score} {self._latest:.4f}, {values}"
+            sentence = f"learning, but no better than untrained yet: {compared}; {state}"
+            return Verdict("learning", sentence, doubtful=True)
+        below = [floor for floor, value in floors.items() if self._latest <= value]
+        above = [floor for floor in floors if floor not in below and floor != "chance"]
+        name = re.sub(r"^.*\.(\d+)nn$", r"\1-NN", self._score)
+        headline = f"learning; {name} above {' and '.join(above)}"
+        headline += f", below {' and '.join(below)}" if below else ""
+        return Verdict("learning", f"{headline}: {self._latest:.4f}, {values}; {state}", better=True)
 
 
 def _sign(numbers: Mapping[str, float], first_spread: float) -> str:
@@ -165,10 +200,31 @@ def _sign(numbers: Mapping[str, float], first_spread: float) -> str:
     return ""
 
 
+def _is_sure_of_few(numbers: Mapping[str, float]) -> bool:
+    if "entropy" not in numbers:
+        return False
+    highest = numbers["entropy_max"]
+    return (
+        highest >= math.log(MANY_OUTPUTS)
+        and numbers["entropy"] < SURE * highest
+        and numbers["outputs_in_use"] < FEW_OUTPUTS
+    )
+
+
+def _seen(numbers: Mapping[str, float], signs: int) -> str:
+    """The state, and with signs of a collapse what they are read from."""
+    seen = [_state(numbers)]
+    if signs and "outputs_in_use" in numbers:
+        seen += [f"{numbers['outputs_in_use']:.1f} outputs in use", _spread(numbers)]
+    return ", ".join(seen)
+
+
 def _state(numbers: Mapping[str, float]) -> str:
     if "entropy" not in numbers:
         return f"{_spread(numbers)}, rank {numbers['effective_rank']:.1f}"
-    text = f"target entropy {numbers['entropy']:.2f} of at most {numbers['entropy_max']:.2f}"
+    entropy = numbers["entropy"]
+    shown = f"{entropy:.2f}" if entropy >= 0.01 or entropy == 0 else f"{entropy:.0e}"
+    text = f"target entropy {shown} of at most {numbers['entropy_max']:.2f}"
     return text + (f", KL {numbers['kl']:.3f}" if "kl" in numbers else "")
 
 

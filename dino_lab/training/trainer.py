@@ -14,6 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from dino_lab.errors import UserError, first_line
+from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import write_files
 from dino_lab.protocols import Evaluator, GivesReport, GivesTimmModel, SharedData, ability
 from dino_lab.registry import Registry
@@ -28,7 +29,7 @@ from dino_lab.runs.status import State, Status, write_status
 from dino_lab.spec.identity import identity_of
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
-from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.training.diagnostics import Reader, Verdict, followed_score
 from dino_lab.training.loop import NoBatch, NonFinite, Row, train
 
 
@@ -89,6 +90,7 @@ class Outcome:
     scores_before: dict[str, float] = field(default_factory=dict)
     scores_after: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    floors: Floors = field(default_factory=dict)  # of the scores
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,16 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
         status.scores_before,
         status.scores_after,
         status.reason,
+        status.floors,
     )
 
 
 def verdict_of(status: Status) -> Verdict:
     """The verdict that a status keeps."""
-    return Verdict(cast(Any, status.verdict), status.sentence, status.doubtful)
+    score = followed_score(status.scores_before) or ""
+    before, after = status.scores_before.get(score), status.scores_after.get(score)
+    better = before is not None and after is not None and after > before
+    return Verdict(cast(Any, status.verdict), status.sentence, status.doubtful, better)
 
 
 def reason_of(error: Exception) -> str:
@@ -207,7 +213,7 @@ class Trainer:
         self.run, self.folder = run, folder
         self._lock, self._options, self._listeners = lock, options, listeners
         self._began = time.monotonic()
-        self._reader = Reader(max(LEAST_WARM_UP, run.spec.optim.lr.warmup))
+        self._floors = before.floors
         if lock.warning:
             logger.warning(lock.warning)
         self.step, self._seconds_before = 0, before.seconds
@@ -244,6 +250,7 @@ class Trainer:
             facts["data"] = asdict(reporting.found())
         self.folder.write_environment(facts)
         self._tell_started()
+        self._find_floors()
         if self.step == 0:
             self._write(Row(0, self.run.total_steps, 0.0, self._evaluate(self.run.due(0))))
         self.start_clock()
@@ -318,6 +325,7 @@ class Trainer:
         """The outcome of a finished run, whose new evaluators were computed when it was resumed."""
         self._tell_started()
         self.folder.add_to_row(self.step, self._evaluate(self._new_evaluators))
+        self._find_floors()
         write_status(self.folder.path, self.status)
         return self._outcome("already finished", "")
 
@@ -352,10 +360,21 @@ class Trainer:
             run.load_state_dict(checkpoint.state)
             self.step = checkpoint.step
             self._seconds_before = max(self._seconds_before, checkpoint.seconds)
-        for row in rows:
-            self._reader.read(row, row["step"] / run.total_steps)
+        self._read(rows)
         folder.write_identity(identity_of(run.spec), record)
         folder.write_spec(run.spec)
+
+    def _read(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Begin a verdict with rows that were written before."""
+        self._reader = Reader(max(LEAST_WARM_UP, self.run.spec.optim.lr.warmup), self._floors)
+        for row in rows:
+            self._reader.read(row, row["step"] / self.run.total_steps)
+
+    def _find_floors(self) -> None:
+        """What the scores are without learning, which the verdict is told."""
+        evaluators, cache = list(self.run.evaluators.items()), self._options.runs / FOLDER
+        self._floors = floors_of(evaluators, self.run.data, self.run.spec.data, cache)
+        self._read(self.folder.rows())
 
     def _tell_started(self) -> None:
         for listener in self._listeners:
@@ -377,6 +396,7 @@ class Trainer:
 
     def _outcome(self, state: Any, reason: str) -> Outcome:
         scored = [(row["step"], found) for row in self.folder.rows() if (found := scores(row))]
+        before = _first_of([found for _, found in scored])
         return Outcome(
             state,
             self.folder.path,
@@ -384,9 +404,10 @@ class Trainer:
             self.run.total_steps,
             self._reader.verdict,
             self._seconds,
-            _first_of([found for _, found in scored]),
+            before,
             _first_of([found for step, found in reversed(scored) if step > 0]),
             reason,
+            {name: dict(floors) for name, floors in self._floors.items() if name in before},
         )
 
 
@@ -409,7 +430,8 @@ def _status(state: State, outcome: Outcome) -> Status:
         outcome.seconds,
         outcome.scores_before,
         outcome.scores_after,
-        doubtful=outcome.verdict.doubtful,
+        outcome.floors,
+        outcome.verdict.doubtful,
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from dino_lab.imaging.pictures import HeatScale, overlay, picture_of
 from dino_lab.registry import registry
 from dino_lab.reports.page.base_spec import base_spec_of
-from dino_lab.reports.page.chart import ChartLine, thinned
+from dino_lab.reports.page.chart import Chart, ChartFloor, ChartLine, draw, thinned
 from dino_lab.reports.page.evaluator_files import charts_of, read_evaluator_files
 from dino_lab.reports.page.galleries import nearest_in, principal_colours
 from dino_lab.reports.page.run_curves import RunRows, comparison_charts, run_charts, single_numbers
@@ -95,6 +95,24 @@ def test_every_number_of_a_row_has_a_chart() -> None:
     assert {"KL of target and student", "Learning rate", "Regularizer koleo", "odd"} <= set(charts)
     assert "Weight decay" not in charts, "a constant is no curve"
     assert charts["Scores of knn"].lines[0].y == [0.2, 0.4]
+
+
+def test_floors_are_thin_lines_in_the_colour_of_their_curve() -> None:
+    rows = [row | {"knn.9nn": 0.1} for row in ROWS]
+    floors = {"knn.5nn": {"chance": 0.1, "raw pixels": 0.3}, "knn.9nn": {"chance": 0.1, "raw pixels": 0.2}}
+    chart = next(chart for chart in run_charts(rows, floors) if chart.title == "Scores of knn")
+    assert [line.name for line in chart.lines] == ["5nn", "9nn"]
+    # Chance is the same for both; raw pixels are not, and the first to be drawn with dashes.
+    assert chart.floors == (ChartFloor(0.1, 0), ChartFloor(0.3, 1, 0), ChartFloor(0.2, 1, 1))
+    assert chart.note == "Thin lines: chance dotted, raw pixels dashed."
+    (plain,) = (chart for chart in run_charts(ROWS) if chart.title == "Scores of knn")
+    assert (plain.floors, plain.note) == ((), "")
+
+
+def test_a_floor_below_the_curve_is_on_the_picture() -> None:
+    line = ChartLine("5nn", [0, 1], [0.5, 0.6])
+    low, high = draw(Chart("a", "score", (line,), floors=(ChartFloor(0.1, 0, 0),))).data["limits"][2:]
+    assert low < 0.1 < 0.6 < high
 
 
 def test_what_stands_in_one_row_is_a_number_and_no_chart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ from dino_lab.registry import registry
 from dino_lab.reports.page.html import page
 from dino_lab.reports.page.network_section import Pictures
 from dino_lab.reports.page.run_facts import read_facts
+from dino_lab.runs.files import LEARNED
+from dino_lab.runs.status import read_status
 from dino_lab.runs.study import Arm, Study
 from dino_lab.training.diagnostics import Verdict
 
@@ -70,6 +73,18 @@ def test_a_run_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert "url(http" not in page
     assert list(run.glob("*.tmp")) == []
+
+
+def test_the_picture_and_the_floors_of_a_run_are_shown(run: Path) -> None:
+    Image.new("RGB", (9, 9)).save(run / LEARNED)
+    assert report(run) == 0
+    page = (run / "report.html").read_text()
+    assert sections(page)[:3] == ["scores", "learned", "curves"]
+    assert page.count("data:image/png;base64," + base64.b64encode((run / LEARNED).read_bytes()).decode()) == 1
+    floors = read_status(run).floors["knn.5nn"]
+    assert f"<small>chance {floors['chance']:.4f}, raw pixels {floors['raw pixels']:.4f}</small>" in page
+    assert "those of 16 x 16 px" in page
+    assert "Thin lines: chance dotted, raw pixels dashed." in page
 
 
 @pytest.mark.parametrize("student", [False, True], ids=["teacher", "student"])
@@ -314,6 +329,7 @@ EVIL_PAGE: dict[str, object] = {
     "facts": Facts,
     "base": SimpleNamespace(name="b\x1b", changes=[]),
     "pictures": Pictures(),
+    "learned": "",
     "spec_yaml": "key: \x1b",
     "left_out": ["left \x1b[31m out"],
     **dict.fromkeys(("protocols", "environment", "charts", "singles", "files"), ()),

@@ -138,20 +138,59 @@ def test_signs_of_a_collapse_are_counted_while_they_gather() -> None:
     seen = [reader.read(ROW | kind, 0.5) for kind in kinds]
     assert [one.headline for one in seen] == [
         "learning",
-        "signs of collapse (1 of 5 rows)",
-        "signs of collapse (2 of 5 rows)",
+        "signs of collapse to one output (1 of 5 rows)",
+        "signs of collapse to one output (2 of 5 rows)",
         "learning",
-        *(f"signs of collapse ({i} of 5 rows)" for i in (1, 2, 3, 4)),
+        *(f"signs of collapse to one output ({i} of 5 rows)" for i in (1, 2, 3, 4)),
         "collapsed to one output",
     ]
     assert [one.doubtful for one in seen] == [False, True, True, False, True, True, True, True, False]
     assert [one.collapsed for one in seen] == [False] * 8 + [True]
-    assert "target entropy 0.00 of at most 4.00, 1.0 outputs in use, feature spread 0.40" in seen[1].sentence
+    assert "target entropy 1e-07 of at most 4.00, 1.0 outputs in use, feature spread 0.40" in seen[1].sentence
 
 
-def scored(*rows: dict[str, float]) -> Verdict:
-    """The verdict after an evaluation before training, and after each of these rows."""
+def test_signs_of_a_collapse_say_which_it_is_now() -> None:
     reader = Reader(warm_up=0.1)
+    one, uniform = {"outputs_in_use": 1.2}, {"entropy": 3.99}
+    headlines = [reader.read(ROW | kind, 0.5).headline for kind in (one, uniform, {"feature_spread": 0.01})]
+    assert headlines == [
+        "signs of collapse to one output (1 of 5 rows)",
+        "signs of collapse to uniform (2 of 5 rows)",
+        "signs of collapse to one output (3 of 5 rows)",
+    ]
+
+
+def test_signs_of_a_collapse_are_told_while_warming_up() -> None:
+    reader = Reader(warm_up=0.1)
+    seen = [reader.read(ROW | {"outputs_in_use": 1.0}, 0.05) for _ in range(PATIENCE + 1)]
+    assert [one.name for one in seen] == ["warming up"] * 6
+    assert (
+        seen[2].headline == "warming up until 10% of the run, signs of collapse to one output (3 of 5 rows)"
+    )
+    assert all(one.doubtful and one.tone == "doubtful" for one in seen)
+    assert reader.read(ROW | {"outputs_in_use": 1.0}, 0.1).name == "collapsed to one output"
+
+
+@pytest.mark.parametrize(
+    ("row", "few"),
+    [
+        ({"entropy": 1e-7, "outputs_in_use": 2.0}, True),  # two clusters, told apart without doubt
+        ({"entropy": 1e-7, "outputs_in_use": 20.0}, False),
+        ({"entropy": 1.0, "outputs_in_use": 2.0}, False),
+        ({"entropy": 0.0, "outputs_in_use": 2.0, "entropy_max": math.log(10)}, False),  # labels of 10 classes
+        ({"entropy": 0.0, "outputs_in_use": 3.9, "entropy_max": math.log(64)}, True),
+    ],
+)
+def test_sure_targets_on_few_of_many_outputs_are_in_doubt(row: dict[str, float], few: bool) -> None:
+    reader = Reader(warm_up=0.1)
+    seen = [reader.read(ROW | {"entropy_max": math.log(1024)} | row, 0.5) for _ in range(PATIENCE + 1)]
+    assert [(one.name, one.doubtful) for one in seen] == [("learning", few)] * 6  # but no collapse
+    assert ("few outputs are in use" in seen[-1].headline) == few
+
+
+def scored(*rows: dict[str, float], floors: dict[str, dict[str, float]] | None = None) -> Verdict:
+    """The verdict after an evaluation before training, and after each of these rows."""
+    reader = Reader(warm_up=0.1, floors=floors)
     reader.read(rows[0], 0.0)
     for row in rows[1:]:
         reader.read(ROW | row, 0.5)
@@ -162,7 +201,7 @@ def scored(*rows: dict[str, float]) -> Verdict:
     ("rows", "sentence"),
     [
         ([{"knn.20nn": 0.25}, {}], "learning: target"),
-        ([{"knn.20nn": 0.25}, {"knn.20nn": 0.26}], "learning: target"),
+        ([{"knn.20nn": 0.25}, {"knn.20nn": 0.26}], "learning; 20-NN above untrained: 0.2600, 0.2500 untrained; target"),
         ([{"knn.20nn": 0.25}, {"knn.20nn": 0.25}, {}], "learning, but no better than untrained yet: knn.20nn 0.2500, 0.2500 untrained; target"),
         ([{"knn.20nn": 0.25}, {"knn.20nn": 0.3}, {"knn.20nn": 0.2}], "learning, but no better than untrained yet: knn.20nn 0.2000, 0.2500 untrained; target"),
         # Lower may be better there, or better and worse may not be known.
@@ -174,6 +213,43 @@ def test_learning_says_whether_the_score_rose(rows: list[dict[str, float]], sent
     assert verdict.name == "learning"
     assert verdict.sentence.startswith(sentence)
     assert verdict.doubtful == ("but" in sentence)
+
+
+FLOORS = {"knn.20nn": {"chance": 0.1, "raw pixels": 0.39}, "knn.10nn": {"chance": 0.1, "raw pixels": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "headline", "tone"),
+    [
+        (0.25, 0.57, "learning; 20-NN above untrained and raw pixels", "good"),
+        (0.25, 0.39, "learning; 20-NN above untrained, below raw pixels", "good"),
+        (0.05, 0.09, "learning; 20-NN above untrained, below chance and raw pixels", "good"),
+        (0.45, 0.45, "learning, but no better than untrained yet", "doubtful"),
+        (0.45, 0.40, "learning, but no better than untrained yet", "doubtful"),
+    ],
+)
+def test_the_score_is_compared_with_its_floors(before: float, after: float, headline: str, tone: str) -> None:
+    verdict = scored(
+        {"knn.10nn": 0.9, "knn.20nn": before}, {"knn.10nn": 0.1, "knn.20nn": after}, floors=FLOORS
+    )
+    assert (verdict.headline, verdict.tone) == (headline, tone)
+    assert (
+        f"{after:.4f}, {before:.4f} untrained, 0.1000 chance, 0.3900 raw pixels; target" in verdict.sentence
+    )
+
+
+def test_other_accuracies_have_their_own_name_and_floors() -> None:
+    rows = {"logistic.top1": 0.3}, {"logistic.top1": 0.4}
+    verdict = scored(*rows, floors={"logistic.top1": {"raw pixels": 0.35}})
+    assert verdict.headline == "learning; logistic.top1 above untrained and raw pixels"
+
+
+def test_only_a_score_above_that_before_training_is_good() -> None:
+    assert scored({"knn.20nn": 0.25}, {}).tone == "waiting"  # no score since
+    assert scored({}, {}).tone == "waiting"  # no evaluator
+    assert scored({"knn.20nn": 0.25}, {"knn.20nn": 0.26}, {"outputs_in_use": 1.0}).tone == "doubtful"
+    rows = [{"outputs_in_use": 1.0}] * PATIENCE
+    assert scored({"knn.20nn": 0.25}, {"knn.20nn": 0.26}, *rows).tone == "bad"
 
 
 def test_numbers_that_are_not_finite_are_not_called_learning() -> None:

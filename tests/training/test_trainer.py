@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status, read_status, write_status
 from dino_lab.training.build import build
 from dino_lab.training.loop import NonFinite, train
-from dino_lab.training.trainer import FitOptions, prepared
+from dino_lab.training.trainer import FitOptions, prepared, verdict_of
 
 CPU = torch.device("cpu")
 
@@ -174,3 +175,21 @@ def test_a_misfit_is_the_reason_of_a_failure(tiny_spec: Callable, execute: Calla
     status = json.loads(next((tmp_path / "runs" / "tiny").rglob("status.json")).read_text())
     assert (status["state"], status["step"]) == ("failed", 0)
     assert "is more than the 96 training images" in status["reason"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tone"),
+    [
+        ({"knn.20nn": 0.2, "spectrum.rankme": 9.0}, {"knn.20nn": 0.3, "spectrum.rankme": 5.0}, "good"),
+        ({"knn.20nn": 0.3}, {"knn.20nn": 0.3}, "waiting"),
+        ({"knn.20nn": 0.3}, {}, "waiting"),
+        ({}, {}, "waiting"),
+        ({"spectrum.rankme": 5.0}, {"spectrum.rankme": 9.0}, "waiting"),  # no accuracy
+    ],
+)
+def test_a_kept_verdict_is_green_only_for_a_score_that_rose(
+    before: dict[str, float], after: dict[str, float], tone: str
+) -> None:
+    status = Status("finished", verdict="learning", sentence="x", scores_before=before, scores_after=after)
+    assert verdict_of(status).tone == tone
+    assert verdict_of(replace(status, verdict="collapsed to uniform")).tone == "bad"

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dino_lab.types import VOID
 
+FLOOR_NAMES = ("centre square", "whole image")  # masks that ignore the image, as floors of the others
+
 TestImages = Annotated[int | None, Field(gt=0, description="test images, the first of the split; null: all")]
 TestPixels = Annotated[
     int | None,

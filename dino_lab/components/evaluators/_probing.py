@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.components.evaluators._chance import CHANCE, PIXELS, accuracy_by_chance
 from dino_lab.errors import UserError
 from dino_lab.evaluation.outputs import Split
 
+PROBED = 16  # pixels of a side of raw images that are classified; of larger ones a classifier takes long
 CONSTANT = 1e-6  # a feature whose std is below this share of its mean is constant but for rounding
 TOP = 5
 
@@ -83,3 +86,15 @@ def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     if scores.shape[1] > TOP:
         found["top5"] = correct.any(1).double().mean().item()
     return found
+
+
+def floors_of_accuracies(
+    bank: Split, test: Split, classes: int, by_pixels: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """The floors of `accuracies`: chance, and where it was measured the same by raw pixels."""
+    floors = {}
+    for name, top in (("top1", 1), ("top5", TOP))[: 2 if classes > TOP else 1]:
+        floors[name] = {CHANCE: accuracy_by_chance(bank.labels, test.labels, classes, top)}
+        if name in by_pixels:
+            floors[name][PIXELS] = by_pixels[name]
+    return floors

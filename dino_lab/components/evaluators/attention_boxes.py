@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._masks import (
+    FLOOR_NAMES,
     Pictures,
     TestImages,
     TestPixels,
@@ -161,11 +163,23 @@ class AttentionBoxes:
                 found.setdefault(name, []).append(float(overlap(box, truth).max()))
         if not found:
             raise UserError(f"evaluator attention_boxes: none of {len(seen.images)} images has an object")
-        scores = {}
+        scores: dict[str, float] = {}
         for name, overlaps in found.items():
-            scores[f"{name}_corloc"] = sum(value >= 0.5 for value in overlaps) / len(overlaps)
-            scores[f"{name}_iou"] = sum(overlaps) / len(overlaps)
+            scores |= {f"{name}_{key}": value for key, value in _summary(overlaps).items()}
         return scores
+
+    def floors(self, pixels: Encoder, data: Any) -> dict[str, dict[str, float]]:
+        """The centre square and the whole image."""
+        truths = [_objects(objects) for objects in pixels.annotated(data, self.images).objects]
+        found = {
+            floor: _summary([float(overlap(box, truth).max()) for truth in truths if len(truth)])
+            for floor, box in zip(FLOOR_NAMES, _floors(data.size).values(), strict=True)
+        }
+        return {
+            f"{kind}_{key}": {floor: values[key] for floor, values in found.items()}
+            for kind in ("attention", "similarity", "tokencut")
+            for key in ("corloc", "iou")
+        }
 
     def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
         """`boxes.png`: the first images with their objects' boxes in white, and those that were found."""
@@ -209,6 +223,14 @@ def _objects(objects: Tensor) -> Tensor:
     names = objects.unique()
     names = names[(names > 0) & (names != VOID)]
     return torch.tensor([box_of(objects == name) for name in names]).view(-1, 4)
+
+
+def _summary(overlaps: Sequence[float]) -> dict[str, float]:
+    """CorLoc and mean intersection over union from the best one of each image."""
+    return {
+        "corloc": sum(value >= 0.5 for value in overlaps) / len(overlaps),
+        "iou": sum(overlaps) / len(overlaps),
+    }
 
 
 def _floors(size: int) -> dict[str, Box]:

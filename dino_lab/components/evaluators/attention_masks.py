@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._masks import (
+    FLOOR_NAMES,
     Pictures,
     TestImages,
     TestPixels,
@@ -26,7 +27,7 @@ from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
 
-FLOORS = ("centre_box", "whole_image")
+FLOORS = ("centre_box", "whole_image")  # names of scores
 Mass = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -90,12 +91,21 @@ class AttentionMasks:
     def _scores(self, kind: str, values: Tensor, objects: Tensor) -> dict[str, Tensor]:
         """Scores of one image from maps [heads, h, w] and objects [H, W]."""
         size = len(objects)
-        floors = torch.stack([box_mask(centre_box(size), size), torch.ones(size, size, dtype=torch.bool)])
         scores: dict[str, Tensor] = {}
         for mass in self.masses:
             masks = enlarged(mass_masks(values, mass)[None], (size, size))[0]
             scores |= _named(kind, jaccard(masks, objects), _percent(mass))
-        return scores | dict(zip(FLOORS, jaccard(floors, objects).mean(0), strict=True))
+        return scores | dict(zip(FLOORS, _floors(objects), strict=True))
+
+    def floors(self, pixels: Encoder, data: Any) -> dict[str, dict[str, float]]:
+        """The centre square and the whole image, of every score but those of single heads."""
+        objects = pixels.annotated(data, self.images).objects
+        there = [one for one in objects if ((one > 0) & (one != VOID)).any()]
+        found = dict(
+            zip(FLOOR_NAMES, torch.stack([_floors(one) for one in there]).mean(0).tolist(), strict=True)
+        )
+        kinds = ("jaccard", "mean_jaccard", "similarity_jaccard")
+        return {f"{kind}_{_percent(mass)}": found for kind in kinds for mass in self.masses}
 
     def files(self, encode: Encoder, data: Any) -> dict[str, bytes]:
         """`heads.png`: the first images, each head's map, and what holds the first of the masses."""
@@ -113,6 +123,13 @@ class AttentionMasks:
                 tiles.append((f"{_percent(self.masses[0])} % of it", cut_out(image, mask)))
             rows.append(tiles)
         return {"heads.png": png(sheet(rows, scale=scale))}
+
+
+def _floors(objects: Tensor) -> Tensor:
+    """Jaccard [2] of the centre square and of the whole image with objects [H, W], mean over objects."""
+    size = len(objects)
+    masks = torch.stack([box_mask(centre_box(size), size), torch.ones(size, size, dtype=torch.bool)])
+    return jaccard(masks, objects).mean(0)
 
 
 def _named(kind: str, values: Tensor, percent: str) -> dict[str, Tensor]:

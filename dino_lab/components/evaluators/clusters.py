@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.components.evaluators._chance import CHANCE, PIXELS
 from dino_lab.components.evaluators._figures import confusion_plot
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
@@ -86,6 +87,15 @@ class Clusters:
             "nmi": float(normalized_mutual_info_score(labels.numpy(), clusters.numpy())),
             "ari": float(adjusted_rand_score(labels.numpy(), clusters.numpy())),
             "accuracy": hits / len(labels),
+        }
+
+    def floors(self, pixels: Encoder, data: Data) -> dict[str, dict[str, float]]:
+        """Chance, all images in one cluster, and clusters of pixels."""
+        labels = pixels.split(data, "test").labels
+        largest = labels.bincount().max().item() / len(labels)
+        chance = {"nmi": 0.0, "ari": 0.0, "accuracy": largest}
+        return {
+            name: {CHANCE: chance[name], PIXELS: value} for name, value in self.forward(pixels, data).items()
         }
 
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.components.evaluators._chance import CHANCE, PIXELS, accuracy_by_chance
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.kernels.linear import linear
@@ -136,6 +137,18 @@ class Knn:
                     if name.startswith(f"{k}nn"):
                         hits[name] += int(correct[:, :top].sum())
         return {name: hit / len(test.labels) for name, hit in hits.items()}
+
+    def floors(self, pixels: Encoder, data: Data) -> dict[str, dict[str, float]]:
+        """Chance, and the same vote by neighbours in pixels."""
+        bank, test = pixels.split(data, "bank"), pixels.split(data, "test")
+        found = self.forward(pixels, data)
+        return {
+            name: {
+                CHANCE: accuracy_by_chance(bank.labels, test.labels, data.classes, top),
+                PIXELS: found[name],
+            }
+            for name, top in self._names(data.classes).items()
+        }
 
     def _names(self, classes: int) -> dict[str, int]:
         names = {f"{k}nn": 1 for k in self.k}

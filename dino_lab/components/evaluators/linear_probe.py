@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._probing import (
+    PROBED,
     ProbeSeed,
     ValidationShare,
     accuracies,
+    floors_of_accuracies,
     inputs,
     only_seen,
     standardisation,
@@ -152,6 +154,13 @@ class LinearProbe:
         x = (inputs(test, self.blocks, self.mean_tokens) - mean) / std
         scores = _accuracies(weights[best], biases[best], x, test.labels, seen)
         return {**scores, "rate": self.rates[best], "validation_top1": choices[best]}
+
+    def floors(self, pixels: Encoder, data: Data) -> dict[str, dict[str, float]]:
+        """Chance, and the same classifier on pixels of small images, which have neither blocks nor tokens."""
+        small = pixels.at(min(PROBED, pixels.size), data.channels)
+        found = {} if self.wants else self.forward(small, data)
+        bank, test = small.split(data, "bank"), small.split(data, "test")
+        return floors_of_accuracies(bank, test, data.classes, found)
 
 
 def _accuracies(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, seen: Tensor) -> dict[str, float]:

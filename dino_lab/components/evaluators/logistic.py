@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.evaluators._probing import (
+    PROBED,
     ProbeSeed,
     ValidationShare,
     accuracies,
+    floors_of_accuracies,
     standardisation,
     validation_part,
 )
@@ -82,6 +84,12 @@ class Logistic:
             "inverse_penalty": self.inverse_penalties[best],
             "validation_top1": choices[best],
         }
+
+    def floors(self, pixels: Encoder, data: Data) -> dict[str, dict[str, float]]:
+        """Chance, and the same classifier on pixels of small images."""
+        small = pixels.at(min(PROBED, pixels.size), data.channels)
+        bank, test = small.split(data, "bank"), small.split(data, "test")
+        return floors_of_accuracies(bank, test, data.classes, self.forward(small, data))
 
     def _fit(self, x: Tensor, y: Tensor, inverse_penalty: float) -> Any:
         from sklearn.exceptions import ConvergenceWarning

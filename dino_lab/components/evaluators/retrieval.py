@@ -16,6 +16,7 @@ from dino_lab.components.evaluators._average_precision import (
     precision_at,
 )
 from dino_lab.components.evaluators._benchmark import BenchmarkLayout, read_layout
+from dino_lab.components.evaluators._chance import CHANCE, PIXELS, average_precision_by_chance
 from dino_lab.components.evaluators._picture import Found, draw, of_split, spread
 from dino_lab.components.evaluators._search import rankings
 from dino_lab.errors import UserError
@@ -50,6 +51,19 @@ def scores(encode: Encoder, data: Any, database: Database, k: tuple[int, ...]) -
         raise UserError("evaluator retrieval: no test image has another image of its class in the database")
     return {"mAP": mean_of_queries(averages)} | {
         f"mP_at_{at}": mean_of_queries(values) for at, values in precisions.items()
+    }
+
+
+def by_chance(encode: Encoder, data: Any, database: Database, k: tuple[int, ...]) -> dict[str, float]:
+    """The same scores, expected of rankings in random order."""
+    test, bank = encode.split(data, "test").labels, encode.split(data, SPLITS[database]).labels
+    without_itself = int(database == "test")
+    images = len(bank) - without_itself
+    relevant = bank.bincount(minlength=data.classes)[test] - without_itself
+    relevant = relevant[relevant > 0]
+    precision = relevant.double().mean().item() / images
+    return {"mAP": average_precision_by_chance(relevant.cpu(), images).mean().item()} | {
+        f"mP_at_{at}": precision for at in k
     }
 
 
@@ -163,6 +177,14 @@ class Retrieval:
         if self.benchmark is None:
             return scores(encode, data, self.database, self.k)
         return _place_search.scores(*self._places(encode, self.benchmark), self.k)
+
+    def floors(self, pixels: Encoder, data: Data) -> dict[str, dict[str, float]]:
+        """Chance, and rankings by pixels; of a benchmark none."""
+        if self.benchmark is not None:
+            return {}
+        found = scores(pixels, data, self.database, self.k)
+        chance = by_chance(pixels, data, self.database, self.k)
+        return {name: {CHANCE: chance[name], PIXELS: value} for name, value in found.items()}
 
     def files(self, encode: Encoder, data: Data) -> dict[str, bytes]:
         """`results.png`: some queries and their first results."""

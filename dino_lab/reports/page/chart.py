@@ -12,6 +12,7 @@ from markupsafe import Markup
 from dino_lab.errors import printable
 from dino_lab.reports.theme import INK, colour, dash, inline_svg
 
+DASHES = (("dotted", (1, 2)), ("dashed", (5, 3)), ("dash-dotted", (5, 2, 1, 2)))  # of thin lines
 MOST_POINTS = 400  # of a line
 FEW_POINTS = 40  # of which each has a dot
 WIDTH, HEIGHT = 4.3, 2.5  # inches
@@ -28,6 +29,15 @@ class ChartLine:
 
 
 @dataclass(frozen=True)
+class ChartFloor:
+    """A thin line that a curve should rise above, in the colour of its series or, for all curves, grey."""
+
+    height: float
+    dashes: int  # place in DASHES
+    series: int | None = None
+
+
+@dataclass(frozen=True)
 class Chart:
     """Lines over one axis; `level` is a height that means something, and its name."""
 
@@ -36,6 +46,7 @@ class Chart:
     lines: tuple[ChartLine, ...]
     x_label: str = "epoch"
     level: tuple[float, str] | None = None
+    floors: tuple[ChartFloor, ...] = ()
     note: str = ""
 
     @property
@@ -73,6 +84,10 @@ def draw(chart: Chart, *, legend: bool = True) -> DrawnChart:
             markersize=3,
         )
         drawn.set_gid(f"series-{line.series}")
+    for floor in chart.floors:
+        _, dashes = DASHES[floor.dashes % len(DASHES)]
+        ink = INK if floor.series is None else colour(floor.series)
+        panel.axhline(floor.height, color=ink, linewidth=0.7, linestyle=(0, dashes))
     if chart.level is not None:
         height, name = chart.level
         panel.axhline(height, color=INK, linewidth=1, linestyle=(0, (4, 3)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from dino_lab.reports.page.chart import Chart, ChartLine
+from dino_lab.reports.page.chart import DASHES, Chart, ChartFloor, ChartLine
 from dino_lab.runs.rows import REGULARIZER, scores
+from dino_lab.training.diagnostics import Floors
 
 Row = dict[str, float]
 MOST_LINES = 6  # of a chart of one run
@@ -58,11 +60,14 @@ class SingleNumber:
     epoch: float  # of the last row that has it
 
 
-def run_charts(rows: Sequence[Row]) -> list[Chart]:
-    """Loss, scores and diagnostics of one run, then whatever else its rows hold, if it has a course."""
+def run_charts(rows: Sequence[Row], floors: Floors | None = None) -> list[Chart]:
+    """Loss, scores and diagnostics of one run, then whatever else its rows hold, if it has a course.
+
+    `floors` are those of the scores: thin lines beside their curves.
+    """
     found = {key for row in rows for key in row} - _NOT_DRAWN
     charts = [_of_number(*_LOSS, [RunRows("loss", 0, rows)])] if "loss" in found else []
-    charts += _of_scores(rows)
+    charts += _of_scores(rows, floors or {})
     for key, title, unit, note in _all_numbers(found):
         if not _is_constant(key, rows):
             charts.append(_of_number(key, title, unit, note, [RunRows(title, 0, rows)]))
@@ -131,7 +136,7 @@ def _level(rows: Sequence[Row]) -> tuple[float, str] | None:
     return (level := levels.pop(), f"ln K = {level:.2f}") if len(levels) == 1 else None
 
 
-def _of_scores(rows: Sequence[Row]) -> Iterator[Chart]:
+def _of_scores(rows: Sequence[Row], floors: Floors) -> Iterator[Chart]:
     """Shares of one evaluator together, every other score by itself: their units differ."""
     names = list(dict.fromkeys(key for row in rows for key in scores(row)))
     shares = [name for name in names if all(-1 <= row[name] <= 1 for row in rows if name in row)]
@@ -139,10 +144,23 @@ def _of_scores(rows: Sequence[Row]) -> Iterator[Chart]:
         members = list(group)
         for some in (members[i : i + MOST_LINES] for i in range(0, len(members), MOST_LINES)):
             lines = [_line(name.partition(".")[2], name, rows, i) for i, name in enumerate(some)]
-            yield Chart(f"Scores of {evaluator}", "score", tuple(lines))
+            yield Chart(f"Scores of {evaluator}", "score", tuple(lines), **_beside(some, floors))
     for name in names:
         if name not in shares:
             yield Chart(name, "score", (_line(name, name, rows, 0),))
+
+
+def _beside(names: Sequence[str], floors: Floors) -> dict[str, Any]:
+    """Thin lines for the floors of some scores; those at one height for all of them are one line."""
+    kinds = list(dict.fromkeys(kind for name in names for kind in floors.get(name, {})))
+    drawn = []
+    for dashes, kind in enumerate(kinds):
+        heights = {i: floors[name][kind] for i, name in enumerate(names) if kind in floors.get(name, {})}
+        shared = len(set(heights.values())) == 1 and len(heights) == len(names) > 1
+        series = {None: heights[0]} if shared else heights
+        drawn += [ChartFloor(height, dashes, one) for one, height in series.items()]
+    styles = ", ".join(f"{kind} {DASHES[i % len(DASHES)][0]}" for i, kind in enumerate(kinds))
+    return {"floors": tuple(drawn), "note": f"Thin lines: {styles}." if kinds else ""}
 
 
 def _evaluator(name: str) -> str:

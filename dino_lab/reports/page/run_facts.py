@@ -6,14 +6,15 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from dino_lab.evaluation.floors import floors_protocol, side_for
 from dino_lab.registry import Registry
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.rows import scores
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
-from dino_lab.training.diagnostics import Reader, Verdict
+from dino_lab.training.diagnostics import Floors, Reader, Tone, Verdict
 from dino_lab.training.trainer import LEAST_WARM_UP, verdict_of
 
 
@@ -24,6 +25,7 @@ class ScoreChange:
     name: str
     before: float
     after: float
+    floors: Mapping[str, float]  # what needs no learning, by name
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class RunFacts:
         return f"{self.spec.name} {RunFolder(self.path).hash}"
 
     @property
-    def tone(self) -> Literal["good", "doubtful", "bad", "waiting"]:
-        """How the verdict is coloured; only a run that learns without doubt is good."""
-        if self.failed or self.verdict.collapsed:
-            return "bad"
-        if self.verdict.doubtful:
-            return "doubtful"
-        return "good" if self.verdict.name == "learning" else "waiting"
+    def tone(self) -> Tone:
+        """How the verdict is coloured; only a score above that before training is good."""
+        return "bad" if self.failed else self.verdict.tone
+
+    @property
+    def floors(self) -> Floors:
+        """Of the scores that have some."""
+        return {score.name: score.floors for score in self.scores if score.floors}
 
 
 def read_facts(path: Path, registry: Registry) -> RunFacts:
@@ -61,7 +64,7 @@ def read_facts(path: Path, registry: Registry) -> RunFacts:
     spec = folder.spec(registry)
     status, rows = folder.status(), folder.rows()
     finished = status.state == "finished"  # a run that goes on may have an older status
-    verdict = verdict_of(status) if finished else _verdict(rows, spec)
+    verdict = verdict_of(status) if finished else _verdict(rows, spec, status.floors)
     reason = f": {status.reason}" if status.reason else ""
     state = f"{status.state}{reason}" if status.state != "not run" else "not finished"
     return RunFacts(
@@ -72,14 +75,19 @@ def read_facts(path: Path, registry: Registry) -> RunFacts:
         verdict,
         f"{state}, {_steps(rows, spec)}",
         status.seconds or None,
-        _scores(rows),
+        _scores(rows, status.floors),
         failed=status.state == "failed",
     )
 
 
-def protocols(spec: Spec, registry: Registry) -> list[str]:
-    """The protocols of the evaluators of a spec."""
-    return [registry.build("evaluator", params).protocol for params in spec.evaluators]
+def protocols(facts: RunFacts, registry: Registry) -> list[str]:
+    """The protocols of the evaluators and of the floors."""
+    found = [registry.build("evaluator", params).protocol for params in facts.spec.evaluators]
+    recorded = RunFolder(facts.path).recorded_data()
+    if facts.floors and recorded is not None:
+        counts = {key: recorded[key] for key in ("train_images", "test_images", "channels", "size")}
+        found.append(floors_protocol(side_for(**counts)))
+    return found
 
 
 def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -93,8 +101,8 @@ def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]
             yield key.replace("_", " "), "none" if value is None else str(value)
 
 
-def _verdict(rows: Sequence[Mapping[str, float]], spec: Spec) -> Verdict:
-    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup))
+def _verdict(rows: Sequence[Mapping[str, float]], spec: Spec, floors: Floors) -> Verdict:
+    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup), floors)
     for row in rows:
         reader.read(row, row["epoch"] / spec.train.epochs)
     return reader.verdict
@@ -108,9 +116,9 @@ def _steps(rows: Sequence[Mapping[str, float]], spec: Spec) -> str:
     return f"{last['step']} of {total} steps"
 
 
-def _scores(rows: Sequence[Mapping[str, float]]) -> list[ScoreChange]:
+def _scores(rows: Sequence[Mapping[str, float]], floors: Floors) -> list[ScoreChange]:
     values: dict[str, list[float]] = {}
     for row in rows:
         for name, value in scores(row).items():
             values.setdefault(name, []).append(value)
-    return [ScoreChange(name, found[0], found[-1]) for name, found in values.items()]
+    return [ScoreChange(name, found[0], found[-1], floors.get(name, {})) for name, found in values.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from dino_lab.reports.page.html import page
 from dino_lab.reports.page.network_section import draw_pictures
 from dino_lab.reports.page.run_curves import run_charts, single_numbers
 from dino_lab.reports.page.run_facts import environment_rows, protocols, read_facts
+from dino_lab.runs.files import LEARNED
 from dino_lab.spec.file import dump_yaml
 
 
@@ -25,7 +27,7 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
     facts = read_facts(path, registry)
     with matplotlib.rc_context(theme.settings()):
         pictures = draw_pictures(path, registry, device)
-        charts = [draw(chart) for chart in run_charts(facts.rows)]
+        charts = [draw(chart) for chart in run_charts(facts.rows, facts.floors)]
         files = read_evaluator_files(path)
         file_charts = {file.title: [draw(chart) for chart in file.charts] for file in files.shown}
     left_out = [*pictures.left_out, *files.left_out]
@@ -38,13 +40,23 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
         facts=facts,
         base=base_spec_of(facts.spec, facts.environment, registry),
         spec_yaml=dump_yaml(facts.spec),
-        protocols=protocols(facts.spec, registry),
+        protocols=protocols(facts, registry),
         environment=list(environment_rows(facts.environment)),
         charts=charts,
         singles=single_numbers(facts.rows),
         pictures=pictures,
+        learned=_learned(path),
         files=files.shown,
         file_charts=file_charts,
         left_out=left_out,
     )
     return text, left_out
+
+
+def _learned(path: Path) -> str:
+    """The picture that the run drew at its end, as an address that holds it, or nothing."""
+    try:
+        content = (path / LEARNED).read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -60,11 +60,14 @@ class Samples:
         return bool(self.test.features.isfinite().all() and self.bank.features.isfinite().all())
 
 
-def take_samples(run: SavedRun, encode: Encoder) -> Samples:
-    """Test images drawn with a fixed seed, and training images in the order of the first epoch."""
+def take_samples(run: SavedRun, encode: Encoder, most: tuple[int, int] = MOST, work: float = WORK) -> Samples:
+    """Test images drawn with a fixed seed, and training images in the order of the first epoch.
+
+    At most `most` of either, and fewer where all would take more than `work` multiplications.
+    """
     data = run.data
     image = torch.zeros(1, data.channels, data.size, data.size, dtype=torch.uint8)
-    test_images, bank_images = sample_sizes(multiplications(encode, image))
+    test_images, bank_images = sample_sizes(multiplications(encode, image), most, work)
     test = _encoded(encode, _drawn(data, min(test_images, data.test_images)), data.test_images)
     size = min(_BATCH, data.train_images)
     batches = data.train(size, run.spec.seed, 0)
@@ -73,13 +76,24 @@ def take_samples(run: SavedRun, encode: Encoder) -> Samples:
     return Samples(test, bank, _one_of_each(test.labels), class_names(data))
 
 
-def sample_sizes(work: float) -> tuple[int, int]:
+def same_samples(samples: Samples, encode: Encoder) -> Samples:
+    """The same images with the features of another network."""
+    test, bank = (
+        _encoded(
+            encode, zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True), split.whole
+        )
+        for split in (samples.test, samples.bank)
+    )
+    return replace(samples, test=test, bank=bank)
+
+
+def sample_sizes(of_one: float, most: tuple[int, int] = MOST, work: float = WORK) -> tuple[int, int]:
     """How many test and training images are encoded, by the multiplications that one of them takes.
 
     The state of the machine has no part in it, so that a report shows the same everywhere.
     """
-    share = WORK / max(work, 1.0) / sum(MOST)
-    test, bank = (max(least, min(most, int(most * share))) for most, least in zip(MOST, LEAST, strict=True))
+    share = work / max(of_one, 1.0) / sum(most)
+    test, bank = (max(low, min(high, int(high * share))) for high, low in zip(most, LEAST, strict=True))
     return test, bank
 
 
