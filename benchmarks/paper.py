@@ -26,13 +26,15 @@ NAMES = ("components", "teacher", "centring_momentum", "temperature", "crop_scal
 COLUMNS = ("claim", "paper", "measured", "outcome", "seen from", "remark")
 HEAD = """# The paper's claims
 
-What *Emerging Properties in Self-Supervised Vision Transformers* ([arXiv 2104.14294](https://arxiv.org/abs/2104.14294)) says
-of DINO's parts, tried at a size for two CPU cores: a small ResNet, CIFAR-10 (re-encoded as JPEG), two epochs, a head
-without batch norm (`experiments/paper/dino_small.yaml`). The paper's numbers are k-NN accuracies of ViT-S/16 on ImageNet.
-This page says whether the claims show at this size; what holds here need not hold there, and the other way round.
+What *Emerging Properties in Self-Supervised Vision Transformers*
+([arXiv 2104.14294](https://arxiv.org/abs/2104.14294)) says of DINO's parts, tried at a size for two CPU
+cores: a small ResNet, CIFAR-10 (re-encoded as JPEG), two epochs, a head without batch norm
+(`experiments/paper/dino_small.yaml`). The paper's numbers are k-NN accuracies of ViT-S/16 on ImageNet.
+This page says whether the claims show at this size; what holds here need not hold there, and the other way
+round.
 
-The page is written by `python -m benchmarks.paper FOLDER/cifar10`. Each claim stands in the sweep file beside the arms
-that it is about, and `dino-lab sweep FILE --check` judges it anew.
+The page is written by `python -m benchmarks.paper FOLDER/cifar10`. Each claim stands in the sweep file
+beside the arms that it is about, and `dino-lab sweep FILE --check` judges it anew.
 """
 
 
