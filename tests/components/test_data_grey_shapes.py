@@ -1,4 +1,4 @@
-"""The embedded data: deterministic, annotated, hard for raw pixels."""
+"""The grey embedded data: deterministic, annotated, hard for raw pixels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dino_lab.components.data._render import CLASSES, MATERIALS, PARTS, coverage, grid, texture, uniforms
-from dino_lab.components.data.shapes import Shapes
+from dino_lab.components.data._drawing import grid, uniforms
+from dino_lab.components.data._grey_render import CLASSES, MATERIALS, PARTS, coverage, texture
+from dino_lab.components.data.grey_shapes import GreyShapes
 from dino_lab.registry import registry
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def data() -> Shapes:
-    return Shapes(CPU)
+def data() -> GreyShapes:
+    return GreyShapes(CPU)
 
 
 @pytest.fixture(scope="module")
-def few() -> Shapes:
-    return Shapes(CPU, train_images=40, test_images=20)
+def few() -> GreyShapes:
+    return GreyShapes(CPU, train_images=40, test_images=20)
 
 
-def test_an_image_does_not_depend_on_its_batch(few: Shapes) -> None:
+def test_an_image_does_not_depend_on_its_batch(few: GreyShapes) -> None:
     whole = few.annotated("train", torch.arange(200))
     for index in (0, 17, 199):
         for a, b in zip(whole, few.annotated("train", torch.tensor([index])), strict=True):
@@ -35,31 +36,31 @@ def test_an_image_does_not_depend_on_its_batch(few: Shapes) -> None:
         assert torch.equal(a[order], b)
 
 
-def test_batches_are_the_annotated_images(few: Shapes) -> None:
+def test_batches_are_the_annotated_images(few: GreyShapes) -> None:
     images, labels = next(few.bank(40))
     assert torch.equal(images, few.annotated("train", torch.arange(40))[0])
     assert labels.tolist() == [i % 10 for i in range(40)]
     assert torch.equal(next(few.test(20))[0], few.annotated("test", torch.arange(20))[0])
-    again = Shapes(CPU, train_images=50, test_images=20)
+    again = GreyShapes(CPU, train_images=50, test_images=20)
     assert torch.equal(next(again.bank(40))[0], images)
     known = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
     for some, its in itertools.islice(few.train(16, 0, 0), 5):
         assert [known[image.numpy().tobytes()] for image in some] == its.tolist()
 
 
-def test_seed_split_and_index_each_change_the_image(few: Shapes) -> None:
+def test_seed_split_and_index_each_change_the_image(few: GreyShapes) -> None:
     index = torch.tensor([3])
     image = few.annotated("train", index)[0]
     assert not torch.equal(image, few.annotated("test", index)[0])
     assert not torch.equal(image, few.annotated("train", index + 10)[0])
-    other = Shapes(CPU, train_images=1, test_images=1, seed=1)
+    other = GreyShapes(CPU, train_images=1, test_images=1, seed=1)
     assert not torch.equal(image, other.annotated("train", index)[0])
     assert len({image.numpy().tobytes() for image in few.annotated("train", torch.arange(1000))[0]}) == 1000
 
 
 @pytest.mark.parametrize("size", [16, 32, 96])
 def test_annotation_matches_itself_and_the_classes(size: int) -> None:
-    data = Shapes(CPU, size=size, train_images=10, test_images=10, classes=len(CLASSES))
+    data = GreyShapes(CPU, size=size, train_images=10, test_images=10, classes=len(CLASSES))
     images, labels, masks, parts, boxes = data.annotated("train", torch.arange(60))
     assert images.shape == (60, 3, size, size)
     assert (images.dtype, masks.dtype, parts.dtype) == (torch.uint8, torch.bool, torch.uint8)
@@ -77,7 +78,7 @@ def test_annotation_matches_itself_and_the_classes(size: int) -> None:
 
 def test_an_object_looks_the_same_at_every_size() -> None:
     small, large = (
-        Shapes(CPU, size=size, train_images=1, test_images=1).annotated("train", torch.arange(30))[2].float()
+        GreyShapes(CPU, size=size, train_images=1, test_images=1).annotated("train", torch.arange(30))[2].float()
         for size in (32, 128)
     )
     assert (F.avg_pool2d(large[:, None], 4)[:, 0] - small).abs().mean() < 0.02
@@ -127,7 +128,7 @@ def test_uniform_numbers_are_uniform_and_independent() -> None:
     assert not torch.equal(numbers, uniforms(1, 0, torch.arange(4000), 8, stream=0))
 
 
-def test_raw_pixels_and_mean_light_know_little_of_the_class(data: Shapes) -> None:
+def test_raw_pixels_and_mean_light_know_little_of_the_class(data: GreyShapes) -> None:
     bank, bank_labels = next(data.bank(4000))
     test, labels = next(data.test(1000))
 
@@ -145,8 +146,8 @@ def test_raw_pixels_and_mean_light_know_little_of_the_class(data: Shapes) -> Non
 
 
 def test_parameters_are_bounded() -> None:
-    params = registry.find("data", "shapes").params
-    assert params.model_validate({"name": "shapes"}).model_dump()["train_images"] == 4000
+    params = registry.find("data", "grey_shapes").params
+    assert params.model_validate({"name": "grey_shapes"}).model_dump()["train_images"] == 4000
     for wrong in ({"classes": 99}, {"size": 8}, {"max_shift": 2}, {"test_images": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            params.model_validate({"name": "shapes"} | wrong)
+            params.model_validate({"name": "grey_shapes"} | wrong)
