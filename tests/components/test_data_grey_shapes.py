@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import pytest
@@ -34,6 +35,15 @@ def test_an_image_does_not_depend_on_its_batch(few: GreyShapes) -> None:
     order = torch.tensor([5, 5, 123, 2])
     for a, b in zip(whole, few.annotated("train", order), strict=True):
         assert torch.equal(a[order], b)
+
+
+def test_images_are_those_of_shapes_of_0_1_0(few: GreyShapes) -> None:
+    """The digest was printed by the code of before the component had another name."""
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        for column in few.annotated(split, torch.arange(100)):
+            digest.update(column.numpy().tobytes())
+    assert digest.hexdigest() == "cb39a2ac55b803779f90f80c9e386c6716547dee03742e610f6313a0d1333b69"
 
 
 def test_batches_are_the_annotated_images(few: GreyShapes) -> None:
@@ -78,7 +88,9 @@ def test_annotation_matches_itself_and_the_classes(size: int) -> None:
 
 def test_an_object_looks_the_same_at_every_size() -> None:
     small, large = (
-        GreyShapes(CPU, size=size, train_images=1, test_images=1).annotated("train", torch.arange(30))[2].float()
+        GreyShapes(CPU, size=size, train_images=1, test_images=1)
+        .annotated("train", torch.arange(30))[2]
+        .float()
         for size in (32, 128)
     )
     assert (F.avg_pool2d(large[:, None], 4)[:, 0] - small).abs().mean() < 0.02
