@@ -66,8 +66,8 @@ def draw_object(
 ) -> Tensor:
     """Canvas [N, 3, H, W] with an object of class `name` in front.
 
-    Its parts are entered in `parts` [N, H, W]. `random` [N, OF_OBJECT] decides colours, proportions, light, and
-    where parts are: up to `jitter` radii from their places.
+    Its parts are entered in `parts` [N, H, W]. `random` [N, OF_OBJECT] decides colours, proportions, light,
+    and where parts are: up to `jitter` radii from their places.
     """
     half = canvas.shape[-1] / 2 * frame.radius  # of the object, in pixels
     colours, proportions, places = random.split([2 * PAINTS, 3, 3 * MOST_PARTS], 1)

@@ -33,10 +33,10 @@ _SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 class Shapes(Labelled):
     """Drawn objects of several parts and materials, in colour, on pieces of textures that all images share.
 
-    An image shows pieces of two of `backgrounds` textures (sky, foliage, sand, bricks, ...), some coloured
-    blobs, and in front of them an object. Its class says which parts there are, of what shape, where, and with
-    which pattern; colours, light, size, place, rotation and proportions are drawn alike for all classes. An
-    image depends on (seed, split, index) alone; its label is index % classes.
+    An image shows pieces of three of `backgrounds` textures (sky, foliage, sand, water, ...), some coloured
+    blobs, and in front of them an object. Its class says which parts there are, of what shape and pattern, and
+    where; colours, light, size, place, rotation and proportions are drawn alike for all classes. An image
+    depends on (seed, split, index) alone; its label is index % classes.
 
     `layout: scene` changes what training sees, and nothing else: images without a subject, of up to six small
     objects of any classes, which lie anywhere and hide one another. Evaluators see the same images of one
@@ -81,10 +81,8 @@ class Shapes(Labelled):
         self.max_shift, self.max_rotation, self.jitter = max_shift, max_rotation, jitter
         self.blobs, self.noise = blobs, noise
         self._backgrounds = Backgrounds(seed, backgrounds, size)
-        train, test = (
-            Resident(*(column.to(device) for column in self._draw_all(split, torch.arange(count))[:2]))
-            for split, count in (("train", train_images), ("test", test_images))
-        )
+        train = self._resident("train", train_images, device)
+        test = self._resident("test", test_images, device)
         super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         self._scenes: Resident | None = None  # what training sees instead of the training split
         if layout == "scene":
@@ -120,6 +118,10 @@ class Shapes(Labelled):
     def scenes(self, indices: Tensor) -> Tensor:
         """Scenes of the training split uint8 [N, 3, H, W], on the CPU, for int64 indices [N] of any size."""
         return torch.cat([self._draw_scenes(some) for some in indices.cpu().split(_BATCH)])
+
+    def _resident(self, split: Split, count: int, device: torch.device) -> Resident:
+        images, labels, _ = self._draw_all(split, torch.arange(count))
+        return Resident(images.to(device), labels.to(device))
 
     def _draw_all(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images uint8 [N, 3, H, W], labels [N] and part masks uint8 [N, H, W]."""
