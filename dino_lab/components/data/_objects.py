@@ -26,7 +26,7 @@ from dino_lab.components.data._outlines import (
 # Coordinates to the share of a second colour in each point, 0..1.
 Pattern = Callable[[Tensor, Tensor], Tensor]
 PAINTS = 3  # colours of an object, which are drawn at random
-DARK, PALE = -1, -2  # colours that are the same for all objects
+DARK, PALE = -1, -2  # two greys, which are drawn for each object
 
 
 def _wave(x: Tensor, period: float) -> Tensor:
@@ -55,6 +55,8 @@ MATERIALS: dict[str, Pattern | None] = {
     "planks": lambda x, y: _wave(x, 0.36),
     "slats": lambda x, y: _wave(y, 0.36),
     "waffle": lambda x, y: torch.maximum(_wave(x + y, 0.34), _wave(x - y, 0.34)),
+    "bars": lambda x, y: _wave(x, 0.52),
+    "diagonals": lambda x, y: _wave(x + y, 0.5),
     "bricks": _bricks,
     "dots": _dots,
 }
@@ -62,12 +64,11 @@ MATERIALS: dict[str, Pattern | None] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A shape and its material, in one or two of the object's colours."""
+    """A shape in a colour of the object, and a material, whose pattern is in that colour and a grey."""
 
     outline: Outline
     paint: int  # a colour of the object, or DARK, PALE
     material: str = "plain"
-    second: int = PALE  # the other colour of a pattern
 
 
 def _eye(x: float, y: float, radius: float) -> tuple[Part, Part]:
@@ -83,7 +84,7 @@ CLASSES: dict[str, tuple[Part, ...]] = {
     "house": (
         Part(box(0.45, -0.6, 0.13, 0.3), 2),
         Part(box(0, 0.4, 0.7, 0.5), 0, "bricks"),
-        Part(polygon((0, -0.95), (0.95, 0), (-0.95, 0)), 1, "slats", DARK),
+        Part(polygon((0, -0.95), (0.95, 0), (-0.95, 0)), 1, "slats"),
         Part(box(0.3, 0.57, 0.18, 0.33), 2),
         Part(box(-0.3, 0.38, 0.19, 0.17), PALE),
     ),
@@ -91,7 +92,11 @@ CLASSES: dict[str, tuple[Part, ...]] = {
         Part(polygon((-0.3, -0.5), (0.35, -0.5), (0.68, 0.0), (-0.6, 0.0)), 1),
         Part(polygon((-0.22, -0.38), (-0.02, -0.38), (-0.02, -0.02), (-0.42, -0.02)), PALE),
         Part(polygon((0.1, -0.38), (0.28, -0.38), (0.5, -0.02), (0.1, -0.02)), PALE),
-        Part(polygon((-0.95, -0.05), (0.9, -0.05), (1.0, 0.15), (1.0, 0.42), (-1.0, 0.42), (-1.0, 0.1)), 0),
+        Part(
+            polygon((-0.95, -0.05), (0.9, -0.05), (1.0, 0.15), (1.0, 0.42), (-1.0, 0.42), (-1.0, 0.1)),
+            0,
+            "diagonals",
+        ),
         *_wheel(-0.52, 0.42),
         *_wheel(0.52, 0.42),
     ),
@@ -101,34 +106,39 @@ CLASSES: dict[str, tuple[Part, ...]] = {
             1,
         ),
         Part(polygon((-0.1, -0.7), (0.45, -0.3), (-0.2, -0.3)), 1),
-        Part(ellipse(0.2, 0, 0.8, 0.47), 0, "planks", 2),
+        Part(ellipse(0.2, 0, 0.8, 0.47), 0, "planks"),
         *_eye(0.6, -0.1, 0.16),
     ),
     "tree": (
         Part(box(0, 0.8, 0.14, 0.2), 1),
-        Part(polygon((0, -0.2), (0.75, 0.65), (-0.75, 0.65)), 0),
-        Part(polygon((0, -0.6), (0.6, 0.2), (-0.6, 0.2)), 0),
-        Part(polygon((0, -1.0), (0.45, -0.25), (-0.45, -0.25)), 0),
+        Part(polygon((0, -0.2), (0.75, 0.65), (-0.75, 0.65)), 0, "waffle"),
+        Part(polygon((0, -0.6), (0.6, 0.2), (-0.6, 0.2)), 0, "waffle"),
+        Part(polygon((0, -1.0), (0.45, -0.25), (-0.45, -0.25)), 0, "waffle"),
     ),
     "sailboat": (
         Part(box(0.0, -0.2, 0.05, 0.75), DARK),
-        Part(polygon((0.1, -0.9), (0.85, 0.3), (0.1, 0.3)), 0, "slats", PALE),
-        Part(polygon((-0.1, -0.6), (-0.1, 0.3), (-0.7, 0.3)), 1),
+        Part(polygon((0.1, -0.9), (0.85, 0.3), (0.1, 0.3)), 0, "slats"),
+        Part(polygon((-0.1, -0.6), (-0.1, 0.3), (-0.7, 0.3)), 0, "slats"),
         Part(polygon((-1.0, 0.45), (1.0, 0.45), (0.6, 0.9), (-0.65, 0.9)), 2),
     ),
     "flower": (
         Part(box(0, 0.55, 0.07, 0.45), 1),
         Part(joined(ellipse(0.27, 0.7, 0.3, 0.13, -35), ellipse(-0.27, 0.62, 0.3, 0.13, 35)), 1),
         Part(around(6, 0.36, lambda x, y: disc(x, y - 0.35, 0.25)), 0),
-        Part(disc(0, -0.35, 0.24), 2),
+        Part(disc(0, -0.35, 0.27), DARK),
+        Part(disc(0, -0.35, 0.13), PALE),
     ),
     "mushroom": (
-        Part(polygon((-0.2, 0), (0.2, 0), (0.32, 0.9), (-0.32, 0.9)), 1),
+        Part(polygon((-0.2, 0), (0.2, 0), (0.32, 0.9), (-0.32, 0.9)), PALE),
         Part(above(0.1, ellipse(0, 0.1, 0.95, 0.9)), 0, "dots"),
     ),
     "butterfly": (
-        Part(joined(ellipse(-0.45, -0.35, 0.55, 0.4, 35), ellipse(0.45, -0.35, 0.55, 0.4, -35)), 0, "dots"),
-        Part(joined(ellipse(-0.38, 0.4, 0.42, 0.3, -40), ellipse(0.38, 0.4, 0.42, 0.3, 40)), 1),
+        Part(
+            joined(ellipse(-0.45, -0.35, 0.55, 0.4, 35), ellipse(0.45, -0.35, 0.55, 0.4, -35)),
+            0,
+            "dots",
+        ),
+        Part(joined(ellipse(-0.38, 0.4, 0.42, 0.3, -40), ellipse(0.38, 0.4, 0.42, 0.3, 40)), PALE),
         Part(
             joined(
                 polygon((-0.35, -0.95), (0.0, -0.5), (-0.07, -0.45)),
@@ -146,7 +156,7 @@ CLASSES: dict[str, tuple[Part, ...]] = {
             ),
             0,
         ),
-        Part(ellipse(0, 0.15, 0.85, 0.7), 0),
+        Part(ellipse(0, 0.15, 0.85, 0.7), 0, "slats"),
         Part(joined(ellipse(-0.35, 0.02, 0.19, 0.23), ellipse(0.35, 0.02, 0.19, 0.23)), PALE),
         Part(joined(ellipse(-0.35, 0.02, 0.08, 0.19), ellipse(0.35, 0.02, 0.08, 0.19)), DARK),
         Part(ellipse(0, 0.52, 0.32, 0.22), PALE),
@@ -171,8 +181,7 @@ CLASSES: dict[str, tuple[Part, ...]] = {
                 ),
             ),
             0,
-            "planks",
-            1,
+            "bars",
         ),
     ),
     "rocket": (
@@ -183,13 +192,13 @@ CLASSES: dict[str, tuple[Part, ...]] = {
             ),
             1,
         ),
-        Part(above(0.62, ellipse(0, 0.05, 0.4, 1.05)), 0),
+        Part(above(0.62, ellipse(0, 0.05, 0.4, 1.05)), 0, "bars"),
         Part(above(-0.5, ellipse(0, 0.05, 0.4, 1.05)), 1),
         Part(disc(0, -0.12, 0.2), PALE),
         Part(disc(0, -0.12, 0.11), 2),
     ),
     "ice cream": (
-        Part(polygon((-0.42, 0.05), (0.42, 0.05), (0, 1.0)), 0, "waffle", DARK),
+        Part(polygon((-0.42, 0.05), (0.42, 0.05), (0, 1.0)), 0, "waffle"),
         Part(disc(-0.3, -0.1, 0.36), 1),
         Part(disc(0.3, -0.1, 0.36), 2),
         Part(disc(0, -0.5, 0.38), 0, "dots"),

@@ -16,18 +16,19 @@ from dino_lab.components.data._drawing import grid
 from dino_lab.components.data._objects import CLASSES, DARK, MATERIALS, MOST_PARTS, PAINTS, PALE, Part
 from dino_lab.components.data._outlines import box, disc, polygon
 
+# About equally light, so that without colour objects of all paints look alike.
 PALETTE = (
-    *((0.86, 0.18, 0.15), (0.95, 0.52, 0.12), (0.97, 0.82, 0.18), (0.35, 0.68, 0.22), (0.10, 0.60, 0.58)),
-    *((0.20, 0.42, 0.85), (0.52, 0.27, 0.72), (0.93, 0.45, 0.65), (0.55, 0.33, 0.18), (0.62, 0.80, 0.92)),
+    *((0.92, 0.25, 0.22), (0.95, 0.45, 0.12), (0.83, 0.58, 0.10), (0.25, 0.62, 0.25), (0.10, 0.60, 0.58)),
+    *((0.28, 0.48, 0.92), (0.60, 0.38, 0.85), (0.93, 0.38, 0.62), (0.66, 0.42, 0.25), (0.38, 0.60, 0.85)),
 )
-_FIXED = {DARK: (0.13, 0.12, 0.15), PALE: (0.96, 0.95, 0.92)}
+_MIDDLE, _CONTRAST = 0.48, (0.28, 0.42)  # of what is neither of a paint nor of a texture
 _BLOBS = (disc(0, 0, 0.8), box(0, 0, 0.9, 0.5), polygon((0, -0.9), (0.85, 0.7), (-0.85, 0.7)))
 _LINE = 0.055  # width over which parts are darker at their outline, in radii of the object
 _RIM = 0.45  # how light they are at the outline itself
 _STRETCH = 0.15  # of objects at most, wider and lower or narrower and higher
 _TINT = 0.08  # lighter or darker than a colour of the palette, at most
 OF_FRAME = 5  # numbers that decide where an object is
-OF_OBJECT = 2 * PAINTS + 3 + 3 * MOST_PARTS  # numbers that decide what it looks like
+OF_OBJECT = 2 * PAINTS + 2 + 3 + 6 * MOST_PARTS  # numbers that decide what it looks like
 OF_BLOB = 7  # numbers that decide a blob
 
 
@@ -70,18 +71,19 @@ def draw_object(
     and where parts are: up to `jitter` radii from their places.
     """
     half = canvas.shape[-1] / 2 * frame.radius  # of the object, in pixels
-    colours, proportions, places = random.split([2 * PAINTS, 3, 3 * MOST_PARTS], 1)
-    paints = _paints(colours)
+    colours, greys, proportions, places = random.split([2 * PAINTS, 2, 3, 6 * MOST_PARTS], 1)
+    paints = torch.cat((_paints(colours), _greys(greys)), 1)  # so that PALE and DARK count from the end
     stretch, light_x, light_y = signed(proportions)[..., None, None].unbind(1)
     x, y = frame.x * (1 + _STRETCH * stretch), frame.y / (1 + _STRETCH * stretch)
     light = 1 + 0.2 * light_x * x.clamp(-1, 1) - (0.1 + 0.1 * light_y) * y.clamp(-1, 1)
     for i, part in enumerate(CLASSES[name]):
-        right, down, larger = (jitter * signed(places[:, 3 * i : 3 * i + 3]))[..., None, None].unbind(1)
+        own = places[:, 6 * i : 6 * i + 6, None, None]
+        right, down, larger = (jitter * signed(own[:, :3])).unbind(1)
         u, v = (x - right) * (1 + larger), (y - down) * (1 + larger)
         distance = part.outline(u, v)
         alpha = (0.5 - distance * half).clamp(0, 1)
-        rim = 1 if part.paint == DARK else _RIM + (1 - _RIM) * (-distance / _LINE).clamp(0, 1)
-        colour = _colour(part, paints, u, v) * (light * rim)[:, None]
+        rim = _RIM + (1 - _RIM) * (-distance / _LINE).clamp(0, 1)
+        colour = _colour(part, paints, u + own[:, 3], v + own[:, 4], own[:, 5] < 0.5) * (light * rim)[:, None]
         canvas = canvas + alpha[:, None] * (colour - canvas)
         parts[alpha >= 0.5] = i + 1
     return canvas
@@ -109,15 +111,18 @@ def _paints(random: Tensor) -> Tensor:
     return torch.tensor(PALETTE)[taken] * (1 + _TINT * signed(tint))[..., None]
 
 
-def _colour(part: Part, paints: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """[N, 3, 1, 1] or, of a pattern, [N, 3, H, W]."""
-    first = _paint(part.paint, paints)
+def _greys(random: Tensor) -> Tensor:
+    """PALE and DARK [N, 2, 3], which change places in half of the objects: light does not tell the class."""
+    low, high = _CONTRAST
+    step = torch.where(random[:, :1] < 0.5, -1.0, 1.0) * (low + (high - low) * random[:, 1:])
+    return (_MIDDLE + torch.cat((step, -step), 1))[..., None].expand(-1, 2, 3)
+
+
+def _colour(part: Part, paints: Tensor, x: Tensor, y: Tensor, pale: Tensor) -> Tensor:
+    """[N, 3, 1, 1] or, of a pattern in a paint and PALE where `pale` [N, 1, 1], else DARK, [N, 3, H, W]."""
+    first = paints[:, part.paint, :, None, None]
     pattern = MATERIALS[part.material]
     if pattern is None:
         return first
-    return first + pattern(x, y)[:, None] * (_paint(part.second, paints) - first)
-
-
-def _paint(number: int, paints: Tensor) -> Tensor:
-    colour = torch.tensor(_FIXED[number])[None] if number in _FIXED else paints[:, number]
-    return colour[..., None, None]
+    second = torch.where(pale[:, None], *(paints[:, grey, :, None, None] for grey in (PALE, DARK)))
+    return first + pattern(x, y)[:, None] * (second - first)

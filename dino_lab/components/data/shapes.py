@@ -23,8 +23,9 @@ from dino_lab.registry import register
 Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _BATCH = 500
 _OBJECTS, _GRAIN, _PLACES, _OF_SCENE = range(4)  # streams of the hash
-_RADIUS = (0.5, 0.75)  # of an object, in half images
-_LIGHT = (0.82, 1.12)  # by which all of an image is multiplied
+_RADIUS = (0.42, 0.72)  # of an object, in half images
+_GREY = 0.48  # of a place without clutter
+_LIGHT = (1.0, 1.0)  # by which all of an image is multiplied
 _IN_SCENE = 6  # objects of a scene at most, each but the one in front there in two of three
 _SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 
@@ -59,19 +60,22 @@ class Shapes(Labelled):
         seed: Annotated[int, Field(ge=0, lt=2**28, description="of everything that is drawn")] = 0,
         max_shift: Annotated[
             float, Field(ge=0, le=0.5, description="furthest an object is from the middle, in half images")
-        ] = 0.45,
+        ] = 0.5,
         max_rotation: Annotated[
             float, Field(ge=0, le=math.pi, description="largest rotation to either side, in radians")
-        ] = 0.3,
+        ] = 0.6,
         jitter: Annotated[
             float, Field(ge=0, le=0.2, description="furthest a part moves in its object, in object radii")
         ] = 0.06,
         blobs: Annotated[
             int, Field(ge=0, le=20, description="small coloured shapes behind the objects, at most")
         ] = 4,
+        clutter: Annotated[
+            float, Field(ge=0, le=1, description="strength of textures and blobs; 1: as strong as objects")
+        ] = 0.5,
         noise: Annotated[
             float, Field(ge=0, le=1, description="range of the noise of single pixels, which range over 1")
-        ] = 0.08,
+        ] = 0.25,
         backgrounds: Annotated[
             int, Field(gt=0, description="number of textures, which all images share")
         ] = 16,
@@ -79,7 +83,7 @@ class Shapes(Labelled):
         self.size, self.seed = size, seed
         self._names = tuple(CLASSES)[:classes]
         self.max_shift, self.max_rotation, self.jitter = max_shift, max_rotation, jitter
-        self.blobs, self.noise = blobs, noise
+        self.blobs, self.clutter, self.noise = blobs, clutter, noise
         self._backgrounds = Backgrounds(seed, backgrounds, size)
         train = self._resident("train", train_images, device)
         test = self._resident("test", test_images, device)
@@ -155,7 +159,7 @@ class Shapes(Labelled):
         canvas = self._backgrounds.draw(random[:, :OF_BACKGROUND])
         for kind in range(self.blobs):
             canvas = draw_blob(canvas, kind, random[:, OF_BACKGROUND + OF_BLOB * kind :][:, :OF_BLOB])
-        return canvas
+        return _GREY + self.clutter * (canvas - _GREY)
 
     def _put(
         self,
