@@ -56,7 +56,6 @@ MATERIALS: dict[str, Pattern | None] = {
     "slats": lambda x, y: _wave(y, 0.36),
     "waffle": lambda x, y: torch.maximum(_wave(x + y, 0.34), _wave(x - y, 0.34)),
     "bars": lambda x, y: _wave(x, 0.52),
-    "diagonals": lambda x, y: _wave(x + y, 0.5),
     "bricks": _bricks,
     "dots": _dots,
 }
@@ -92,11 +91,7 @@ CLASSES: dict[str, tuple[Part, ...]] = {
         Part(polygon((-0.3, -0.5), (0.35, -0.5), (0.68, 0.0), (-0.6, 0.0)), 1),
         Part(polygon((-0.22, -0.38), (-0.02, -0.38), (-0.02, -0.02), (-0.42, -0.02)), PALE),
         Part(polygon((0.1, -0.38), (0.28, -0.38), (0.5, -0.02), (0.1, -0.02)), PALE),
-        Part(
-            polygon((-0.95, -0.05), (0.9, -0.05), (1.0, 0.15), (1.0, 0.42), (-1.0, 0.42), (-1.0, 0.1)),
-            0,
-            "diagonals",
-        ),
+        Part(polygon((-0.95, -0.05), (0.9, -0.05), (1.0, 0.15), (1.0, 0.42), (-1.0, 0.42), (-1.0, 0.1)), 0),
         *_wheel(-0.52, 0.42),
         *_wheel(0.52, 0.42),
     ),
@@ -111,9 +106,15 @@ CLASSES: dict[str, tuple[Part, ...]] = {
     ),
     "tree": (
         Part(box(0, 0.8, 0.14, 0.2), 1),
-        Part(polygon((0, -0.2), (0.75, 0.65), (-0.75, 0.65)), 0, "waffle"),
-        Part(polygon((0, -0.6), (0.6, 0.2), (-0.6, 0.2)), 0, "waffle"),
-        Part(polygon((0, -1.0), (0.45, -0.25), (-0.45, -0.25)), 0, "waffle"),
+        Part(
+            joined(
+                polygon((0, -0.2), (0.75, 0.65), (-0.75, 0.65)),
+                polygon((0, -0.6), (0.6, 0.2), (-0.6, 0.2)),
+                polygon((0, -1.0), (0.45, -0.25), (-0.45, -0.25)),
+            ),
+            0,
+            "waffle",
+        ),
     ),
     "sailboat": (
         Part(box(0.0, -0.2, 0.05, 0.75), DARK),
@@ -156,7 +157,8 @@ CLASSES: dict[str, tuple[Part, ...]] = {
             ),
             0,
         ),
-        Part(ellipse(0, 0.15, 0.85, 0.7), 0, "slats"),
+        Part(ellipse(0, 0.15, 0.85, 0.7), 0),
+        Part(above(-0.2, ellipse(0, 0.15, 0.7, 0.7)), 0, "planks"),
         Part(joined(ellipse(-0.35, 0.02, 0.19, 0.23), ellipse(0.35, 0.02, 0.19, 0.23)), PALE),
         Part(joined(ellipse(-0.35, 0.02, 0.08, 0.19), ellipse(0.35, 0.02, 0.08, 0.19)), DARK),
         Part(ellipse(0, 0.52, 0.32, 0.22), PALE),

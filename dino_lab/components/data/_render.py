@@ -124,5 +124,5 @@ def _colour(part: Part, paints: Tensor, x: Tensor, y: Tensor, pale: Tensor) -> T
     pattern = MATERIALS[part.material]
     if pattern is None:
         return first
-    second = torch.where(pale[:, None], *(paints[:, grey, :, None, None] for grey in (PALE, DARK)))
+    second = torch.where(pale[:, None], paints[:, PALE, :, None, None], paints[:, DARK, :, None, None])
     return first + pattern(x, y)[:, None] * (second - first)

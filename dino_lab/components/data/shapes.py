@@ -23,9 +23,8 @@ from dino_lab.registry import register
 Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _BATCH = 500
 _OBJECTS, _GRAIN, _PLACES, _OF_SCENE = range(4)  # streams of the hash
-_RADIUS = (0.42, 0.72)  # of an object, in half images
+_RADIUS = (0.48, 0.8)  # of an object, in half images
 _GREY = 0.48  # of a place without clutter
-_LIGHT = (1.0, 1.0)  # by which all of an image is multiplied
 _IN_SCENE = 6  # objects of a scene at most, each but the one in front there in two of three
 _SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 
@@ -34,10 +33,12 @@ _SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 class Shapes(Labelled):
     """Drawn objects of several parts and materials, in colour, on pieces of textures that all images share.
 
-    An image shows pieces of three of `backgrounds` textures (sky, foliage, sand, water, ...), some coloured
-    blobs, and in front of them an object. Its class says which parts there are, of what shape and pattern, and
-    where; colours, light, size, place, rotation and proportions are drawn alike for all classes. An image
-    depends on (seed, split, index) alone; its label is index % classes.
+    An image shows pieces of three of `backgrounds` textures (foliage, sand, water, ...), some coloured blobs,
+    and in front of them an object. Its class says which parts it has, of what shape and pattern, and where.
+    Colours, light and dark, size, place, rotation and proportions are drawn alike for all classes. Textures
+    and paints are about equally light, so that without colour a background says nothing of which image it is.
+    `clutter` is how strong textures and blobs are. An image depends on (seed, split, index) alone; its label
+    is index % classes.
 
     `layout: scene` changes what training sees, and nothing else: images without a subject, of up to six small
     objects of any classes, which lie anywhere and hide one another. Evaluators see the same images of one
@@ -63,7 +64,7 @@ class Shapes(Labelled):
         ] = 0.5,
         max_rotation: Annotated[
             float, Field(ge=0, le=math.pi, description="largest rotation to either side, in radians")
-        ] = 0.6,
+        ] = 0.5,
         jitter: Annotated[
             float, Field(ge=0, le=0.2, description="furthest a part moves in its object, in object radii")
         ] = 0.06,
@@ -75,7 +76,7 @@ class Shapes(Labelled):
         ] = 0.5,
         noise: Annotated[
             float, Field(ge=0, le=1, description="range of the noise of single pixels, which range over 1")
-        ] = 0.25,
+        ] = 0.12,
         backgrounds: Annotated[
             int, Field(gt=0, description="number of textures, which all images share")
         ] = 16,
@@ -184,9 +185,7 @@ class Shapes(Labelled):
             parts[rows] = its
 
     def _developed(self, canvas: Tensor, key: int, indices: Tensor) -> Tensor:
-        """Images uint8 from canvas [N, 3, H, W], in more or less light and with grain."""
-        random = uniforms(self.seed, key, indices, 1 + self.size**2, _GRAIN)
-        low, high = _LIGHT
-        light = (low + (high - low) * random[:, 0])[:, None, None, None]
-        grain = self.noise * (random[:, 1:].view_as(canvas[:, :1]) - 0.5)
-        return ((canvas * light + grain).clamp(0, 1) * 255).round().to(torch.uint8)
+        """Images uint8 from canvas [N, 3, H, W], with grain."""
+        random = uniforms(self.seed, key, indices, self.size**2, _GRAIN)
+        grain = self.noise * (random.view_as(canvas[:, :1]) - 0.5)
+        return ((canvas + grain).clamp(0, 1) * 255).round().to(torch.uint8)
