@@ -185,9 +185,9 @@ def neighbours(data: Shapes, encode: object) -> float:
 
 
 def test_raw_pixels_and_light_know_little_of_the_class(data: Shapes) -> None:
-    assert 0.2 < neighbours(data, lambda x: x.flatten(1)) < 0.5
-    # Pixels of each colour in order: all that is left without places.
-    assert neighbours(data, lambda x: x.flatten(2).sort(2).values.flatten(1)) < 0.5
+    assert 0.2 < neighbours(data, lambda x: x.flatten(1)) < 0.4
+    # Pixels of each colour in order: all that is left without places. Classes differ in how much is patterned.
+    assert neighbours(data, lambda x: x.flatten(2).sort(2).values.flatten(1)) < 0.6
     assert neighbours(data, lambda x: x.mean((2, 3))) < 0.2
 
 

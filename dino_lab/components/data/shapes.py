@@ -64,7 +64,7 @@ class Shapes(Labelled):
         ] = 0.5,
         max_rotation: Annotated[
             float, Field(ge=0, le=math.pi, description="largest rotation to either side, in radians")
-        ] = 0.5,
+        ] = 3.14,
         jitter: Annotated[
             float, Field(ge=0, le=0.2, description="furthest a part moves in its object, in object radii")
         ] = 0.06,
@@ -73,7 +73,7 @@ class Shapes(Labelled):
         ] = 4,
         clutter: Annotated[
             float, Field(ge=0, le=1, description="strength of textures and blobs; 1: as strong as objects")
-        ] = 0.5,
+        ] = 0.4,
         noise: Annotated[
             float, Field(ge=0, le=1, description="range of the noise of single pixels, which range over 1")
         ] = 0.12,
