@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 
@@ -46,6 +47,15 @@ def test_an_image_does_not_depend_on_its_batch(few: Shapes) -> None:
     order = torch.tensor([5, 5, 123, 2])
     for a, b in zip(whole, few.annotated("train", order), strict=True):
         assert torch.equal(a[order], b)
+
+
+def test_images_are_the_same_on_every_machine() -> None:
+    """The digest changes with every change of what is drawn, which then needs a line in the changelog."""
+    data, digest = Shapes(CPU, train_images=1, test_images=1, classes=12), hashlib.sha256()
+    drawn = [data.annotated("train", torch.arange(60)), data.annotated("test", torch.arange(60))]
+    for column in (*drawn[0], *drawn[1], data.scenes(torch.arange(60))):
+        digest.update(column.numpy().tobytes())
+    assert digest.hexdigest() == "d3f8561622153c4f6ea4c71342e02eefd41487b38892d882033a997e97b64d7f"
 
 
 def test_batches_are_the_annotated_images(few: Shapes) -> None:

@@ -1,4 +1,4 @@
-"""Embedded data: objects made of parts on cluttered backgrounds."""
+"""Embedded data: grey objects made of parts on cluttered backgrounds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _CELLS = 8  # of a side of the backgrounds
 
 @register("data", "grey_shapes")
 class GreyShapes(Labelled):
-    """Procedural objects, each a class-specific arrangement of 2-3 parts, on a few shared noise backgrounds.
+    """Grey objects, each a class-specific arrangement of 2-3 parts, on a few shared noise backgrounds.
 
+    These were the data `shapes` before version 0.2.0, with the same images bit for bit.
     Parts are made of striped and chequered materials whose light and dark fall differently in every image, so
     that an object is on average as bright as its background. Size, position, rotation and the places of the
     parts vary as well, and none of it tells anything about the class. An image is grey in three equal
