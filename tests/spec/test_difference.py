@@ -89,7 +89,7 @@ def test_as_markdown(byol: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", str(QUICKSTART), str(byol), "--format", "markdown"]) == 0
     assert capsys.readouterr().out == (
         "| key | quickstart | byol |\n| --- | --- | --- |\n"
-        "| `loss` | `cross_entropy` | `mse` |\n| `train.epochs` | `7` | `3` |\n"
+        "| `loss` | `cross_entropy` | `mse` |\n| `train.epochs` | `12` | `3` |\n"
     )
 
 

@@ -86,8 +86,8 @@ class Shapes(Labelled):
         self.max_shift, self.max_rotation, self.jitter = max_shift, max_rotation, jitter
         self.blobs, self.clutter, self.noise = blobs, clutter, noise
         self._backgrounds = Backgrounds(seed, backgrounds, size)
-        train = self._resident("train", train_images, device)
-        test = self._resident("test", test_images, device)
+        train = self._split("train", train_images, device)
+        test = self._split("test", test_images, device)
         super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         self._scenes: Resident | None = None  # what training sees instead of the training split
         if layout == "scene":
@@ -124,7 +124,7 @@ class Shapes(Labelled):
         """Scenes of the training split uint8 [N, 3, H, W], on the CPU, for int64 indices [N] of any size."""
         return torch.cat([self._draw_scenes(some) for some in indices.cpu().split(_BATCH)])
 
-    def _resident(self, split: Split, count: int, device: torch.device) -> Resident:
+    def _split(self, split: Split, count: int, device: torch.device) -> Resident:
         images, labels, _ = self._draw_all(split, torch.arange(count))
         return Resident(images.to(device), labels.to(device))
 
