@@ -33,6 +33,7 @@ from dino_lab.types import BackboneOutput, Views
 # What a component cannot do without, and what makes it small.
 PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "shapes"): {"train_images": 24, "test_images": 12},
+    ("data", "grey_shapes"): {"train_images": 24, "test_images": 12},
     ("augment", "multicrop"): {"global_size": 32, "local_size": 16, "local_views": 3},
     ("augment", "asymmetric"): {"size": 32},
     ("augment", "single"): {"size": 32},

@@ -67,9 +67,12 @@ def _titles(*specs: Spec) -> list[str]:
 
 
 def _spec(path: Path) -> Spec:
+    from dino_lab.registry import registry
+    from dino_lab.runs.folder import RunFolder
     from dino_lab.spec.file import load
 
-    file = path / SPEC if path.is_dir() else path
-    if path.is_dir() and not file.exists():
+    if not path.is_dir():
+        return load(path).spec
+    if not (path / SPEC).exists():
         raise UserError(f"{path}: no run lies here (there is no spec.yaml)")
-    return load(file).spec
+    return RunFolder(path).spec(registry)

@@ -31,6 +31,7 @@ from dino_lab.runs.checkpoint import has_checkpoint
 from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, ROWS, SPEC, replace_file
 from dino_lab.runs.lock import Lock, locked
 from dino_lab.runs.status import Status, read_status
+from dino_lab.spec import former
 from dino_lab.spec.file import dump_yaml, load_text
 from dino_lab.spec.identity import RunIdentity, decisive
 from dino_lab.spec.model import Spec
@@ -59,8 +60,9 @@ class RunFolder:
         return locked(self.path)
 
     def spec(self, registry: Registry) -> Spec:
-        """The spec as run."""
-        return load_text(self._read(SPEC), str(self.path / SPEC), registry=registry).spec
+        """The spec as run, in the words of today."""
+        text = self._read(SPEC)
+        return load_text(text, str(self.path / SPEC), former.changes(text), registry).spec
 
     def settings(self) -> dict[str, Any]:
         """The spec as run, as plain data, so that a component that is not installed does no harm."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from dino_lab.registry import Params
 from dino_lab.registry.discovery import BUILT_IN
+from dino_lab.spec.former import of_today
 from dino_lab.spec.model import Spec
 
 # Keys that do not decide the weights, of the spec and of its section `train`.
@@ -31,8 +32,6 @@ _EXCLUDED: dict[str, Any] = {**dict.fromkeys(FREE, True), "train": FREE_OF_TRAIN
 # Built-in components that compute something else since a later version, by field; runs of before are other
 # runs.
 REVISIONS = {"optim": {"lars": 2}}  # 0.2.0: |g| + decay |w|, and the rate inside the momentum
-# Keys whose default is not the behaviour of before, with the component and the value that is.
-FORMER = {"loss.scaling": ("vicreg", "paper")}  # 0.2.0
 DIGITS = 12  # of the hash
 
 
@@ -58,23 +57,18 @@ class RunIdentity:
         """Whether a recorded run trained these weights.
 
         A key that the record lacks is newer than the run: it must be at its default, which is the old
-        behaviour. `code` is None in a record that is older than its recording.
+        behaviour, but for those that `of_today` fills in. `code` is None in a record that is older than its
+        recording.
         """
         if code is not None and code != self.code:
             return False
+        settings = of_today(settings)
         if settings.keys() - self.settings.keys():
             return False
         return all(
-            settings[key] == value if key in settings else self._is_former(key)
+            settings[key] == value if key in settings else key not in self.chosen
             for key, value in self.settings.items()
         )
-
-    def _is_former(self, key: str) -> bool:
-        """Whether a key has the value that says what was computed before there was such a key."""
-        component, former = FORMER.get(key, ("", None))
-        if component == self.settings.get(f"{key.partition('.')[0]}.name"):
-            return bool(self.settings[key] == former)
-        return key not in self.chosen
 
 
 def identity_of(spec: Spec) -> RunIdentity:

@@ -74,6 +74,40 @@ def test_a_component_that_computes_something_else_now_is_another_run(old: Path) 
     file.write_text(text)
 
 
+def test_shapes_of_then_are_grey_shapes(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recorded `shapes` without `layout` is what is now `grey_shapes`; images of today are another run."""
+    folder = old / "finished" / "legacy" / HASH
+    assert "name: shapes\n" in (folder / "spec.yaml").read_text()
+    spec = RunFolder(folder).spec(registry)
+    assert spec.data.name == "grey_shapes"
+    assert spec.data == load(old / "legacy.yaml").spec.data
+    now = load(
+        old / "legacy.yaml", ["data={name: shapes, train_images: 32, test_images: 16, size: 16, classes: 4}"]
+    )
+    assert folder_of(old / "finished", now.spec).path.name != HASH
+    assert cli.main(["diff", str(folder), str(old / "legacy.yaml")]) == 0
+    assert "data" not in capsys.readouterr().out
+
+
+def test_shapes_of_today_that_were_recorded_stay_what_they_are(old: Path, tmp_path: Path) -> None:
+    spec = load(
+        old / "legacy.yaml", ["data={name: shapes, train_images: 32, test_images: 16, size: 16}"]
+    ).spec
+    RunFolder(tmp_path).write_spec(spec)
+    assert RunFolder(tmp_path).spec(registry) == spec
+
+
+def test_a_value_that_was_not_recorded_is_the_one_of_then(old: Path, tmp_path: Path) -> None:
+    """VICReg had the formula as printed before there was `scaling`, whose default is the authors' code."""
+    settings = ("head={name: mlp, hidden: 8, dim: 16}", "targets={name: identity}", "loss={name: vicreg}")
+    text = dump_yaml(load(old / "legacy.yaml", settings).spec)
+    assert "  scaling: code\n" in text
+    (tmp_path / "spec.yaml").write_text(text.replace("  scaling: code\n", ""))
+    assert RunFolder(tmp_path).spec(registry).loss.model_dump()["scaling"] == "paper"
+    (tmp_path / "spec.yaml").write_text(text)
+    assert RunFolder(tmp_path).spec(registry).loss.model_dump()["scaling"] == "code"
+
+
 def test_a_finished_one_is_finished(old: Path, execute: Callable) -> None:
     outcome = execute(load(old / "legacy.yaml").spec, runs=old / "finished")
     assert (outcome.status, outcome.step, outcome.folder.name) == ("already finished", 16, HASH)

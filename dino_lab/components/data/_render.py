@@ -1,162 +1,128 @@
-"""Objects made of parts, drawn from signed distances.
+"""Objects and blobs drawn onto pictures.
 
-Coordinates run from -1 (left, top) to 1, so that a drawing is the same at every number of pixels. At pixels
-only correctly rounded operations are used, so that an image does not depend on the batch it is drawn in.
+Coordinates of a picture run from -1 (left, top) to 1, so that a drawing is the same at every number of
+pixels. At pixels only correctly rounded operations are used, so that it does not depend on its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-Pattern = Callable[[Tensor, Tensor], Tensor]
+from dino_lab.components.data._drawing import grid
+from dino_lab.components.data._objects import CLASSES, DARK, MATERIALS, MOST_PARTS, PAINTS, PALE, Part
+from dino_lab.components.data._outlines import box, disc, polygon
 
-
-def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
-    return torch.maximum(x.abs() - half_width, y.abs() - half_height)
-
-
-def _disc(x: Tensor, y: Tensor) -> Tensor:
-    return (x * x + y * y).sqrt() - 1
-
-
-def _triangle(x: Tensor, y: Tensor) -> Tensor:
-    # Apex at the top (y = -1), base at y = 0.9; the slanted sides have the normal (0.885, -0.466).
-    return torch.maximum(0.885 * x.abs() - 0.466 * (y + 1), y - 0.9)
-
-
-# Distance to the outline, negative inside, of a part of radius about 1.
-PARTS: dict[str, Distance] = {
-    "disc": _disc,
-    "ring": lambda x, y: (_disc(x, y) + 0.3).abs() - 0.3,
-    "square": lambda x, y: _box(x, y, 0.85, 0.85),
-    "bar": lambda x, y: _box(x, y, 1.0, 0.3),
-    "post": lambda x, y: _box(x, y, 0.3, 1.0),
-    "cross": lambda x, y: torch.minimum(_box(x, y, 1.0, 0.3), _box(x, y, 0.3, 1.0)),
-    "triangle": _triangle,
-    "frame": lambda x, y: (_box(x, y, 0.7, 0.7)).abs() - 0.25,
-}
-
-
-def _wave(x: Tensor) -> Tensor:
-    """Steep-sided wave of period 1 in -1..1: no sine, whose last bit may differ from batch to batch."""
-    return (8 * (x - (x + 0.5).floor()).abs() - 2).clamp(-1, 1)
-
-
-# Light and dark in equal shares: over many images the mean is that of the background. The mirror image of a
-# material is the same material.
-MATERIALS: dict[str, Pattern] = {
-    "slats": lambda u, v: _wave(v),
-    "planks": lambda u, v: _wave(u),
-    "checks": lambda u, v: _wave(0.7 * (u + v)) * _wave(0.7 * (u - v)),
-    "tiles": lambda u, v: _wave(2 * u) * _wave(2 * v),
-}
+# About equally light, so that without colour objects of all paints look alike.
+PALETTE = (
+    *((0.92, 0.25, 0.22), (0.95, 0.45, 0.12), (0.83, 0.58, 0.10), (0.25, 0.62, 0.25), (0.10, 0.60, 0.58)),
+    *((0.28, 0.48, 0.92), (0.60, 0.38, 0.85), (0.93, 0.38, 0.62), (0.66, 0.42, 0.25), (0.38, 0.60, 0.85)),
+)
+_MIDDLE, _CONTRAST = 0.48, (0.28, 0.42)  # of what is neither of a paint nor of a texture
+_BLOBS = (disc(0, 0, 0.8), box(0, 0, 0.9, 0.5), polygon((0, -0.9), (0.85, 0.7), (-0.85, 0.7)))
+_LINE = 0.055  # width over which parts are darker at their outline, in radii of the object
+_RIM = 0.45  # how light they are at the outline itself
+_STRETCH = 0.15  # of objects at most, wider and lower or narrower and higher
+_TINT = 0.08  # lighter or darker than a colour of the palette, at most
+OF_FRAME = 5  # numbers that decide where an object is
+OF_OBJECT = 2 * PAINTS + 2 + 3 + 6 * MOST_PARTS  # numbers that decide what it looks like
+OF_BLOB = 7  # numbers that decide a blob
 
 
 @dataclass(frozen=True)
-class Part:
-    """A shape, where it belongs in the object, which has a radius of about 1, and what it is made of."""
+class Frame:
+    """Coordinates [N, H, W] that turn and move with an object, and its radius [N, 1, 1] in half pictures."""
 
-    shape: str
-    x: float
-    y: float
-    radius: float
-    material: str
+    x: Tensor
+    y: Tensor
+    radius: Tensor
 
-
-# Classes share shapes and materials: what tells them apart is which parts there are, and where.
-CLASSES: dict[str, tuple[Part, ...]] = {
-    "lollipop": (
-        Part("post", 0, 0.45, 0.55, "slats"),
-        Part("disc", 0, -0.4, 0.6, "checks"),
-    ),
-    "barbell": (
-        Part("bar", 0, 0, 0.6, "planks"),
-        Part("disc", -0.6, 0, 0.5, "planks"),
-        Part("disc", 0.6, 0, 0.5, "planks"),
-    ),
-    "house": (
-        Part("square", 0, 0.45, 0.6, "planks"),
-        Part("triangle", 0, -0.5, 0.7, "slats"),
-    ),
-    "key": (
-        Part("post", 0, 0.4, 0.65, "checks"),
-        Part("ring", 0, -0.5, 0.6, "tiles"),
-        Part("bar", 0.25, 0.8, 0.3, "checks"),
-    ),
-    "table": (
-        Part("post", -0.6, 0.3, 0.65, "slats"),
-        Part("post", 0.6, 0.3, 0.65, "slats"),
-        Part("bar", 0, -0.5, 1.0, "slats"),
-    ),
-    "lights": (
-        Part("disc", 0, -0.72, 0.4, "tiles"),
-        Part("disc", 0, 0, 0.4, "planks"),
-        Part("disc", 0, 0.72, 0.4, "tiles"),
-    ),
-    "grave": (
-        Part("square", 0, 0.5, 0.6, "tiles"),
-        Part("cross", 0, -0.4, 0.65, "tiles"),
-    ),
-    "cart": (
-        Part("frame", 0, -0.3, 0.8, "checks"),
-        Part("disc", -0.5, 0.65, 0.4, "slats"),
-        Part("disc", 0.5, 0.65, 0.4, "slats"),
-    ),
-    "tree": (
-        Part("post", 0, 0.6, 0.45, "planks"),
-        Part("triangle", 0, 0.1, 0.65, "checks"),
-        Part("triangle", 0, -0.5, 0.55, "checks"),
-    ),
-    "glasses": (
-        Part("bar", 0, 0, 0.3, "checks"),
-        Part("ring", -0.6, 0, 0.55, "checks"),
-        Part("ring", 0.6, 0, 0.55, "checks"),
-    ),
-    "flag": (
-        Part("post", -0.5, 0, 1.0, "tiles"),
-        Part("square", 0.15, -0.5, 0.6, "slats"),
-    ),
-    "window": (
-        Part("frame", 0, 0, 1.0, "planks"),
-        Part("cross", 0, 0, 0.6, "tiles"),
-    ),
-}
-MOST_PARTS = max(len(parts) for parts in CLASSES.values())
+    @staticmethod
+    def of(
+        size: int, random: Tensor, *, shift: float, rotation: float, radius: tuple[float, float], mirror: bool
+    ) -> Frame:
+        """Frames by numbers [N, OF_FRAME]: moved up to `shift`, turned up to `rotation`, sized in a range."""
+        x, y = grid(size)
+        move_x, move_y, turn, growth, side = random[..., None, None].unbind(1)  # [N, 1, 1]
+        radii = radius[0] + (radius[1] - radius[0]) * growth
+        angle = (rotation * signed(turn)).double()
+        cosine, sine = angle.cos().float() / radii, angle.sin().float() / radii
+        x, y = x - shift * signed(move_x), y - shift * signed(move_y)
+        along = cosine * x + sine * y
+        return Frame(
+            torch.where(side < 0.5, -along, along) if mirror else along, cosine * y - sine * x, radii
+        )
 
 
-def texture(material: str, x: Tensor, y: Tensor, period: Tensor, phase: tuple[Tensor, Tensor]) -> Tensor:
-    """The pattern of a material, -1..1 with mean 0, at [N, H, W]; phases are in periods."""
-    u, v = x / period + phase[0], y / period + phase[1]
-    return MATERIALS[material](u, v)
+def signed(random: Tensor) -> Tensor:
+    """0..1 to -1..1."""
+    return random * 2 - 1
 
 
-def coverage(shape: str, x: Tensor, y: Tensor, radius: Tensor, size: int) -> Tensor:
-    """The share of each pixel that a part covers, 0..1, for coordinates [N, H, W] about the part's centre."""
-    distance = PARTS[shape](x / radius, y / radius) * radius  # in units of half an image
-    return (0.5 - distance * (size / 2)).clamp(0, 1)
+def draw_object(
+    canvas: Tensor, parts: Tensor, name: str, frame: Frame, random: Tensor, jitter: float
+) -> Tensor:
+    """Canvas [N, 3, H, W] with an object of class `name` in front.
+
+    Its parts are entered in `parts` [N, H, W]. `random` [N, OF_OBJECT] decides colours, proportions, light,
+    and where parts are: up to `jitter` radii from their places.
+    """
+    half = canvas.shape[-1] / 2 * frame.radius  # of the object, in pixels
+    colours, greys, proportions, places = random.split([2 * PAINTS, 2, 3, 6 * MOST_PARTS], 1)
+    paints = torch.cat((_paints(colours), _greys(greys)), 1)  # so that PALE and DARK count from the end
+    stretch, light_x, light_y = signed(proportions)[..., None, None].unbind(1)
+    x, y = frame.x * (1 + _STRETCH * stretch), frame.y / (1 + _STRETCH * stretch)
+    light = 1 + 0.2 * light_x * x.clamp(-1, 1) - (0.1 + 0.1 * light_y) * y.clamp(-1, 1)
+    for i, part in enumerate(CLASSES[name]):
+        own = places[:, 6 * i : 6 * i + 6, None, None]
+        right, down, larger = (jitter * signed(own[:, :3])).unbind(1)
+        u, v = (x - right) * (1 + larger), (y - down) * (1 + larger)
+        distance = part.outline(u, v)
+        alpha = (0.5 - distance * half).clamp(0, 1)
+        rim = _RIM + (1 - _RIM) * (-distance / _LINE).clamp(0, 1)
+        colour = _colour(part, paints, u + own[:, 3], v + own[:, 4], own[:, 5] < 0.5) * (light * rim)[:, None]
+        canvas = canvas + alpha[:, None] * (colour - canvas)
+        parts[alpha >= 0.5] = i + 1
+    return canvas
 
 
-def grid(size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of the centres of pixels: x [1, 1, W] and y [1, H, 1]."""
-    line = (2 * torch.arange(size) + 1) / size - 1
-    return line.view(1, 1, size), line.view(1, size, 1)
+def draw_blob(canvas: Tensor, kind: int, random: Tensor) -> Tensor:
+    """Canvas [N, 3, H, W] with a small shape of one colour, or none, by numbers [N, OF_BLOB]."""
+    where, colour, there = random.split([OF_FRAME, 1, 1], 1)
+    frame = Frame.of(canvas.shape[-1], where, shift=1.0, rotation=math.pi, radius=(0.08, 0.24), mirror=False)
+    distance = _BLOBS[kind % len(_BLOBS)](frame.x, frame.y) * frame.radius * (canvas.shape[-1] / 2)
+    alpha = (0.5 - distance).clamp(0, 1) * (there < 0.7)[..., None]
+    paint = _paints(colour.expand(-1, 2))[:, 0, :, None, None] * (0.8 - 0.25 * frame.y.clamp(-1, 1))[:, None]
+    return canvas + alpha[:, None] * (paint - canvas)
 
 
-def uniforms(seed: int, split: int, indices: Tensor, count: int, stream: int) -> Tensor:
-    """Numbers in [0, 1), float32 [N, count], each a hash of (seed, split, stream, index, position) alone."""
-    key = _mix(_mix(torch.tensor([seed * 8 + split * 4 + stream])) + indices)  # [N]
-    bits = _mix(key[:, None] + torch.arange(1, count + 1) * 0x9E3779B9)
-    return (bits >> 8).float() / 2**24
+def _paints(random: Tensor) -> Tensor:
+    """Different colours of the palette [N, n, 3], and lighter or darker, by numbers [N, 2 n]."""
+    which, tint = random.chunk(2, 1)
+    taken = torch.empty(len(random), 0, dtype=torch.int64)
+    for i in range(which.shape[1]):
+        at = (which[:, i] * (len(PALETTE) - i)).long()
+        for other in taken.sort(1).values.unbind(1):  # each colour that is taken moves the later ones up
+            at = at + (at >= other)
+        taken = torch.cat((taken, at[:, None]), 1)
+    return torch.tensor(PALETTE)[taken] * (1 + _TINT * signed(tint))[..., None]
 
 
-def _mix(x: Tensor) -> Tensor:
-    """A bijection of 32 bits without visible pattern (lowbias32 of C. Wellons' hash prospector)."""
-    x = x & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
+def _greys(random: Tensor) -> Tensor:
+    """PALE and DARK [N, 2, 3], which change places in half of the objects: light does not tell the class."""
+    low, high = _CONTRAST
+    step = torch.where(random[:, :1] < 0.5, -1.0, 1.0) * (low + (high - low) * random[:, 1:])
+    return (_MIDDLE + torch.cat((step, -step), 1))[..., None].expand(-1, 2, 3)
+
+
+def _colour(part: Part, paints: Tensor, x: Tensor, y: Tensor, pale: Tensor) -> Tensor:
+    """[N, 3, 1, 1] or, of a pattern in a paint and PALE where `pale` [N, 1, 1], else DARK, [N, 3, H, W]."""
+    first = paints[:, part.paint, :, None, None]
+    pattern = MATERIALS[part.material]
+    if pattern is None:
+        return first
+    second = torch.where(pale[:, None], paints[:, PALE, :, None, None], paints[:, DARK, :, None, None])
+    return first + pattern(x, y)[:, None] * (second - first)

@@ -1,45 +1,59 @@
-"""Embedded data: objects made of parts on cluttered backgrounds."""
+"""Embedded data: coloured objects made of parts, in natural-looking places."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
+from dino_lab.components.data._backgrounds import OF_BACKGROUND, Backgrounds
+from dino_lab.components.data._drawing import uniforms
 from dino_lab.components.data._labelled import Labelled
 from dino_lab.components.data._masks import boxes
-from dino_lab.components.data._render import CLASSES, MOST_PARTS, coverage, grid, texture, uniforms
-from dino_lab.components.data._storage import Resident, Split
+from dino_lab.components.data._objects import CLASSES
+from dino_lab.components.data._render import OF_BLOB, OF_FRAME, OF_OBJECT, Frame, draw_blob, draw_object
+from dino_lab.components.data._storage import Batch, Resident, Split
 from dino_lab.registry import register
 
 Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _BATCH = 500
-_PERIOD = 0.35  # of the materials on average, in halves of the image
-_CELLS = 8  # of a side of the backgrounds
+_OBJECTS, _GRAIN, _PLACES, _OF_SCENE = range(4)  # streams of the hash
+_RADIUS = (0.48, 0.8)  # of an object, in half images
+_GREY = 0.48  # of a place without clutter
+_IN_SCENE = 6  # objects of a scene at most, each but the one in front there in two of three
+_SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 
 
 @register("data", "shapes")
 class Shapes(Labelled):
-    """Procedural objects, each a class-specific arrangement of 2-3 parts, on a few shared noise backgrounds.
+    """Drawn objects of several parts and materials, in colour, on pieces of textures that all images share.
 
-    Parts are made of striped and chequered materials whose light and dark fall differently in every image, so
-    that an object is on average as bright as its background. Size, position, rotation and the places of the
-    parts vary as well, and none of it tells anything about the class. An image is grey in three equal
-    channels; it depends on (seed, split, index) alone, and its label is index % classes. `max_shift` is in
-    halves of the image, `max_rotation` in radians, `jitter` (of the parts) in radii of the object. A pixel
-    has the range 1: `contrast` is how far materials go from the middle, `clutter` the range of the
-    backgrounds, `noise` that of the noise of each pixel. `backgrounds` is how many there are: of many, or of
-    strong ones, the backgrounds are learned before the objects.
+    An image shows pieces of three of `backgrounds` textures (foliage, sand, water, ...), some coloured blobs,
+    and in front of them an object. Its class says which parts it has, of what shape and pattern, and where.
+    Colours, light and dark, size, place, rotation and proportions are drawn alike for all classes. Textures
+    and paints are about equally light, so that without colour a background says nothing of which image it is.
+    `clutter` is how strong textures and blobs are. An image depends on (seed, split, index) alone; its label
+    is index % classes.
+
+    `layout: scene` changes what training sees, and nothing else: images without a subject, of up to six small
+    objects of any classes, which lie anywhere and hide one another. Evaluators see the same images of one
+    object each, as bank and as test split, so that two runs differ in the way pictures were taken alone. The
+    label of a scene is the class of the object in front; only training with labels uses it.
     """
 
     def __init__(
         self,
         device: torch.device,
         *,
+        layout: Annotated[
+            Literal["object", "scene"],
+            Field(description="what training sees: one large object in an image, or several small ones"),
+        ] = "object",
         size: Annotated[int, Field(ge=16, description="side of the images, in pixels")] = 32,
         classes: Annotated[int, Field(ge=2, le=len(CLASSES), description="kinds of objects")] = 10,
         train_images: Annotated[int, Field(gt=0, description="images of the training split")] = 4000,
@@ -47,97 +61,131 @@ class Shapes(Labelled):
         seed: Annotated[int, Field(ge=0, lt=2**28, description="of everything that is drawn")] = 0,
         max_shift: Annotated[
             float, Field(ge=0, le=0.5, description="furthest an object is from the middle, in half images")
-        ] = 0.45,
+        ] = 0.5,
         max_rotation: Annotated[
             float, Field(ge=0, le=math.pi, description="largest rotation to either side, in radians")
-        ] = 0.3,
+        ] = 3.14,
         jitter: Annotated[
             float, Field(ge=0, le=0.2, description="furthest a part moves in its object, in object radii")
-        ] = 0.15,
-        contrast: Annotated[
-            float, Field(gt=0, le=0.5, description="how far materials go from grey; pixels range over 1")
-        ] = 0.35,
+        ] = 0.06,
+        blobs: Annotated[
+            int, Field(ge=0, le=20, description="small coloured shapes behind the objects, at most")
+        ] = 4,
         clutter: Annotated[
-            float, Field(ge=0, le=1, description="range of the backgrounds; pixels range over 1")
-        ] = 0.45,
+            float, Field(ge=0, le=1, description="strength of textures and blobs; 1: as strong as objects")
+        ] = 0.4,
         noise: Annotated[
             float, Field(ge=0, le=1, description="range of the noise of single pixels, which range over 1")
-        ] = 0.4,
+        ] = 0.12,
         backgrounds: Annotated[
-            int, Field(gt=0, description="number of backgrounds, which both splits share")
+            int, Field(gt=0, description="number of textures, which all images share")
         ] = 16,
     ) -> None:
         self.size, self.seed = size, seed
         self._names = tuple(CLASSES)[:classes]
         self.max_shift, self.max_rotation, self.jitter = max_shift, max_rotation, jitter
-        self.contrast, self.noise = contrast, noise
-        self._backgrounds = _backgrounds(seed, size, clutter, backgrounds)
-        train, test = self._split("train", train_images, device), self._split("test", test_images, device)
+        self.blobs, self.clutter, self.noise = blobs, clutter, noise
+        self._backgrounds = Backgrounds(seed, backgrounds, size)
+        train = self._split("train", train_images, device)
+        test = self._split("test", test_images, device)
         super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        self._scenes: Resident | None = None  # what training sees instead of the training split
+        if layout == "scene":
+            self._scenes = Resident(self.scenes(torch.arange(train_images)).to(device), train.labels)
+            self.notes = ("training sees scenes of several objects; evaluators see images of one object",)
+
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+        """Batches from step `start` on, without end: of scenes where `layout` says so."""
+        if self._scenes is None:
+            return super().train(batch_size, seed, start)
+        shown = copy.copy(self)
+        shown._train, shown._scenes = self._scenes, None
+        return shown.train(batch_size, seed, start)
+
+    def to(self, device: torch.device) -> Labelled:
+        """The same images on another device."""
+        there = super().to(device)
+        if isinstance(there, Shapes) and self._scenes is not None:
+            there._scenes = self._scenes.to(device)
+        return there
 
     def annotated(self, split: Split, indices: Tensor) -> Pictures:
         """Images with what is in them, on the CPU, for int64 indices [N] of any size.
 
         Returns images uint8 [N, 3, H, W]; labels int64 [N]; object masks bool [N, H, W]; part masks uint8
         [N, H, W], 0 background and 1, 2, ... the parts in the order they are drawn; boxes int64 [N, 4] as x0,
-        y0, x1, y1 in pixels, the last two exclusive.
+        y0, x1, y1 in pixels, the last two exclusive. Of the images that evaluators see, with either layout.
         """
-        drawn = [self._draw(split, some) for some in indices.cpu().split(_BATCH)]
-        images, labels, parts = (torch.cat(column) for column in zip(*drawn, strict=True))
+        images, labels, parts = self._draw_all(split, indices.cpu())
         masks = parts > 0
         return images, labels, masks, parts, boxes(masks)
 
+    def scenes(self, indices: Tensor) -> Tensor:
+        """Scenes of the training split uint8 [N, 3, H, W], on the CPU, for int64 indices [N] of any size."""
+        return torch.cat([self._draw_scenes(some) for some in indices.cpu().split(_BATCH)])
+
     def _split(self, split: Split, count: int, device: torch.device) -> Resident:
-        drawn = [self._draw(split, some)[:2] for some in torch.arange(count).split(_BATCH)]
-        images, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
+        images, labels, _ = self._draw_all(split, torch.arange(count))
         return Resident(images.to(device), labels.to(device))
 
-    def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw_all(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images uint8 [N, 3, H, W], labels [N] and part masks uint8 [N, H, W]."""
-        labels = indices % len(self._names)
-        images = torch.empty(len(indices), 1, self.size, self.size, dtype=torch.uint8)
-        parts = torch.empty(len(indices), self.size, self.size, dtype=torch.uint8)
-        for label, name in enumerate(self._names):
-            rows = (labels == label).nonzero()[:, 0]
-            if len(rows):
-                images[rows], parts[rows] = self._draw_class(name, split, indices[rows])
-        return images.repeat(1, 3, 1, 1), labels, parts
+        drawn = [self._draw(split, some) for some in indices.split(_BATCH)]
+        images, labels, parts = (torch.cat(column) for column in zip(*drawn, strict=True))
+        return images, labels, parts
 
-    def _draw_class(self, name: str, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images uint8 [N, 1, H, W] and part masks uint8 [N, H, W] of one class."""
-        number = int(split == "test")
-        random = uniforms(self.seed, number, indices, 5 + 6 * MOST_PARTS, stream=0)
-        canvas = self._backgrounds[(random[:, 0] * len(self._backgrounds)).long()]  # [N, H, W]
+    def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, labels = int(split == "test"), indices % len(self._names)
+        random = uniforms(self.seed, key, indices, OF_FRAME + OF_OBJECT, _OBJECTS)
+        canvas = self._place(key, indices)
         parts = torch.zeros(len(indices), self.size, self.size, dtype=torch.uint8)
-        x, y, radius = self._pose(random[:, 1:5])
-        for i, part in enumerate(CLASSES[name]):
-            own = (random[:, 5 + 6 * i : 11 + 6 * i] * 2 - 1)[..., None, None].unbind(
-                1
-            )  # 6 of [N, 1, 1], -1..1
-            offset_x = x - (part.x + self.jitter * own[0]) * radius
-            offset_y = y - (part.y + self.jitter * own[1]) * radius
-            scale = part.radius * (1 + self.jitter * own[2]) * radius
-            alpha = coverage(part.shape, offset_x, offset_y, scale, self.size)
-            period = _PERIOD * (1 + 0.3 * own[3])
-            wave = texture(part.material, offset_x, offset_y, period, (own[4], own[5]))
-            canvas = canvas + alpha * (0.5 + self.contrast * wave - canvas)
-            parts[alpha >= 0.5] = i + 1
-        grain = uniforms(self.seed, number, indices, self.size**2, stream=1).view_as(canvas)
-        canvas = canvas + self.noise * (grain - 0.5)
-        return (canvas[:, None].clamp(0, 1) * 255).round().to(torch.uint8), parts
+        self._put(canvas, parts, labels, random, self.max_shift, _RADIUS)
+        return self._developed(canvas, key, indices), labels, parts
 
-    def _pose(self, random: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates [N, H, W] that rotate and move with the object, and its radius [N, 1, 1]."""
-        x, y = grid(self.size)
-        shift_x, shift_y, rotation, growth = random[..., None, None].unbind(1)  # [N, 1, 1]
-        angle = (rotation * 2 - 1).double() * self.max_rotation
-        cosine, sine = angle.cos().float(), angle.sin().float()
-        x, y = x - (shift_x * 2 - 1) * self.max_shift, y - (shift_y * 2 - 1) * self.max_shift
-        return cosine * x + sine * y, cosine * y - sine * x, 0.5 + 0.3 * growth
+    def _draw_scenes(self, indices: Tensor) -> Tensor:
+        random = uniforms(self.seed, 0, indices, _IN_SCENE * (2 + OF_FRAME + OF_OBJECT), _OF_SCENE)
+        canvas = self._place(0, indices)
+        parts = torch.empty(len(indices), self.size, self.size, dtype=torch.uint8)
+        *behind, front = random.split(2 + OF_FRAME + OF_OBJECT, 1)
+        for own in behind:
+            kinds = torch.where(own[:, 0] < 2 / 3, (own[:, 1] * len(self._names)).long(), -1)
+            self._put(canvas, parts, kinds, own[:, 2:], _SCENE_SHIFT, _SCENE_RADIUS)
+        labels = indices % len(self._names)
+        self._put(canvas, parts, labels, front[:, 2:], _SCENE_SHIFT, _SCENE_RADIUS)
+        return self._developed(canvas, 0, indices)
 
+    def _place(self, key: int, indices: Tensor) -> Tensor:
+        """Backgrounds with blobs [N, 3, H, W]."""
+        random = uniforms(self.seed, key, indices, OF_BACKGROUND + OF_BLOB * self.blobs, _PLACES)
+        canvas = self._backgrounds.draw(random[:, :OF_BACKGROUND])
+        for kind in range(self.blobs):
+            canvas = draw_blob(canvas, kind, random[:, OF_BACKGROUND + OF_BLOB * kind :][:, :OF_BLOB])
+        return _GREY + self.clutter * (canvas - _GREY)
 
-def _backgrounds(seed: int, size: int, clutter: float, count: int) -> Tensor:
-    """Blended cells of grey noise [count, H, W]: 0.5 on average, in a range of `clutter`."""
-    generator = torch.Generator().manual_seed(seed)
-    cells = torch.rand(count, 1, _CELLS, _CELLS, generator=generator)
-    return 0.5 + clutter * (F.interpolate(cells, size, mode="bilinear")[:, 0] - 0.5)
+    def _put(
+        self,
+        canvas: Tensor,
+        parts: Tensor,
+        kinds: Tensor,
+        random: Tensor,
+        shift: float,
+        radius: tuple[float, float],
+    ) -> None:
+        """Draw onto canvas [N, 3, H, W] an object of its kind [N] in front of each; none of kind -1."""
+        for kind, name in enumerate(self._names):
+            rows = (kinds == kind).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            where, what = random[rows].split([OF_FRAME, OF_OBJECT], 1)
+            frame = Frame.of(
+                self.size, where, shift=shift, rotation=self.max_rotation, radius=radius, mirror=True
+            )
+            its = parts[rows]
+            canvas[rows] = draw_object(canvas[rows], its, name, frame, what, self.jitter)
+            parts[rows] = its
+
+    def _developed(self, canvas: Tensor, key: int, indices: Tensor) -> Tensor:
+        """Images uint8 from canvas [N, 3, H, W], with grain."""
+        random = uniforms(self.seed, key, indices, self.size**2, _GRAIN)
+        grain = self.noise * (random.view_as(canvas[:, :1]) - 0.5)
+        return ((canvas + grain).clamp(0, 1) * 255).round().to(torch.uint8)
