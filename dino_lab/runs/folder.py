@@ -16,6 +16,7 @@ lock                 held by the process that trains
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -263,6 +264,9 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     return plain
 
 
+_LEAST_EPOCH = 1e-12  # one step of any data set
+
+
 def _row(file: Path, line: int, text: str) -> dict[str, float]:
     try:
         row = json.loads(text)
@@ -273,6 +277,8 @@ def _row(file: Path, line: int, text: str) -> dict[str, float]:
         isinstance(row, dict)
         and {"step", "epoch"} <= row.keys()
         and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in row.values())
+        and isinstance(row["step"], int)
+        and (row["epoch"] == 0 or _LEAST_EPOCH < row["epoch"] < math.inf)  # a loss may be no number
     ):
         return row
     raise UserError(f"{file}:{line}: not a row of numbers; remove the line, or the file")

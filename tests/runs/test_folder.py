@@ -88,7 +88,12 @@ def test_a_half_row_is_forgotten(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["[1, 2]", "nonsense", '{"step": 1}', '{"step": 1, "epoch": "x"}', "[" * 9999]
+    "line",
+    [
+        *("[1, 2]", "nonsense", '{"step": 1}', '{"step": 1, "epoch": "x"}', "[" * 9999),
+        *('{"step": 1, "epoch": NaN}', '{"step": 1, "epoch": 1e-300}', '{"step": 1.5, "epoch": 1}'),
+        *('{"step": NaN, "epoch": 1}', '{"step": 1, "epoch": Infinity}', '{"step": 1, "epoch": -1}'),
+    ],
 )
 def test_a_damaged_row_is_named(folder: RunFolder, line: str) -> None:
     folder.append_row({"step": 1, "epoch": 0.1})
