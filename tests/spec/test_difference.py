@@ -47,14 +47,14 @@ def changes(*settings: str) -> list[str]:
             ("evaluators=[{name: knn, k: [10, 20]}, {name: knn, every: 3}]",),
             ["evaluators.1: - -> knn {every: 3}"],
         ),
-        (("train.epochs=9", "seed=4"), ["seed: 0 -> 4", "train.epochs: 7 -> 9"]),
+        (("train.epochs=9", "seed=4"), ["seed: 0 -> 4", "train.epochs: 10 -> 9"]),
     ],
 )
 def test_every_difference_and_no_other(settings: tuple[str, ...], said: list[str] | None) -> None:
     found = changes(*settings)
     if said is None:
         (one,) = found
-        assert one.startswith("optim: adamw {lr: {start: 0.003, ")
+        assert one.startswith("optim: adamw {lr: {start: 0.005, ")
         assert one.endswith(" -> sgd")
     else:
         assert found == said
@@ -70,7 +70,7 @@ def byol(tmp_path: Path) -> Path:
 def test_elsewhere_than_on_a_terminal_it_is_lines(byol: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for form in ([], ["--format", "plain"]):
         assert main(["diff", str(QUICKSTART), str(byol), *form]) == 0
-        assert capsys.readouterr().out == "loss: cross_entropy -> mse\ntrain.epochs: 7 -> 3\n"
+        assert capsys.readouterr().out == "loss: cross_entropy -> mse\ntrain.epochs: 10 -> 3\n"
 
 
 def test_on_a_terminal_it_is_a_table(
@@ -89,7 +89,7 @@ def test_as_markdown(byol: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", str(QUICKSTART), str(byol), "--format", "markdown"]) == 0
     assert capsys.readouterr().out == (
         "| key | quickstart | byol |\n| --- | --- | --- |\n"
-        "| `loss` | `cross_entropy` | `mse` |\n| `train.epochs` | `7` | `3` |\n"
+        "| `loss` | `cross_entropy` | `mse` |\n| `train.epochs` | `10` | `3` |\n"
     )
 
 

@@ -39,10 +39,7 @@ class ResNet(nn.Module):
         ] = (1, 1, 1, 1),
         stem_stride: Annotated[
             Literal[1, 2, 4],
-            Field(
-                description="pixels of the image to one of the first map; 1 for 32 pixels, 2 for 64, 4 for "
-                "128 and more, half of it by max pooling"
-            ),
+            Field(description="pixels of the image to one of the first map; 1 for 32, 2 for 64, 4 from 128"),
         ] = 1,
         drop_path: Annotated[
             float, Field(ge=0, lt=1, description="stochastic depth of the last block, rising from 0")

@@ -59,8 +59,7 @@ class Vit(nn.Module):
         stem: Annotated[
             Literal["patches", "convolutions"],
             Field(
-                description="how pixels become tokens; patches: one projection; convolutions: 3x3, stride 2, "
-                "as many as make a patch, so its side is a power of 2"
+                description="patches: one projection each; convolutions: 3x3 of stride 2, for a `patch` of 2^n"
             ),
         ] = "patches",
         train_patches: Annotated[
