@@ -59,7 +59,7 @@ class Vit(nn.Module):
         stem: Annotated[
             Literal["patches", "convolutions"],
             Field(
-                description="patches: one projection each; convolutions: 3x3 of stride 2, for a `patch` of 2^n"
+                description="patches: one projection; convolutions: 3x3 of stride 2, for a `patch` of 2^n"
             ),
         ] = "patches",
         train_patches: Annotated[
