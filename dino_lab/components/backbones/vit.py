@@ -58,9 +58,7 @@ class Vit(nn.Module):
         positions: Positions = "timm",
         stem: Annotated[
             Literal["patches", "convolutions"],
-            Field(
-                description="patches: one projection; convolutions: 3x3 of stride 2, for a `patch` of 2^n"
-            ),
+            Field(description="patches: one projection; convolutions: 3x3 of stride 2, for a `patch` of 2^n"),
         ] = "patches",
         train_patches: Annotated[
             bool, Field(description="false: the patch projection keeps its first weights; MoCo v3: false")
