@@ -39,8 +39,8 @@ What *Emerging Properties in Self-Supervised Vision Transformers*
 ([arXiv 2104.14294](https://arxiv.org/abs/2104.14294)) says of DINO's parts, tried at a size for two CPU
 cores: a small ResNet, CIFAR-10 (re-encoded as JPEG), two epochs, a head without batch norm
 (`experiments/paper/dino_small.yaml`); attention with the quickstart's ViT on drawn objects. The paper's
-numbers are k-NN accuracies of ViT-S/16 on ImageNet, and Jaccard overlaps on PASCAL VOC. This page says whether the claims show at this size; what holds here need not hold there, and the other way
-round.
+numbers are k-NN accuracies of ViT-S/16 on ImageNet, and Jaccard overlaps on PASCAL VOC. This page says
+whether the claims show at this size; what holds here need not hold there, and the other way round.
 
 The page is written by `python -m benchmarks.paper FOLDER/cifar10`. Each claim stands in the sweep file
 beside the arms that it is about, and `dino-lab sweep FILE --check` judges it anew.
