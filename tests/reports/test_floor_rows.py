@@ -68,19 +68,19 @@ def test_no_arm_above_untrained_is_told_before_the_table(
 ) -> None:
     study = make_study([gains("a", 0.01, -0.01, 0.02), gains("b", 0.0, 0.01, -0.02)])
     assert list(said(study).warnings) == [
-        "no arm is better than untrained (knn.5nn 0.3100)",
-        "no arm is better than raw pixels (knn.5nn 0.3900)",
+        "no arm is seen to be better than untrained (knn.5nn 0.3100)",
+        "no arm is seen to be better than raw pixels (knn.5nn 0.3900)",
     ]
     write_study(study, tmp_path / "out")
     text = (tmp_path / "out" / "table.md").read_text()
-    assert text.index("**no arm is better than untrained") < text.index("no difference seen")
+    assert text.index("**no arm is seen to be better than untrained") < text.index("no difference seen")
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("no arm is better than untrained (knn.5nn 0.3100)\n")
+    assert capsys.readouterr().out.startswith("no arm is seen to be better than untrained (knn.5nn 0.3100)\n")
     to = tmp_path / "page.html"
     assert cli.main(["report", str(tmp_path / "out"), "--to", str(to)]) == 0
     page = to.read_text()
-    assert page.index("no arm is better than untrained") < page.index("no difference seen")
+    assert page.index("no arm is seen to be better than untrained") < page.index("no difference seen")
 
 
 def test_an_arm_whose_floor_is_not_known_may_be_above(
@@ -100,7 +100,7 @@ def test_arms_that_are_not_above_untrained_are_named(gains: MakeGains, make_stud
 def test_a_small_number_may_be_the_better_one(gains: MakeGains, make_study: MakeStudy) -> None:
     arms = [gains("a", -0.2, -0.21, -0.2, pixels=False)]
     assert list(said(make_study(arms, mode="min")).warnings) == []
-    assert list(said(make_study(arms)).warnings) == ["no arm is better than untrained (knn.5nn 0.3100)"]
+    assert list(said(make_study(arms)).warnings) == ["no arm is seen to be better than untrained (knn.5nn 0.3100)"]
 
 
 def test_networks_that_begin_differently_are_told(gains: MakeGains, make_study: MakeStudy) -> None:
@@ -117,8 +117,8 @@ def test_networks_that_begin_differently_are_told(gains: MakeGains, make_study: 
 
 def test_one_seed_is_compared_by_its_number(gains: MakeGains, make_study: MakeStudy) -> None:
     up, down = gains("up", 0.01, before=(0.3,)), gains("down", -0.01, before=(0.3,))
-    assert "no arm is better than untrained (knn.5nn 0.3000)" not in said(make_study([up, down])).warnings
-    assert "no arm is better than untrained (knn.5nn 0.3000)" in said(make_study([down])).warnings
+    assert "no arm is seen to be better than untrained (knn.5nn 0.3000)" not in said(make_study([up, down])).warnings
+    assert "no arm is seen to be better than untrained (knn.5nn 0.3000)" in said(make_study([down])).warnings
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,9 @@ def test_runs_are_compared_by_spec(sweep: Sweep, capsys: pytest.CaptureFixture[s
     assert cli.main(["compare", *map(str, runs)]) == 0
     out = capsys.readouterr().out
     untrained, pixels, chance, _, first, second = out.splitlines()[:6]
-    assert untrained.startswith("no arm is better than untrained (knn.5nn 0.")
-    assert pixels == "no arm is better than raw pixels (knn.5nn 0.1042)"
-    assert chance == "no arm is better than chance (knn.5nn 0.1042)"
+    assert untrained.startswith("no arm is seen to be better than untrained (knn.5nn 0.")
+    assert pixels == "no arm is seen to be better than raw pixels (knn.5nn 0.1042)"
+    assert chance == "no arm is seen to be better than chance (knn.5nn 0.1042)"
     assert re.match(r"tiny +2 .* baseline ", first)
     assert re.match(r"tiny targets\.momentum=0(\.9)? +2 .* no difference seen ", second)
     assert "score: knn.5nn" in out

@@ -54,7 +54,7 @@ def floor_warnings(study: Study, results: Sequence[ArmResult], floors: Sequence[
         gains = [gain(study, arm, floor.label) for arm in scored]
         if gains and all(above is not None and not is_better(study, above) for above in gains):
             score = f"{floor.score.mean:.4f}" if floor.score is not None else ""
-            said.append(f"no arm is better than {floor.label} ({study.metric} {score})")
+            said.append(f"no arm is seen to be better than {floor.label} ({study.metric} {score})")
     return said
 
 
