@@ -100,7 +100,9 @@ def test_arms_that_are_not_above_untrained_are_named(gains: MakeGains, make_stud
 def test_a_small_number_may_be_the_better_one(gains: MakeGains, make_study: MakeStudy) -> None:
     arms = [gains("a", -0.2, -0.21, -0.2, pixels=False)]
     assert list(said(make_study(arms, mode="min")).warnings) == []
-    assert list(said(make_study(arms)).warnings) == ["no arm is seen to be better than untrained (knn.5nn 0.3100)"]
+    assert list(said(make_study(arms)).warnings) == [
+        "no arm is seen to be better than untrained (knn.5nn 0.3100)"
+    ]
 
 
 def test_networks_that_begin_differently_are_told(gains: MakeGains, make_study: MakeStudy) -> None:
@@ -117,7 +119,10 @@ def test_networks_that_begin_differently_are_told(gains: MakeGains, make_study: 
 
 def test_one_seed_is_compared_by_its_number(gains: MakeGains, make_study: MakeStudy) -> None:
     up, down = gains("up", 0.01, before=(0.3,)), gains("down", -0.01, before=(0.3,))
-    assert "no arm is seen to be better than untrained (knn.5nn 0.3000)" not in said(make_study([up, down])).warnings
+    assert (
+        "no arm is seen to be better than untrained (knn.5nn 0.3000)"
+        not in said(make_study([up, down])).warnings
+    )
     assert "no arm is seen to be better than untrained (knn.5nn 0.3000)" in said(make_study([down])).warnings
 
 
