@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 
 import pytest
 import torch
@@ -27,16 +26,6 @@ def few() -> GreyShapes:
     return GreyShapes(CPU, train_images=40, test_images=20)
 
 
-def test_an_image_does_not_depend_on_its_batch(few: GreyShapes) -> None:
-    whole = few.annotated("train", torch.arange(200))
-    for index in (0, 17, 199):
-        for a, b in zip(whole, few.annotated("train", torch.tensor([index])), strict=True):
-            assert torch.equal(a[index], b[0])
-    order = torch.tensor([5, 5, 123, 2])
-    for a, b in zip(whole, few.annotated("train", order), strict=True):
-        assert torch.equal(a[order], b)
-
-
 def test_images_are_those_of_shapes_of_0_1_0(few: GreyShapes) -> None:
     """The digest was printed by the code of before the component had another name."""
     digest = hashlib.sha256()
@@ -44,28 +33,6 @@ def test_images_are_those_of_shapes_of_0_1_0(few: GreyShapes) -> None:
         for column in few.annotated(split, torch.arange(100)):
             digest.update(column.numpy().tobytes())
     assert digest.hexdigest() == "cb39a2ac55b803779f90f80c9e386c6716547dee03742e610f6313a0d1333b69"
-
-
-def test_batches_are_the_annotated_images(few: GreyShapes) -> None:
-    images, labels = next(few.bank(40))
-    assert torch.equal(images, few.annotated("train", torch.arange(40))[0])
-    assert labels.tolist() == [i % 10 for i in range(40)]
-    assert torch.equal(next(few.test(20))[0], few.annotated("test", torch.arange(20))[0])
-    again = GreyShapes(CPU, train_images=50, test_images=20)
-    assert torch.equal(next(again.bank(40))[0], images)
-    known = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
-    for some, its in itertools.islice(few.train(16, 0, 0), 5):
-        assert [known[image.numpy().tobytes()] for image in some] == its.tolist()
-
-
-def test_seed_split_and_index_each_change_the_image(few: GreyShapes) -> None:
-    index = torch.tensor([3])
-    image = few.annotated("train", index)[0]
-    assert not torch.equal(image, few.annotated("test", index)[0])
-    assert not torch.equal(image, few.annotated("train", index + 10)[0])
-    other = GreyShapes(CPU, train_images=1, test_images=1, seed=1)
-    assert not torch.equal(image, other.annotated("train", index)[0])
-    assert len({image.numpy().tobytes() for image in few.annotated("train", torch.arange(1000))[0]}) == 1000
 
 
 @pytest.mark.parametrize("size", [16, 32, 96])

@@ -37,16 +37,10 @@ def scenes() -> Shapes:
     return Shapes(CPU, train_images=40, test_images=20, layout="scene")
 
 
-def test_an_image_does_not_depend_on_its_batch(few: Shapes) -> None:
-    whole, scenes = few.annotated("train", torch.arange(200)), few.scenes(torch.arange(200))
+def test_a_scene_does_not_depend_on_its_batch(few: Shapes) -> None:
+    scenes = few.scenes(torch.arange(200))
     for index in (0, 17, 199):
-        one = torch.tensor([index])
-        for a, b in zip(whole, few.annotated("train", one), strict=True):
-            assert torch.equal(a[index], b[0])
-        assert torch.equal(scenes[index], few.scenes(one)[0])
-    order = torch.tensor([5, 5, 123, 2])
-    for a, b in zip(whole, few.annotated("train", order), strict=True):
-        assert torch.equal(a[order], b)
+        assert torch.equal(scenes[index], few.scenes(torch.tensor([index]))[0])
 
 
 def test_images_are_the_same_on_every_machine() -> None:
@@ -58,31 +52,11 @@ def test_images_are_the_same_on_every_machine() -> None:
     assert digest.hexdigest() == "d3f8561622153c4f6ea4c71342e02eefd41487b38892d882033a997e97b64d7f"
 
 
-def test_batches_are_the_annotated_images(few: Shapes) -> None:
-    images, labels = next(few.bank(40))
-    assert torch.equal(images, few.annotated("train", torch.arange(40))[0])
-    assert labels.tolist() == [i % 10 for i in range(40)]
-    assert torch.equal(next(few.test(20))[0], few.annotated("test", torch.arange(20))[0])
-    again = Shapes(CPU, train_images=50, test_images=20)
-    assert torch.equal(next(again.bank(40))[0], images)
-    _each_is_one_of(few, images, labels)
-
-
 def _each_is_one_of(data: Shapes, images: Tensor, labels: Tensor) -> None:
     """Batches of training have these images, with these labels."""
     known = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
     for some, its in itertools.islice(data.train(16, 0, 0), 5):
         assert [known[image.numpy().tobytes()] for image in some] == its.tolist()
-
-
-def test_seed_split_and_index_each_change_the_image(few: Shapes) -> None:
-    index = torch.tensor([3])
-    image = few.annotated("train", index)[0]
-    assert not torch.equal(image, few.annotated("test", index)[0])
-    assert not torch.equal(image, few.annotated("train", index + 10)[0])
-    other = Shapes(CPU, train_images=1, test_images=1, seed=1)
-    assert not torch.equal(image, other.annotated("train", index)[0])
-    assert len({image.numpy().tobytes() for image in few.annotated("train", torch.arange(1000))[0]}) == 1000
 
 
 @pytest.mark.parametrize("size", [16, 32, 96])

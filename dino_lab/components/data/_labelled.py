@@ -75,8 +75,11 @@ class Labelled:
         size: int,
         mean: Numbers,
         std: Numbers,
+        shown: Storage | None = None,
     ) -> None:
+        """`shown` is what training sees in place of `train`, image by image."""
         self._train, self._test = train, test
+        self._shown = train if shown is None else shown
         self.class_names, self.classes, self.size = class_names, len(class_names), size
         self.train_images, self.test_images = len(train.labels), len(test.labels)
         self.skipped = train.skipped + test.skipped
@@ -92,8 +95,10 @@ class Labelled:
         """The same images on another device; only of what is resident."""
         assert isinstance(self._train, Resident)
         assert isinstance(self._test, Resident)
+        assert isinstance(self._shown, Resident)
         there = copy.copy(self)
         there._train, there._test = self._train.to(device), self._test.to(device)
+        there._shown = there._train if self._shown is self._train else self._shown.to(device)
         return there
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
@@ -103,7 +108,7 @@ class Labelled:
             raise Misfit(
                 ("train", "batch_size"), f"{batch_size} is more than {self.train_images} training images"
             )
-        return self._train.batches(training_order(self.train_images, batch_size, seed, start))
+        return self._shown.batches(training_order(self.train_images, batch_size, seed, start))
 
     def found(self) -> DataReport:
         """What there is, what was passed over, and what was made of what can be meant otherwise."""

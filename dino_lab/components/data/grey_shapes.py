@@ -10,21 +10,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dino_lab.components.data._drawing import grid, uniforms
+from dino_lab.components.data._drawing import Drawn, grid, uniforms
 from dino_lab.components.data._grey_render import CLASSES, MOST_PARTS, coverage, texture
-from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._masks import boxes
-from dino_lab.components.data._storage import Resident, Split
+from dino_lab.components.data._storage import Split
 from dino_lab.registry import register
 
-Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-_BATCH = 500
 _PERIOD = 0.35  # of the materials on average, in halves of the image
 _CELLS = 8  # of a side of the backgrounds
 
 
 @register("data", "grey_shapes")
-class GreyShapes(Labelled):
+class GreyShapes(Drawn):
     """Grey objects, each a class-specific arrangement of 2-3 parts, on a few shared noise backgrounds.
 
     These were the data `shapes` before version 0.2.0, with the same images bit for bit.
@@ -76,23 +72,6 @@ class GreyShapes(Labelled):
         self._backgrounds = _backgrounds(seed, size, clutter, backgrounds)
         train, test = self._split("train", train_images, device), self._split("test", test_images, device)
         super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-    def annotated(self, split: Split, indices: Tensor) -> Pictures:
-        """Images with what is in them, on the CPU, for int64 indices [N] of any size.
-
-        Returns images uint8 [N, 3, H, W]; labels int64 [N]; object masks bool [N, H, W]; part masks uint8
-        [N, H, W], 0 background and 1, 2, ... the parts in the order they are drawn; boxes int64 [N, 4] as x0,
-        y0, x1, y1 in pixels, the last two exclusive.
-        """
-        drawn = [self._draw(split, some) for some in indices.cpu().split(_BATCH)]
-        images, labels, parts = (torch.cat(column) for column in zip(*drawn, strict=True))
-        masks = parts > 0
-        return images, labels, masks, parts, boxes(masks)
-
-    def _split(self, split: Split, count: int, device: torch.device) -> Resident:
-        drawn = [self._draw(split, some)[:2] for some in torch.arange(count).split(_BATCH)]
-        images, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
-        return Resident(images.to(device), labels.to(device))
 
     def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images uint8 [N, 3, H, W], labels [N] and part masks uint8 [N, H, W]."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -12,16 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.data._backgrounds import OF_BACKGROUND, Backgrounds
-from dino_lab.components.data._drawing import uniforms
-from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._masks import boxes
+from dino_lab.components.data._drawing import BATCH, Drawn, uniforms
 from dino_lab.components.data._objects import CLASSES
 from dino_lab.components.data._render import OF_BLOB, OF_FRAME, OF_OBJECT, Frame, draw_blob, draw_object
-from dino_lab.components.data._storage import Batch, Resident, Split
+from dino_lab.components.data._storage import Resident, Split
 from dino_lab.registry import register
 
-Pictures = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-_BATCH = 500
 _OBJECTS, _GRAIN, _PLACES, _OF_SCENE = range(4)  # streams of the hash
 _RADIUS = (0.48, 0.8)  # of an object, in half images
 _GREY = 0.48  # of a place without clutter
@@ -30,7 +24,7 @@ _SCENE_RADIUS, _SCENE_SHIFT = (0.22, 0.4), 0.85
 
 
 @register("data", "shapes")
-class Shapes(Labelled):
+class Shapes(Drawn):
     """Drawn objects of several parts and materials, in colour, on pieces of textures that all images share.
 
     An image shows pieces of three of `backgrounds` textures (foliage, sand, water, ...), some coloured blobs,
@@ -86,53 +80,16 @@ class Shapes(Labelled):
         self.max_shift, self.max_rotation, self.jitter = max_shift, max_rotation, jitter
         self.blobs, self.clutter, self.noise = blobs, clutter, noise
         self._backgrounds = Backgrounds(seed, backgrounds, size)
-        train = self._split("train", train_images, device)
-        test = self._split("test", test_images, device)
-        super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        self._scenes: Resident | None = None  # what training sees instead of the training split
+        train, test = self._split("train", train_images, device), self._split("test", test_images, device)
+        shown = None
         if layout == "scene":
-            self._scenes = Resident(self.scenes(torch.arange(train_images)).to(device), train.labels)
+            shown = Resident(self.scenes(torch.arange(train_images)).to(device), train.labels)
             self.notes = ("training sees scenes of several objects; evaluators see images of one object",)
-
-    def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
-        """Batches from step `start` on, without end: of scenes where `layout` says so."""
-        if self._scenes is None:
-            return super().train(batch_size, seed, start)
-        shown = copy.copy(self)
-        shown._train, shown._scenes = self._scenes, None
-        return shown.train(batch_size, seed, start)
-
-    def to(self, device: torch.device) -> Labelled:
-        """The same images on another device."""
-        there = super().to(device)
-        if isinstance(there, Shapes) and self._scenes is not None:
-            there._scenes = self._scenes.to(device)
-        return there
-
-    def annotated(self, split: Split, indices: Tensor) -> Pictures:
-        """Images with what is in them, on the CPU, for int64 indices [N] of any size.
-
-        Returns images uint8 [N, 3, H, W]; labels int64 [N]; object masks bool [N, H, W]; part masks uint8
-        [N, H, W], 0 background and 1, 2, ... the parts in the order they are drawn; boxes int64 [N, 4] as x0,
-        y0, x1, y1 in pixels, the last two exclusive. Of the images that evaluators see, with either layout.
-        """
-        images, labels, parts = self._draw_all(split, indices.cpu())
-        masks = parts > 0
-        return images, labels, masks, parts, boxes(masks)
+        super().__init__(train, test, self._names, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shown)
 
     def scenes(self, indices: Tensor) -> Tensor:
         """Scenes of the training split uint8 [N, 3, H, W], on the CPU, for int64 indices [N] of any size."""
-        return torch.cat([self._draw_scenes(some) for some in indices.cpu().split(_BATCH)])
-
-    def _split(self, split: Split, count: int, device: torch.device) -> Resident:
-        images, labels, _ = self._draw_all(split, torch.arange(count))
-        return Resident(images.to(device), labels.to(device))
-
-    def _draw_all(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images uint8 [N, 3, H, W], labels [N] and part masks uint8 [N, H, W]."""
-        drawn = [self._draw(split, some) for some in indices.split(_BATCH)]
-        images, labels, parts = (torch.cat(column) for column in zip(*drawn, strict=True))
-        return images, labels, parts
+        return torch.cat([self._draw_scenes(some) for some in indices.cpu().split(BATCH)])
 
     def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, labels = int(split == "test"), indices % len(self._names)
