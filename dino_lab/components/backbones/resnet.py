@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._expressions import call, changed, shrink_stem
 from dino_lab.registry import register
 from dino_lab.types import BackboneOutput
 
@@ -56,12 +57,9 @@ class ResNet(nn.Module):
             **{"stem_type": "deep", "stem_width": width // 2},
         }
         self.model = TimmResNet(BasicBlock, **self._arguments, drop_path_rate=drop_path)
-        stride = 1 if stem_stride == 1 else 2
-        self.model.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        if stem_stride < 4:
-            self.model.maxpool = nn.Identity()
-        self._stem = (channels, width, stride, stem_stride)
+        self._stem = shrink_stem(
+            self.model, channels, width, stride=min(stem_stride, 2), pool=stem_stride == 4
+        )
         self.dim = widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,10 +76,5 @@ class ResNet(nn.Module):
 
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and an expression that builds an equal one."""
-        channels, width, stride, stem_stride = self._stem
-        arguments = "".join(f", {key}={value!r}" for key, value in self._arguments.items())
-        model = f"timm.models.ResNet(timm.models.resnet.BasicBlock{arguments})"
-        changes = f"setattr(m, 'conv1', timm.layers.create_conv2d({channels}, {width}, 3, stride={stride}))"
-        if stem_stride < 4:
-            changes += ", setattr(m, 'maxpool', timm.models.resnet.nn.Identity())"
-        return self.model, f"[m := {model}, {changes}][0]"
+        block = "timm.models.resnet.BasicBlock"
+        return self.model, changed(call("timm.models.ResNet", block, **self._arguments), self._stem)

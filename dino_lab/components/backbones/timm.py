@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._expressions import call, changed, shrink_stem
 from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
 from dino_lab.errors import UserError, first_line
 from dino_lab.kernels import class_token as _class_token
@@ -53,7 +54,7 @@ class Timm(nn.Module):
         if positions == "dino":
             interpolate_as_dino(self.model)
         choose_attention(self.model)
-        self._stem: str | None = None
+        self._stem: dict[str, str] | None = None
         if stem == "small":
             self._stem = _shrink_stem(self.model, channels)
         self._class_token = _class_token.features_are_class_token(self.model)
@@ -95,9 +96,8 @@ class Timm(nn.Module):
 
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and an expression that builds an equal one."""
-        arguments = "".join(f", {key}={value!r}" for key, value in self._arguments.items())
-        line = f"timm.create_model({self._name!r}{arguments})"
-        return self.model, line if self._stem is None else f"[m := {line}, {self._stem}][0]"
+        line = call("timm.create_model", repr(self._name), **self._arguments)
+        return self.model, line if self._stem is None else changed(line, self._stem)
 
     def timm_config(self) -> tuple[str, dict[str, Any]]:
         """The architecture of timm and its arguments; a UserError where these cannot say what it is."""
@@ -145,16 +145,11 @@ def _create(
     raise ValueError(f"timm's {model} refuses every way of telling it the size of the images")
 
 
-def _shrink_stem(model: Any, channels: int) -> str:
-    """Change the stem in place; return the expressions that do so to a model `m`."""
+def _shrink_stem(model: Any, channels: int) -> dict[str, str]:
+    """Change the stem in place; return the changes as expressions."""
     first = getattr(model, "conv1", None)
     if not isinstance(first, nn.Conv2d) or first.kernel_size != (7, 7) or not hasattr(model, "maxpool"):
         raise ValueError(
             f"{type(model).__name__} has no 7x7 ResNet stem to make small; leave out stem: small"
         )
-    width = first.out_channels
-    model.conv1 = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    conv = f"timm.layers.create_conv2d({channels}, {width}, 3)"
-    return f"setattr(m, 'conv1', {conv}), setattr(m, 'maxpool', timm.models.resnet.nn.Identity())"
+    return shrink_stem(model, channels, first.out_channels)

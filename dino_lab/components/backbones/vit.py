@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.backbones import _tokens
+from dino_lab.components.backbones._expressions import call, changed
 from dino_lab.components.backbones._positions import Positions, interpolate_as_dino
 from dino_lab.errors import UserError
 from dino_lab.kernels import class_token as _class_token
@@ -122,11 +123,11 @@ class Vit(nn.Module):
 
     def as_timm(self) -> tuple[nn.Module, str]:
         """The timm model inside, and an expression that builds an equal one."""
-        line = f"timm.models.VisionTransformer({_listed(self._arguments)})"
+        line = call("timm.models.VisionTransformer", **self._arguments)
         if self._stem is None:
             return self.model, line
-        stem = f"timm.models.vision_transformer_hybrid.ConvStem({_listed(self._stem)})"
-        return self.model, f"[m := {line}, setattr(m.patch_embed, 'proj', {stem})][0]"
+        stem = call("timm.models.vision_transformer_hybrid.ConvStem", **self._stem)
+        return self.model, changed(line, {"patch_embed.proj": stem})
 
     def timm_config(self) -> tuple[str, dict[str, Any]]:
         """The architecture of timm and its arguments; a UserError where these cannot say what it is."""
@@ -142,7 +143,3 @@ def _stem_arguments(channels: int, width: int, patch: int) -> dict[str, Any]:
         raise ValueError(f"patch {patch} is no power of 2 above 1, as stem: convolutions needs")
     widths = tuple(max(width >> i, 1) for i in reversed(range(count)))
     return {"in_chans": channels, "depth": count, "channels": widths, "stride": (2,) * count}
-
-
-def _listed(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
