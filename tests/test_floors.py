@@ -127,3 +127,15 @@ def test_a_run_has_floors_in_its_status_and_shares_them(
     assert list((tmp_path / "runs" / FOLDER).glob("*.json"))
     again = execute(tiny_spec("train.epochs=1"))
     assert (again.status, again.floors) == ("already finished", first.floors)
+
+
+def test_a_network_is_scored_before_floors_are_asked_for(
+    tiny_spec: Callable, execute: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the contract says: what cannot be scored is told by the evaluator, not by its floors."""
+    asked: list[str] = []
+    forward, floors = Knn.forward, Knn.floors
+    monkeypatch.setattr(Knn, "forward", lambda self, *given: asked.append("forward") or forward(self, *given))
+    monkeypatch.setattr(Knn, "floors", lambda self, *given: asked.append("floors") or floors(self, *given))
+    execute(tiny_spec("train.epochs=1"))
+    assert asked[:2] == ["forward", "floors"]

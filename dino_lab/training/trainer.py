@@ -250,9 +250,9 @@ class Trainer:
             facts["data"] = asdict(reporting.found())
         self.folder.write_environment(facts)
         self._tell_started()
-        self._find_floors()
         if self.step == 0:
             self._write(Row(0, self.run.total_steps, 0.0, self._evaluate(self.run.due(0))))
+        self._find_floors()
         self.start_clock()
 
     def start_clock(self) -> None:
