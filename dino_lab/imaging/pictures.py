@@ -65,7 +65,12 @@ def data_address(picture: Image.Image, format_: Literal["PNG", "JPEG"], quality:
     buffer = io.BytesIO()
     options = {"optimize": True} if format_ == "PNG" else {"quality": quality}
     picture.save(buffer, format_, **options)
-    return f"data:image/{format_.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return address_of(buffer.getvalue(), f"image/{format_.lower()}")
+
+
+def address_of(content: bytes, mime: str) -> str:
+    """A file as an address that holds it."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def picture_of(image: Tensor) -> Image.Image:

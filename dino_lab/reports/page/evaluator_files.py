@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from PIL import Image
 
 from dino_lab.errors import first_line
 from dino_lab.imaging.decode import MAX_PIXELS
-from dino_lab.imaging.pictures import data_address
+from dino_lab.imaging.pictures import address_of, data_address
 from dino_lab.reports.page.chart import Chart, ChartLine
 from dino_lab.runs.files import EVALUATIONS
 
@@ -88,12 +87,12 @@ def _picture(found: EvaluatorFiles, path: Path) -> str:
         if opened.width * opened.height > MAX_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than a report shows")
         picture = opened.convert("RGB")
-        address = f"data:{Image.MIME[opened.format or 'PNG']};base64,"
+        mime = Image.MIME[opened.format or "PNG"]
     if len(content) > MOST_BYTES_EACH:
         picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
         text = data_address(picture, "JPEG")
     else:
-        text = address + base64.b64encode(content).decode()
+        text = address_of(content, mime)
     if found.bytes + len(text) > MOST_BYTES:
         raise ValueError(f"left out, to keep the page below 5 MB; it lies there ({len(content)} bytes)")
     found.bytes += len(text)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
 import torch
 
+from dino_lab.imaging.pictures import address_of
 from dino_lab.registry import Registry
 from dino_lab.reports import theme
 from dino_lab.reports.page.base_spec import base_spec_of
@@ -59,4 +59,4 @@ def _learned(path: Path) -> str:
         content = (path / LEARNED).read_bytes()
     except OSError:
         return ""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return address_of(content, "image/png")
