@@ -27,6 +27,7 @@ class _Former:
 _FORMER = (
     _Former("loss", "vicreg", "scaling", {"scaling": "paper"}),  # 0.2.0
     _Former("data", "shapes", "layout", {"name": "grey_shapes"}),  # 0.2.0
+    _Former("backbone", "resnet", "zero_init_last", {"zero_init_last": True}),  # 0.2.0
 )
 
 

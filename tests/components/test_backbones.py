@@ -374,6 +374,22 @@ def test_resnet_of_width_64_is_torchvisions() -> None:
     assert backbone.dim == 512
 
 
+def test_blocks_of_a_resnet_are_the_identity_at_first_only_where_that_is_asked_for() -> None:
+    def last_norms(backbone: Any) -> set[float]:
+        return {
+            block.bn2.weight.detach().abs().max().item()
+            for block in backbone.model.modules()
+            if hasattr(block, "bn2")
+        }
+
+    assert last_norms(ResNet(3, 32, width=8)) == {1.0}  # as torchvision's
+    assert last_norms(ResNet(3, 32, width=8, zero_init_last=True)) == {0.0}
+    assert last_norms(Timm(3, 32, model="resnet18")) == {0.0}
+    assert last_norms(Timm(3, 32, model="resnet18", zero_init_last=False)) == {1.0}
+    with pytest.raises(ValueError, match="timm's vit_tiny_patch16_224 refuses its arguments"):
+        Timm(3, 32, model="vit_tiny_patch16_224", zero_init_last=False)
+
+
 @pytest.mark.parametrize(("stride", "side"), [(1, 8), (2, 4), (4, 2)])
 def test_resnet_features_are_the_mean_of_its_last_map(stride: int, side: int) -> None:
     backbone = ResNet(3, 64, width=8, stem_stride=stride).eval()

@@ -71,6 +71,9 @@ def test_a_component_that_computes_something_else_now_is_another_run(old: Path) 
     vicreg = ("head={name: mlp, hidden: 8, dim: 16}", "targets={name: identity}")
     assert same(*vicreg, "loss={name: vicreg, scaling: paper}", without="  scaling:")
     assert not same(*vicreg, "loss={name: vicreg}", without="  scaling:")
+    resnet = "backbone={name: resnet, width: 8, zero_init_last: true}"  # as it was before that was a choice
+    assert same(resnet, without="  zero_init_last:")
+    assert not same("backbone={name: resnet, width: 8}", without="  zero_init_last:")
     file.write_text(text)
 
 

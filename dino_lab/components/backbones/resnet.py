@@ -14,6 +14,9 @@ from dino_lab.types import BackboneOutput
 
 Width = Annotated[int, Field(gt=0, multiple_of=2)]
 Count = Annotated[int, Field(gt=0, le=100)]
+ZeroInitLast = Annotated[
+    bool, Field(description="each block is the identity at first: its last batch norm starts at 0, not at 1")
+]
 
 
 @register("backbone", "resnet")
@@ -21,9 +24,8 @@ class ResNet(nn.Module):
     """ResNet of basic blocks (arXiv 1512.03385, Sec. 3.3); features are the mean of the last feature map.
 
     Widths double and the map halves from stage to stage. The stem is a 3x3 convolution instead of 7x7, as is
-    usual for small images (SimCLR, arXiv 2002.05709, Appendix B.9). The last batch norm of each block starts
-    at 0, so that a block is the identity at first (arXiv 1706.02677, Sec. 5.1). `timm` has the standard
-    ResNets: width 64 and blocks [2, 2, 2, 2] with `stem_stride: 1` is its resnet18 with `stem: small`.
+    usual for small images (SimCLR, arXiv 2002.05709, Appendix B.9). `timm` has the standard ResNets: width 64
+    and blocks [2, 2, 2, 2] with `stem_stride: 1` is its resnet18 with `stem: small`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ResNet(nn.Module):
         drop_path: Annotated[
             float, Field(ge=0, lt=1, description="stochastic depth of the last block, rising from 0")
         ] = 0.0,
+        zero_init_last: ZeroInitLast = False,
     ) -> None:
         super().__init__()
         from timm.models import ResNet as TimmResNet  # seconds to import, so not before it is needed
@@ -56,7 +59,9 @@ class ResNet(nn.Module):
             **{"layers": blocks, "channels": widths, "in_chans": channels, "num_classes": 0},
             **{"stem_type": "deep", "stem_width": width // 2},
         }
-        self.model = TimmResNet(BasicBlock, **self._arguments, drop_path_rate=drop_path)
+        self.model = TimmResNet(
+            BasicBlock, **self._arguments, drop_path_rate=drop_path, zero_init_last=zero_init_last
+        )
         self._stem = shrink_stem(
             self.model, channels, width, stride=min(stem_stride, 2), pool=stem_stride == 4
         )

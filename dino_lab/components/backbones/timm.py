@@ -22,8 +22,10 @@ from dino_lab.types import BackboneOutput
 class Timm(nn.Module):
     """A model of timm by name, without its classifier; features are the classifier's inputs.
 
-    `pretrained` downloads weights. `stem: small` is for ResNets on images of 32 to 64 pixels: they then begin
-    with a 3x3 convolution of stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9).
+    `pretrained` downloads weights. timm starts the last batch norm of a ResNet's blocks at 0, so that each is
+    the identity at first; torchvision's, which DINO and SimCLR train, start at 1: `zero_init_last: false`.
+    `stem: small` is for ResNets on images of 32 to 64 pixels: they then begin with a 3x3 convolution of
+    stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9).
     """
 
     def __init__(
@@ -45,12 +47,18 @@ class Timm(nn.Module):
             Field(description="small: 3x3 convolution without pooling, for a ResNet on 32 to 64 pixels"),
         ] = "standard",
         positions: Positions = "timm",
+        zero_init_last: Annotated[
+            bool, Field(description="false: the last batch norm of a ResNet's blocks starts at 1, not at 0")
+        ] = True,
     ) -> None:
         super().__init__()
         _check(model, pretrained, stem)
         self._name = model
         given = {"in_chans": channels, "num_classes": 0}
-        self.model, self._arguments = _create(model, size, given, drop_path, pretrained)
+        begin = ({"drop_path_rate": drop_path} if drop_path else {}) | (
+            {} if zero_init_last else {"zero_init_last": False}
+        )
+        self.model, self._arguments = _create(model, size, given, begin, pretrained)
         if positions == "dino":
             interpolate_as_dino(self.model)
         choose_attention(self.model)
@@ -118,18 +126,20 @@ def _check(model: str, pretrained: bool, stem: str) -> None:
 
 
 def _create(
-    model: str, size: int, given: dict[str, Any], drop_path: float, pretrained: bool
+    model: str, size: int, given: dict[str, Any], begin: dict[str, Any], pretrained: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The model, built for the size of the images where it accepts one, and the arguments that it took."""
+    """The model, built for the size of the images where it accepts one, and the arguments that it took.
+
+    `begin` are arguments that matter for training alone, and are not among those that describe the model.
+    """
     import timm
 
-    drop = {"drop_path_rate": drop_path} if drop_path else {}
     # Weights are of no use without memory, and not worth a download while a spec is only checked.
     pretrained = pretrained and torch.get_default_device().type != "meta"
     for sizes in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
         arguments = {**given, **sizes}
         try:
-            return timm.create_model(model, pretrained=pretrained, **arguments, **drop), arguments
+            return timm.create_model(model, pretrained=pretrained, **arguments, **begin), arguments
         except TypeError as error:
             if "img_size" not in str(error):
                 raise ValueError(f"timm's {model} refuses its arguments: {error}") from error
