@@ -54,6 +54,6 @@ def _nearest(x: Tensor, others: Tensor) -> Tensor:
     V, B, D = x.shape
     with torch.no_grad():
         cosine = x @ others.mT  # [V, B, N]
-        place = torch.arange(B, device=x.device) + collectives.rank() * B
+        place = torch.arange(B, device=x.device) + collectives.place(B)
         nearest = cosine.scatter_(2, place.expand(V, B)[..., None], -torch.inf).argmax(2)  # [V, B]
     return others.gather(1, nearest[..., None].expand(V, B, D))
