@@ -15,6 +15,7 @@ LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "registry.discovery registry.plugin_files extras imaging kernels",
     "network",
     "evaluation.outputs evaluation.attention_maps",
+    "distributed",
     "protocols",
     "registry evaluation.encoder",
     "spec",

@@ -1,18 +1,25 @@
-"""One run from start to end: the rows of the loop are written, watched and saved in the run's folder."""
+"""One run from start to end: the rows of the loop are written, watched and saved in the run's folder.
+
+Of several processes the first one alone does this; the others follow it (follow.py). What it does while they
+wait stands in `lead`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from dino_lab.collectives import processes
+from dino_lab.distributed.control import disagreeing, largest, lead, share_state, together
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import write_files
@@ -133,26 +140,49 @@ def prepared(
 ) -> Iterator[Trainer | Outcome]:
     """A trainer that holds the run's folder, or the outcome of a run that has nothing left to do.
 
-    An exception that leaves it is recorded as the run's status.
+    An exception that leaves it is recorded as the run's status. On the first process of several.
     """
-    folder = folder_of(options.runs, spec)
-    with folder.locked() as lock:
-        before, trainer = folder.status(), None
+    with ExitStack() as held:
+        folder, lock, before, outcome = lead(lambda: _opened(spec, options, held), lambda opened: opened[-1])
+        trainer = None
         try:
-            if (outcome := _over(spec, folder, before, options)) is not None:
+            if outcome is not None:
                 yield outcome
                 return
-            run = build(spec, registry, options.device, shared)
-            trainer = Trainer(run, folder, lock, before, options, listeners)
-            yield trainer if before.state != "finished" else trainer.evaluated()
+            run = together(lambda: build(spec, registry, options.device, shared))
+            trainer = lead(lambda: Trainer(run, folder, lock, before, options, listeners), _where)
+            held.callback(trainer.close)
+            share_state(run.state_dict())
+            yield trainer if before.state != "finished" else lead(trainer.evaluated, _itself)
         except Exception as error:
             if before.state != "finished":
                 now = before if trainer is None else trainer.status
                 write_status(folder.path, replace(now, state="failed", reason=reason_of(error)))
             raise
-        finally:
-            if trainer is not None:
-                trainer.close()
+
+
+def _opened(
+    spec: Spec, options: FitOptions, held: ExitStack
+) -> tuple[RunFolder, Lock, Status, Outcome | None]:
+    """The folder of a spec, its lock, its status, and the outcome where nothing is left to do."""
+    folder = folder_of(options.runs, spec)
+    lock = held.enter_context(folder.locked())
+    before = folder.status()
+    try:
+        return folder, lock, before, _over(spec, folder, before, options)
+    except Exception as error:
+        if before.state != "finished":
+            write_status(folder.path, replace(before, state="failed", reason=reason_of(error)))
+        raise
+
+
+def _where(trainer: Trainer) -> tuple[int, bool]:
+    """What the other processes are told: the step to begin at, and whether there is one."""
+    return trainer.step, trainer.step < trainer.run.total_steps or not trainer.was_finished
+
+
+def _itself(outcome: Outcome) -> Outcome:
+    return outcome
 
 
 def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) -> Outcome | None:
