@@ -37,9 +37,20 @@ def arrange_training(network: Network, settings: Train) -> None:
         compiled.compile()
 
 
-def choose_device(text: str | None) -> torch.device:
-    """The device that is asked for, or cuda where there is one; a UserError if torch cannot use it."""
+def choose_device(text: str | None, place: int = 0, of: int = 1) -> torch.device:
+    """The device that is asked for, or cuda where there is one; a UserError if torch cannot use it.
+
+    Of several processes on a machine, that at `place` has the GPU of this number, unless the text names one
+    for all of them, or each was shown one alone.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text in (None, "cuda") and count and of > 1:
+        if 1 < count < of:
+            raise UserError(
+                f"this machine has {count} GPUs for {of} processes; --device cuda:0 lets them share one, "
+                "--device cpu uses none"
+            )
+        return torch.device("cuda", place if count >= of else 0)
     if text is None:
         return torch.device("cuda" if count else "cpu")
     kind, _, index = text.partition(":")

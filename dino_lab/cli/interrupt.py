@@ -11,11 +11,14 @@ STOPPING = "stopping after this step, then saving; Ctrl-C ends at once"
 
 
 class Interrupt:
-    """Within it, the first SIGINT, SIGTERM or SIGHUP asks the run to stop; a second SIGINT ends it."""
+    """Within it, the first SIGINT, SIGTERM or SIGHUP asks the run to stop; a second SIGINT ends it.
 
-    def __init__(self, *, announce: bool) -> None:
+    Not so with `patient`, where whoever started this process passes on the SIGINT that has reached it too.
+    """
+
+    def __init__(self, *, announce: bool, patient: bool = False) -> None:
         self.asked = False
-        self._announce = announce
+        self._announce, self._patient = announce, patient
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
@@ -34,7 +37,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked = True

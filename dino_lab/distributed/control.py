@@ -18,7 +18,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from dino_lab.collectives import processes, rank
-from dino_lab.errors import UserError, first_line
+from dino_lab.errors import FailedElsewhere, UserError, first_line
 
 T = TypeVar("T")
 NO_LIMIT = timedelta(days=365)
@@ -26,18 +26,12 @@ NO_LIMIT = timedelta(days=365)
 _group: distributed.ProcessGroup | None = None
 
 
-class FailedElsewhere(Exception):
-    """Another process of this run has failed, and says so itself; `cause` is what it raised."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(first_line(cause))
-        self.cause = cause
-
-
 def open_channel() -> None:
     """Make the group of these messages; every process of the run has to call it."""
     global _group
-    _group = distributed.new_group(backend="gloo", timeout=NO_LIMIT)
+    group = distributed.new_group(backend="gloo", timeout=NO_LIMIT)
+    assert isinstance(group, distributed.ProcessGroup)  # which all are members of
+    _group = group
 
 
 def close_channel() -> None:
@@ -146,9 +140,12 @@ def known(error: Exception) -> Exception:
     return error
 
 
-def is_known(error: BaseException) -> bool:
-    """Whether all processes have heard of the error, and end by themselves."""
-    return isinstance(error, FailedElsewhere) or getattr(error, "known_to_all", False)
+def is_known(error: BaseException | None) -> bool:
+    """Whether all processes have heard of the error, or of its cause, and end by themselves."""
+    if error is None:
+        return False
+    told = isinstance(error, FailedElsewhere) or getattr(error, "known_to_all", False)
+    return told or is_known(error.__cause__)
 
 
 def _send(message: object) -> Any:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch.distributed as distributed
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 PATIENCE = "DINO_LAB_PATIENCE"  # environment variable: seconds without a sign of life
 SECONDS = 60.0
 
 
 @contextmanager
-def heartbeat(store: distributed.Store, rank: int, size: int) -> Iterator[None]:
+def heartbeat(store: Store, rank: int, size: int) -> Iterator[None]:
     """Within it, the process ends with 1 once another one, or the store, gives no sign of life."""
     patience = float(os.environ.get(PATIENCE, SECONDS))
     over = threading.Event()
@@ -66,7 +67,7 @@ class Signs:
         return f"process {lost[0]}" if lost else ""
 
 
-def _beat(store: distributed.Store, signs: Signs, over: threading.Event, every: float) -> None:
+def _beat(store: Store, signs: Signs, over: threading.Event, every: float) -> None:
     names, count = [f"beat/{other}" for other in signs.others], 0
     store.set(f"beat/{signs.rank}", "0")
     while not over.is_set():

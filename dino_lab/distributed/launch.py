@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dino_lab.distributed.control import FailedElsewhere, is_known, portable
+from dino_lab.distributed.control import is_known, portable
 from dino_lab.distributed.world import World
+from dino_lab.errors import FailedElsewhere
 
 Stop = Callable[[], bool]
 Work = Callable[[World, Stop], Any]
@@ -158,14 +159,18 @@ def _rank(work: Work, place: _Place) -> Any:
     if rank > 0:
         _silence(place.folder / f"{rank}.log")
     elif attempt:
-        print(f"a process was killed; restart {attempt} of {place.restarts}", file=sys.stderr, flush=True)
+        print(f"a process ended early; restart {attempt} of {place.restarts}", file=sys.stderr, flush=True)
     world = World(rank, place.processes, rank, place.processes, f"file://{place.folder}/run-{attempt}")
     try:
-        return work(world, lambda: bool(asked) or place.stop_file.exists())
+        found = work(world, lambda: bool(asked) or place.stop_file.exists())
+        sys.stdout.flush()
+        return found
     except FailedElsewhere:
         return None
     except Exception as error:
-        if not is_known(error):
+        if isinstance(error, BrokenPipeError):  # whoever read the output has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif not is_known(error):
             time.sleep(PAUSE)
         with contextlib.suppress(FileExistsError), place.error_file.open("xb") as file:
             pickle.dump(portable(error), file)

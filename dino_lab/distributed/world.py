@@ -1,8 +1,8 @@
 """The place of this process among those of a run, and how it meets the others.
 
 Whoever starts several processes says so in their environment: torchrun, Ray Train and submitit in the
-variables of torch.distributed (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), srun
-in those of SLURM.
+variables of torch.distributed (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT),
+srun in those of SLURM.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import timedelta
 import psutil
 import torch
 import torch.distributed as distributed
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from dino_lab.distributed.control import close_channel, open_channel
@@ -119,10 +120,14 @@ def tasks_per_node(text: str) -> list[int]:
 def joined(world: World, device: torch.device, threads: int | None = None) -> Iterator[None]:
     """Be one of the processes of a run; the others are there when it begins.
 
+    `threads` are those of torch on the CPU: without a number, the machine's cores divided by its processes;
+    where there is one process, torch's own number.
+
     After an exception the connections stay open until the process ends: the others should learn of its
     failure from whoever started them, not from connections that close.
     """
-    torch.set_num_threads(threads or max(1, cores() // world.local_size))
+    if threads is not None or world.size > 1:
+        torch.set_num_threads(threads or max(1, cores() // world.local_size))
     os.environ["LOCAL_WORLD_SIZE"] = str(world.local_size)  # by which decoders divide the cores
     if world.size == 1:
         yield
@@ -133,7 +138,7 @@ def joined(world: World, device: torch.device, threads: int | None = None) -> It
     store = _meet(world)
     distributed.init_process_group(
         _backend(world, store, device),
-        store=distributed.PrefixStore("run", store),
+        store=PrefixStore("run", store),
         rank=world.rank,
         world_size=world.size,
         timeout=LIMIT,
@@ -150,7 +155,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _meet(world: World) -> distributed.Store:
+def _meet(world: World) -> Store:
     """The store through which the processes find each other, once all have come."""
     try:
         store, _, _ = next(rendezvous(world.meeting, world.rank, world.size, timeout=PATIENCE))
@@ -171,7 +176,7 @@ def _address(world: World) -> str:
     return world.meeting.rpartition("//")[2]
 
 
-def _backend(world: World, store: distributed.Store, device: torch.device) -> str:
+def _backend(world: World, store: Store, device: torch.device) -> str:
     """What the processes talk with: gloo on CPUs, NCCL where each has a GPU of its own.
 
     NCCL refuses two processes on one GPU.
@@ -184,7 +189,7 @@ def _backend(world: World, store: distributed.Store, device: torch.device) -> st
 
 
 def _set_interface(world: World) -> None:
-    """Let the processes of one machine listen on the loopback interface alone, others on the way to the first.
+    """Let processes listen on the loopback interface, those of several machines on the way to the first.
 
     Otherwise gloo listens where the machine's own name leads to, which often is no way to other machines.
     """
