@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -172,6 +173,8 @@ class _Job:
                 if stop():
                     raise FailedElsewhere(error) from None
                 time.sleep(0.05)
+            if not is_known(error):
+                atexit.register(os._exit, FAILED)  # an orderly end would wait for the others
             raise
 
     def train(self, world: World, stop: Callable[[], bool]) -> int:

@@ -165,6 +165,8 @@ def _rank(work: Work, place: _Place) -> Any:
         found = work(world, lambda: bool(asked) or place.stop_file.exists())
         sys.stdout.flush()
         return found
+    except SystemExit as leaving:  # of whoever found that nobody reads the output
+        return leaving.code
     except FailedElsewhere:
         return None
     except Exception as error:

@@ -21,7 +21,7 @@ import torch.distributed as distributed
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from dino_lab.distributed.control import close_channel, open_channel
+from dino_lab.distributed.control import close_channel, is_known, open_channel
 from dino_lab.distributed.heartbeat import heartbeat
 from dino_lab.errors import UserError, first_line
 
@@ -123,8 +123,8 @@ def joined(world: World, device: torch.device, threads: int | None = None) -> It
     `threads` are those of torch on the CPU: without a number, the machine's cores divided by its processes;
     where there is one process, torch's own number.
 
-    After an exception the connections stay open until the process ends: the others should learn of its
-    failure from whoever started them, not from connections that close.
+    After an exception that the others have not heard of the connections stay open until the process ends:
+    they should learn of it from whoever started them, not from connections that close.
     """
     if threads is not None or world.size > 1:
         torch.set_num_threads(threads or max(1, cores() // world.local_size))
@@ -145,7 +145,17 @@ def joined(world: World, device: torch.device, threads: int | None = None) -> It
     )
     open_channel()
     with heartbeat(store, world.rank, world.size) if world.spans_machines else nullcontext():
-        yield
+        try:
+            yield
+        except Exception as error:
+            if not is_known(error):
+                raise
+            _leave()
+            raise
+    _leave()
+
+
+def _leave() -> None:
     close_channel()
     distributed.destroy_process_group()
 
