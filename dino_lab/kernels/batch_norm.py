@@ -123,7 +123,8 @@ class _Normalise(torch.autograd.Function):
         centred = x - mean.view(shape).to(x)
         slope = (slope * inverse).view(shape).to(x)
         of_x = torch.addcmul(of_x + constant.view(shape).to(x), centred, slope)
-        return of_x, None, None, None if weight is None else of_weight, of_bias, None
+        _, _, _, has_weight, has_bias, _ = context.needs_input_grad
+        return of_x, None, None, of_weight if has_weight else None, of_bias if has_bias else None, None
 
 
 def _count(x: Tensor) -> int:

@@ -109,8 +109,9 @@ def compare(
     run: Run, views: Views, student: Output, teacher: Tensor, progress: float, *, writes: bool
 ) -> tuple[Tensor, Numbers]:
     """What is minimised, of this process's images, and the numbers of a row where one is written, of all."""
-    target = run.targets.forward(at_least_float32(teacher), progress)  # [T, B, K]
-    compared = (at_least_float32(student.p), target, views.pairs)
+    p = at_least_float32(student.p)
+    target = run.targets.forward(teacher.to(p.dtype), progress)  # [T, B, K]
+    compared = (p, target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)
     penalties = {name: part.forward(views, student) for name, part in run.regularizers.items()}
