@@ -1,11 +1,12 @@
-"""Batch statistics over every process of a run; on one process `mean`, `total` and `gather` are the identity.
+"""Batch statistics over all processes of a run; on one `mean`, `all_sum` and `gather` are the identity.
 
-The batch is that of all processes together. Each takes a contiguous share, and shares may differ by one image:
-inside `dividing` a process weighs as much as its share, outside of it all weigh the same. Gradients of weights
-are averaged over processes by the same weights, which is what the functions below are differentiated for.
+The batch is that of all processes together. Each takes a contiguous share, and shares may differ by an image:
+inside `dividing` a process weighs as much as its share, outside of it all weigh the same. Gradients of
+weights are averaged over processes by the same weights, which is what these functions are differentiated for.
 
-Components that use statistics of the whole batch (a centre, Sinkhorn, keys of a contrastive loss) call these,
-and nothing else in the package talks to other processes. Without a process group there is one process.
+Components that use statistics of the whole batch (a centre, Sinkhorn, keys of a contrastive loss) call these.
+Nothing else in the package but `training.gradients` talks to other processes. Without a process group there
+is one process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def local_processes() -> int:
 
 
 def share(batch: int) -> slice:
-    """This process's images of a batch; the first processes have one more where it cannot be divided evenly."""
+    """The images of a batch that this process has; where division leaves a rest, the first have one more."""
     each, more = divmod(batch, processes())
     first = rank() * each + min(rank(), more)
     return slice(first, first + each + (rank() < more))
@@ -58,10 +59,16 @@ def dividing(batch: int) -> Iterator[None]:
 
 def weight() -> float:
     """The share of the batch that this process has, from 0 to 1."""
+    return weights()[rank()]
+
+
+def weights() -> list[float]:
+    """The shares of all processes, which sum to 1."""
+    count = processes()
     if _batch is None:
-        return 1 / processes()
-    mine = share(_batch)
-    return (mine.stop - mine.start) / _batch
+        return [1 / count] * count
+    each, more = divmod(_batch, count)
+    return [(each + (i < more)) / _batch for i in range(count)]
 
 
 def whole(samples: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dino_lab import collectives
 from dino_lab.building.components import Method, make_component, make_evaluators, make_method, misfits
 from dino_lab.building.size import check_crops, check_length, check_memory
 from dino_lab.errors import Misfit, first_line
@@ -146,22 +147,23 @@ def _check_teacher(method: Method) -> None:
 
 
 def _check_parts(spec: Spec, method: Method) -> None:
-    """Parts of a batch give what the whole batch gives, unless a network looks at more than one image."""
+    """Parts of a batch give what the whole batch gives, unless a backbone looks at more than one image."""
+    if spec.train.batch_size < collectives.processes():
+        whole = f"a batch of {spec.train.batch_size} cannot be divided by {collectives.processes()} processes"
+        raise Misfit(("train", "batch_size"), whole)
     loc, parts = ("train", "accumulate"), spec.train.accumulate
     if parts > spec.train.batch_size:
         raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
     if parts == 1:
         return
-    networks: dict[str, Any] = {"student": method.student, "teacher": method.teacher}
-    for owner, network in networks.items():
-        for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                raise Misfit(
-                    loc,
-                    f"the {owner} has batch norm ({name}), whose statistics would be those of "
-                    f"{spec.train.batch_size // parts} images and not of the batch of "
-                    f"{spec.train.batch_size}; 1 is right, or networks without batch norm",
-                )
+    for name, module in method.student.backbone.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise Misfit(
+                loc,
+                f"the backbone has batch norm ({name}), whose statistics would be those of "
+                f"{spec.train.batch_size // parts} images and not of the batch of "
+                f"{spec.train.batch_size}; 1 is right, or a backbone without batch norm",
+            )
 
 
 def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:
