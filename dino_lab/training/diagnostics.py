@@ -54,9 +54,10 @@ def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor]:
 
 
 def _effective_rank(features: Tensor) -> Tensor:
-    tall = features if len(features) >= features.shape[1] else features.T
-    # Singular values from the small Gram matrix: 10 times cheaper than an SVD of the features.
-    values = torch.linalg.eigvalsh((tall.T @ tall).double().nan_to_num()).clamp(min=0).sqrt()
+    tall = (features if len(features) >= features.shape[1] else features.T).double()
+    # Singular values from the small Gram matrix: 10 times cheaper than an SVD of the features. In float32 its
+    # rounding would be singular values of 1e-4 of the largest, which differ with the number of processes.
+    values = torch.linalg.eigvalsh((tall.T @ tall).nan_to_num()).clamp(min=0).sqrt()
     share = values / values.sum().clamp(min=1e-12)
     return torch.special.entr(share).sum().exp()
 
