@@ -7,11 +7,10 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -34,9 +33,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.interrupt import Interrupt
+    from dino_lab.distributed.launch import Stop
     from dino_lab.distributed.world import World
     from dino_lab.protocols import Data, SharedData
     from dino_lab.spec.file import Document
+    from dino_lab.training import trainer
     from dino_lab.training.trainer import Listener, Outcome
 
 FAILED, INTERRUPTED = 1, 130
@@ -177,7 +178,7 @@ class _Job:
                 atexit.register(os._exit, FAILED)  # an orderly end would wait for the others
             raise
 
-    def train(self, world: World, stop: Callable[[], bool]) -> int:
+    def train(self, world: World, stop: Stop) -> int:
         """Train in this process, and say how it ended; the exit code."""
         from dino_lab.building.execution import choose_device
         from dino_lab.cli.console import console
@@ -201,7 +202,7 @@ class _Job:
                     registry,
                     FitOptions(self.runs, device, self.checkpoint_every, self.accept_data),
                     listeners=[notes, forward, view],
-                    stop=stop,
+                    stop=cast("trainer.Stop", stop),
                     shared=self.shared,
                 )
                 forward.status = outcome.status
@@ -219,14 +220,14 @@ class _Job:
         world: World,
         device: torch.device,
         out: Console,
-        stop: Callable[[], bool],
+        stop: Stop,
     ) -> AbstractContextManager[Listener]:
         """The live panel on a terminal, lines elsewhere."""
         where = str(device) if world.size == 1 else f"{world.size} processes, {device.type}"
         if out.is_terminal and world.rank == 0:
             from dino_lab.cli.live import LiveView
 
-            return LiveView(document.spec, where, out, stopping=stop)
+            return LiveView(document.spec, where, out, stopping=lambda: bool(stop()))
         from dino_lab.cli.plain import PlainView
 
         return nullcontext(PlainView(document.spec, where))

@@ -29,7 +29,7 @@ from dino_lab.distributed.control import is_known, portable
 from dino_lab.distributed.world import World
 from dino_lab.errors import FailedElsewhere
 
-Stop = Callable[[], bool]
+Stop = Callable[[], bool | str]  # whether to stop now, or as what
 Work = Callable[[World, Stop], Any]
 LOOK = 0.05  # seconds between two looks at the request to stop
 PAUSE = 2.0  # seconds in which a process that failed waits for the news that another was killed before
@@ -63,9 +63,9 @@ def launch(
 ) -> Any:
     """Call `work` in so many processes; what it returns in the first of them.
 
-    `work` is given its World, and a function that says whether to stop: once `stop` does, or SIGINT has
-    reached the process. Raises what `work` raised first, or a ProcessDied. Copies of this process (`fork`)
-    start at once, and share its memory; it must not have started threads of torch, nor CUDA.
+    `work` is given its World, and a function that says whether to stop, and as what: once `stop` does, or
+    SIGINT has reached the process. Raises what `work` raised first, or a ProcessDied. Copies of this process
+    (`fork`) start at once, and share its memory; it must not have started threads of torch, nor CUDA.
     """
     folder = Path(tempfile.mkdtemp(prefix="dino-lab-run-"))
     place = _Place(folder, os.getpid(), processes, restarts)
@@ -79,8 +79,8 @@ def launch(
             while not done.done():
                 with contextlib.suppress(NotYet):
                     done.exception(LOOK)
-                if stop():
-                    place.stop_file.touch()
+                if (why := stop()) and not place.stop_file.exists():
+                    place.ask(why)
             thread.join()
         return _result(done, place)
     finally:
@@ -98,8 +98,18 @@ class _Place:
 
     @property
     def stop_file(self) -> Path:
-        """Exists once the run should stop."""
+        """Exists once the run should stop, and says as what."""
         return self.folder / "stop"
+
+    def ask(self, why: bool | str) -> None:
+        """Ask all to stop."""
+        whole = self.folder / "asking"
+        whole.write_text(why if isinstance(why, str) else "")
+        whole.replace(self.stop_file)
+
+    def asks(self) -> bool | str:
+        """Whether to stop now, or as what."""
+        return self.stop_file.exists() and (self.stop_file.read_text() or True)
 
     @property
     def error_file(self) -> Path:
@@ -162,7 +172,7 @@ def _rank(work: Work, place: _Place) -> Any:
         print(f"a process ended early; restart {attempt} of {place.restarts}", file=sys.stderr, flush=True)
     world = World(rank, place.processes, rank, place.processes, f"file://{place.folder}/run-{attempt}")
     try:
-        found = work(world, lambda: bool(asked) or place.stop_file.exists())
+        found = work(world, lambda: bool(asked) or place.asks())
         sys.stdout.flush()
         return found
     except SystemExit as leaving:  # of whoever found that nobody reads the output

@@ -113,7 +113,7 @@ def _tuner(
 ) -> Any:
     from ray import tune
 
-    share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
+    share = {"cpu": rules.resources.cores, "gpu": rules.resources.gpu}
     searched = rules.chosen > 0
     known = source.known
     scheduler = rules.scheduler
