@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.testing.ranks import on_processes
-from dino_lab.training.build import Run, build
+from dino_lab.training.build import build
 from dino_lab.training.loop import train
 
 METHODS = sorted((Path(__file__).parents[2] / "experiments" / "methods").glob("*.yaml"))
@@ -67,7 +67,9 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def expect_equal(found: Trained, wanted: Trained) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-10, atol=1e-10, msg=lambda text: f"{name}: {text}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,5 @@ def test_processes_compute_what_one_does(
 
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("method", METHODS, ids=lambda file: file.stem)
-def test_parts_compute_what_the_whole_batch_does(
-    method: Path, parts: int, whole: dict[str, Trained]
-) -> None:
+def test_parts_compute_what_the_whole_batch_does(method: Path, parts: int, whole: dict[str, Trained]) -> None:
     expect_equal(trained(method, f"train.accumulate={parts}"), whole[method.stem])
