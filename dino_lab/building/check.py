@@ -32,6 +32,8 @@ from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.spec.model import Spec, Train
 from dino_lab.types import Views
 
+MOST_NORMS = 4  # layers of batch norm in a backbone that sees a batch in parts
+
 
 def check(spec: Spec, registry: Registry) -> list[str]:
     """Build every part but the data without memory, and see whether they go together; a Misfit says where.
@@ -156,14 +158,20 @@ def _check_parts(spec: Spec, method: Method) -> None:
         raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
     if parts == 1:
         return
-    for name, module in method.student.backbone.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise Misfit(
-                loc,
-                f"the backbone has batch norm ({name}), whose statistics would be those of "
-                f"{spec.train.batch_size // parts} images and not of the batch of "
-                f"{spec.train.batch_size}; 1 is right, or a backbone without batch norm",
-            )
+    norms = [
+        module
+        for module in method.student.backbone.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if len(norms) > MOST_NORMS:
+        raise Misfit(
+            loc,
+            f"the backbone has {len(norms)} layers of batch norm, and each needs a pass more over the parts of "
+            f"a batch, so at most {MOST_NORMS} are allowed; 1 is right, or another backbone",
+        )
+    for key in ("compile", "gradient_checkpointing"):
+        if norms and getattr(spec.train, key):
+            raise Misfit(("train", key), "parts of a batch (train.accumulate) and batch norm go without it")
 
 
 def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:

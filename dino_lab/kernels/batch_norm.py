@@ -6,6 +6,8 @@ any process group, also where shares of the batch differ. On one process the lay
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from dino_lab import collectives
 from dino_lab.types import at_least_float32
+
+_suspended = False
 
 
 def synchronise_batch_norm(part: nn.Module) -> None:
@@ -32,8 +36,19 @@ class _Synchronised:
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] to the same shape."""
-        with _OverProcesses():
+        with nullcontext() if _suspended else _OverProcesses():
             return super().forward(x)  # type: ignore[misc]
+
+
+@contextmanager
+def unsynchronised() -> Iterator[None]:
+    """Inside, layers ask `F.batch_norm` alone; for what takes its place."""
+    global _suspended
+    before, _suspended = _suspended, True
+    try:
+        yield
+    finally:
+        _suspended = before
 
 
 @cache
@@ -46,7 +61,7 @@ class _OverProcesses(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+        return (batch_norm if func is F.batch_norm else func)(*args, **kwargs or {})
 
 
 def batch_norm(
@@ -66,26 +81,47 @@ def batch_norm(
     """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean, variance = statistics(x.detach())
-    count = collectives.whole(x.numel() // x.shape[1])
+    found = over_processes(statistics(x.detach()))
     if running_mean is not None and running_var is not None:
-        running_mean.lerp_(mean.to(running_mean), momentum)
-        running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var), momentum)
-    y: Tensor = _Normalise.apply(x, mean, variance, weight, bias, eps)
+        move_running(running_mean, running_var, found, x.numel() // x.shape[1], momentum)
+    y: Tensor = _Normalise.apply(x, *found.unbind(), weight, bias, eps)
     return y
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C] of x [N, C, ...] over every process, in float32 at least.
-
-    From those of each process (Chan, Golub and LeVeque, 1979, Eq. 2.1).
-    """
+def statistics(x: Tensor) -> Tensor:
+    """Mean and biased variance [2, C] of x [N, C, ...], in float32 at least."""
     variance, mean = torch.var_mean(at_least_float32(x), [0, *range(2, x.ndim)], correction=0)
-    each = collectives.stack(torch.stack([mean, variance]))  # [processes, 2, C]
-    weights = each.new_tensor(collectives.weights())[:, None]
-    means, variances = each.unbind(1)
+    return torch.stack([mean, variance])
+
+
+def joined(each: Tensor, shares: Sequence[float]) -> Tensor:
+    """Statistics [2, C] of what is in parts, of their statistics [parts, 2, C] and shares, which sum to 1.
+
+    Chan, Golub and LeVeque (1979), Eq. 2.1, for any number of parts.
+    """
+    weights = each.new_tensor(shares)[:, None]
+    means, variances = each.unbind(1)  # [parts, C]
     mean = (weights * means).sum(0)
-    return mean, (weights * (variances + (means - mean).square())).sum(0)
+    return torch.stack([mean, (weights * (variances + (means - mean).square())).sum(0)])
+
+
+def over_processes(found: Tensor) -> Tensor:
+    """Statistics [2, C] of the whole batch, of those of each process."""
+    return joined(collectives.stack(found), collectives.weights())
+
+
+@torch.no_grad()
+def move_running(
+    running_mean: Tensor, running_var: Tensor, found: Tensor, count: int, momentum: float
+) -> None:
+    """Move running statistics towards those of the whole batch, of which this process has `count` values.
+
+    The variance without bias, as torch's layers.
+    """
+    mean, variance = found
+    values = collectives.whole(count)
+    running_mean.lerp_(mean.to(running_mean), momentum)
+    running_var.lerp_((variance * (values / max(values - 1, 1))).to(running_var), momentum)
 
 
 class _Normalise(torch.autograd.Function):

@@ -9,7 +9,7 @@ gradient of the features. The second time each part is differentiated by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from dino_lab.network import Network, per_view
 from dino_lab.training.build import Run
 from dino_lab.training.draws import WholeBatchDraws
 from dino_lab.training.gradients import AveragedGradients
+from dino_lab.training.normalised_parts import NormalisedParts
 from dino_lab.types import Output, Views
 
 Backward = Callable[[Tensor, AveragedGradients], None]
@@ -58,9 +59,7 @@ def _share(run: Run, views: Views, labels: Tensor) -> tuple[Output, Tensor, Back
             teacher = run.teacher.forward(views, student, labels)
 
     def backward(objective: Tensor, gradients: AveragedGradients) -> None:
-        # Blocks that are computed again draw again.
-        again = draws.of(None) if run.spec.train.gradient_checkpointing else nullcontext()
-        with again, gradients.averaging():
+        with drawing_again(run, draws), gradients.averaging():
             objective.backward()
 
     return student, teacher, backward
@@ -73,17 +72,15 @@ class _Parts:
         self._run, self._views = run, views
         batch = run.spec.train.batch_size
         self._first, count = collectives.share(batch).start, views.crops[0].shape[1]
-        ends = torch.arange(count).tensor_split(min(run.spec.train.accumulate, count))
-        self._parts = [slice(int(part[0]), int(part[-1]) + 1) for part in ends]  # of this process's images
+        parts = torch.arange(count).tensor_split(min(run.spec.train.accumulate, count))
+        self._parts = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]  # of this process's images
         self._all = WholeBatchDraws(batch, slice(self._first, self._first + count))
-        self._random = _random_state(run.device)
+        self._groups = [_Group(run, crops, self._parts, self._draws) for crops in views.crops]
         self._features: Tensor
 
     def student(self) -> Output:
         """The student's outputs; its features are a leaf."""
-        with torch.no_grad():
-            found = [features for _, features in self._encoded()]
-        self._features = torch.cat(found, 1).requires_grad_()
+        self._features = torch.cat([group.features() for group in self._groups]).requires_grad_()
         with self._run.autocast(), self._all.of(len(self._features)):
             return self._run.student.project(self._features)
 
@@ -96,9 +93,10 @@ class _Parts:
         found, random = [], _random_state(self._run.device)
         for part in self._parts:
             _set_random_state(self._run.device, random)
+            views = Views([crops[:, part] for crops in self._views.crops], self._views.pairs)
             seen = Output(student.features[:, part], student.z[:, part], student.p[:, part])
             with self._run.autocast(), self._draws(part).of(T):
-                found.append(teacher.forward(_some(self._views, part), seen, labels[part]))
+                found.append(teacher.forward(views, seen, labels[part]))
         return torch.cat(found, 1)
 
     def backward(self, objective: Tensor, gradients: AveragedGradients) -> None:
@@ -107,27 +105,87 @@ class _Parts:
         with gradients.averaging():
             objective.backward()
             assert self._features.grad is not None, "the objective depends on the features"
-            buffers = {name: buffer.clone() for name, buffer in self._run.student.named_buffers()}
-            for part, features in self._encoded():
-                more = gradients.adding_up() if part is not self._parts[-1] else nullcontext()
-                with more:
-                    features.backward(self._features.grad[:, part])
-            with torch.no_grad():  # buffers moved when the parts were seen first
-                for name, buffer in self._run.student.named_buffers():
-                    buffer.copy_(buffers[name])
+            asked = self._features.grad.split([len(crops) for crops in self._views.crops])
+            for group, gradient in zip(self._groups, asked, strict=True):
+                group.backward(gradient, gradients, last=group is self._groups[-1])
         _set_random_state(self._run.device, random)
-
-    def _encoded(self) -> Iterator[tuple[slice, Tensor]]:
-        """Each part, and the student's features [S, b, D] of it."""
-        for part in self._parts:
-            _set_random_state(self._run.device, self._random)
-            with self._run.autocast():
-                features = _encode(self._run.student, _some(self._views, part), self._draws(part))
-            yield part, features
 
     def _draws(self, part: slice) -> WholeBatchDraws:
         images = slice(self._first + part.start, self._first + part.stop)
         return WholeBatchDraws(self._run.spec.train.batch_size, images)
+
+
+class _Group:
+    """The student's features of the crops of one size, in parts."""
+
+    def __init__(
+        self, run: Run, crops: Tensor, parts: list[slice], draws: Callable[[slice], WholeBatchDraws]
+    ) -> None:
+        self._run, self._crops, self._parts, self._draws = run, crops, parts, draws
+        self._norms = NormalisedParts()
+        self._random: list[Tensor]
+
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """Features [V, B, D]; no activation is kept."""
+        self._random, before = _random_state(self._run.device), self._buffers()
+        while True:
+            found = [features for _, features in self._encoded(before)]
+            if not self._norms.settle():
+                break
+        self._norms.move_running()
+        return torch.cat([features for features in found if features is not None], 1)
+
+    def backward(self, gradient: Tensor, gradients: AveragedGradients, *, last: bool) -> None:
+        """Add what the weights get from the gradient [V, B, D] of the features."""
+        after = self._buffers()
+        for number in reversed(self._norms.layers):
+            with self._norms.asking(number) as statistics:
+                owed = torch.zeros_like(statistics)
+                for part, features in self._encoded(after):
+                    outputs, asked = self._outputs(features, gradient[:, part])
+                    (found,) = torch.autograd.grad(outputs, [statistics], asked)
+                    owed += found
+            self._norms.answer(number, owed)
+        for part, features in self._encoded(after):
+            with (
+                nullcontext() if last and part is self._parts[-1] else gradients.adding_up(),
+                drawing_again(self._run, self._draws(part)),
+            ):
+                torch.autograd.backward(*self._outputs(features, gradient[:, part]))
+        self._put_back(after)
+
+    def _outputs(self, features: Tensor | None, gradient: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What is differentiated of a part, and the gradients of that."""
+        assert features is not None, "all statistics are known"
+        outputs, gradients = zip((features, gradient), *self._norms.terms, strict=True)
+        return list(outputs), list(gradients)
+
+    def _encoded(self, buffers: list[Tensor]) -> Iterator[tuple[slice, Tensor | None]]:
+        """Each part and its features [V, b, D], None where statistics were missing.
+
+        Each time with the same random numbers and buffers, which then have moved as in one pass.
+        """
+        for part in self._parts:
+            self._put_back(buffers)
+            _set_random_state(self._run.device, self._random)
+            features = None
+            with self._norms.part(), self._run.autocast(), self._draws(part).of(len(self._crops)):
+                features = per_view(self._run.student.encode, self._crops[:, part])
+            yield part, features
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self._run.student.backbone.buffers()]
+
+    @torch.no_grad()
+    def _put_back(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self._run.student.backbone.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+
+def drawing_again(run: Run, draws: WholeBatchDraws) -> AbstractContextManager[None]:
+    """Around a backward pass, in which blocks that kept no activations are computed again."""
+    return draws.of(None) if run.spec.train.gradient_checkpointing else nullcontext()
 
 
 def normalises(part: object) -> bool:
@@ -148,10 +206,6 @@ def _encode(student: Network, views: Views, draws: WholeBatchDraws) -> Tensor:
         with draws.of(len(group)):
             features.append(per_view(student.encode, group))
     return torch.cat(features)
-
-
-def _some(views: Views, images: slice) -> Views:
-    return Views([crops[:, images] for crops in views.crops], views.pairs)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.testing.ranks import on_processes
-from dino_lab.training.build import Run, build
+from dino_lab.training.build import build
 from dino_lab.training.loop import train
 
 METHODS = sorted((Path(__file__).parents[2] / "experiments" / "methods").glob("*.yaml"))
