@@ -71,6 +71,10 @@ def run(
     max_restarts: Annotated[
         int, typer.Option(metavar="N", min=0, help="Times that --processes start again after one was killed.")
     ] = 3,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Start --processes on this Ray cluster.", show_default=False),
+    ] = None,
     checkpoint_every: CheckpointEvery = CHECKPOINT_SECONDS,
     plugin: Plugins = None,
     threads: Annotated[
@@ -98,7 +102,9 @@ def run(
     )
     announce = world.rank == 0 and not console().is_terminal
     with Interrupt(announce=announce, patient=world.size > 1) as interrupt:
-        if processes is None:
+        if address is not None:
+            code = job.on_ray(address, processes, max_restarts, interrupt)
+        elif processes is None:
             code = job.beside_others(world, interrupt) if world.size > 1 else job.train(world, interrupt)
         elif world.size > 1:
             raise UserError(
@@ -156,6 +162,31 @@ class _Job:
                 return int(launch(self.train, count, restarts=restarts, stop=stop))
         except KeyboardInterrupt:  # the second; copies end with this process
             os._exit(INTERRUPTED)
+        except ProcessDied as died:
+            print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
+            return FAILED
+
+    def on_ray(self, address: str, processes: str | None, restarts: int, stop: Interrupt) -> int:
+        """Train in several processes of a Ray cluster; the exit code."""
+        from dino_lab.distributed.launch import ProcessDied
+        from dino_lab.distributed.on_ray import launch_on_ray
+
+        if processes is None or not processes.isdecimal() or not int(processes):
+            raise UserError(f"--address {address}: --processes should say how many, a number from 1 on")
+        self.read()  # so that a wrong spec is said before anything starts
+        try:
+            return int(
+                launch_on_ray(
+                    self.train,
+                    int(processes),
+                    address=address,
+                    device=self.device,
+                    cores=self.threads or 1,
+                    restarts=restarts,
+                    runs=self.runs,
+                    stop=stop,
+                )
+            )
         except ProcessDied as died:
             print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
             return FAILED

@@ -38,12 +38,11 @@ _NOISY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.mult
 
 
 class ProcessDied(Exception):
-    """A process was killed, more often than the run may be started again; `code` as of multiprocessing."""
+    """A process was killed, more often than the run may be started again."""
 
-    def __init__(self, rank: int, code: int, restarts: int) -> None:
+    def __init__(self, rank: int, how: str, restarts: int) -> None:
         again = f", after {restarts} restart{'s' if restarts > 1 else ''}" if restarts else ""
-        super().__init__(f"process {rank} of the run {in_words(code)}{again}")
-        self.code = code
+        super().__init__(f"process {rank} of the run {how}{again}")
 
 
 def in_words(code: int) -> str:
@@ -152,7 +151,7 @@ def _result(done: Future[dict[int, Any]], place: _Place) -> Any:
         return done.result()[0]
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
-        raise ProcessDied(rank, failure.exitcode, place.restarts) from None
+        raise ProcessDied(rank, in_words(failure.exitcode), place.restarts) from None
 
 
 def _rank(work: Work, place: _Place) -> Any:
@@ -167,7 +166,7 @@ def _rank(work: Work, place: _Place) -> Any:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from the launcher: another process was killed
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if rank > 0:
-        _silence(place.folder / f"{rank}.log")
+        log_to(place.folder / f"{rank}.log")
     elif attempt:
         print(f"a process ended early; restart {attempt} of {place.restarts}", file=sys.stderr, flush=True)
     world = World(rank, place.processes, rank, place.processes, f"file://{place.folder}/run-{attempt}")
@@ -199,8 +198,8 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _silence(log: Path) -> None:
-    """Let what this process prints go to a file: one of several speaks."""
+def log_to(log: Path) -> None:
+    """Let what this process prints go to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
