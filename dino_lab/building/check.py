@@ -166,8 +166,8 @@ def _check_parts(spec: Spec, method: Method) -> None:
     if len(norms) > MOST_NORMS:
         raise Misfit(
             loc,
-            f"the backbone has {len(norms)} layers of batch norm, and each needs a pass more over the parts of "
-            f"a batch, so at most {MOST_NORMS} are allowed; 1 is right, or another backbone",
+            f"the backbone has {len(norms)} layers of batch norm, each of which needs a pass more over the "
+            f"parts of a batch, so there may be {MOST_NORMS}; 1 is right, or another backbone",
         )
     for key in ("compile", "gradient_checkpointing"):
         if norms and getattr(spec.train, key):

@@ -8,7 +8,7 @@ import pickle
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,27 +18,29 @@ import torch
 import torch.distributed as distributed
 
 T = TypeVar("T")
-LONGEST = 120.0  # seconds
 
 
 class RankFailed(Exception):
     """What a process raised, as one line."""
 
 
-def on_processes(count: int, work: Callable[[], T]) -> list[T]:
+def on_processes(count: int, work: Callable[[], T], *, seconds: float = 120.0) -> list[T]:
     """What `work` returns on each of `count` processes (gloo, one thread each), forked from this one.
 
-    A RankFailed where one of them raises. They meet in a file, so that no port has to be free.
+    A RankFailed where one of them raises, or all take longer than `seconds`. They meet in a file, so no port
+    has to be free.
     """
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")
-        ranks = [context.Process(target=_rank, args=(rank, count, folder, work)) for rank in range(count)]
+        ranks = [
+            context.Process(target=_rank, args=(rank, count, folder, work, seconds)) for rank in range(count)
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # since Python 3.12, of a fork beside threads
             for process in ranks:
                 process.start()
         try:
-            _wait(ranks, Path(folder))
+            _wait(ranks, Path(folder), seconds)
             return [pickle.loads(Path(folder, f"{rank}.result").read_bytes()) for rank in range(count)]
         finally:
             for process in ranks:
@@ -46,7 +48,7 @@ def on_processes(count: int, work: Callable[[], T]) -> list[T]:
                 process.join()
 
 
-def _rank(rank: int, count: int, folder: str, work: Callable[[], Any]) -> None:
+def _rank(rank: int, count: int, folder: str, work: Callable[[], Any], seconds: float) -> None:
     torch.set_num_threads(1)  # more would wait for threads that a forked process does not have
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
@@ -55,7 +57,7 @@ def _rank(rank: int, count: int, folder: str, work: Callable[[], Any]) -> None:
             init_method=f"file://{folder}/meeting",
             rank=rank,
             world_size=count,
-            timeout=timedelta(seconds=LONGEST),
+            timeout=timedelta(seconds=seconds),
         )
         result = work()
         distributed.barrier()  # none closes its connections while another reads from them
@@ -67,12 +69,12 @@ def _rank(rank: int, count: int, folder: str, work: Callable[[], Any]) -> None:
     Path(folder, f"{rank}.result").write_bytes(pickle.dumps(result))
 
 
-def _wait(ranks: list[BaseProcess] | list[Any], folder: Path) -> None:
+def _wait(ranks: Sequence[BaseProcess], folder: Path, seconds: float) -> None:
     """Until all have ended, or one has failed: the others would wait for it."""
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + seconds
     while any(process.is_alive() for process in ranks):
         if time.monotonic() > end:
-            raise RankFailed(f"no end after {LONGEST:g} s; processes wait for each other")
+            raise RankFailed(f"no end after {seconds:g} s: processes may wait for each other")
         if any(process.exitcode for process in ranks):
             break
         next(process for process in ranks if process.is_alive()).join(0.02)

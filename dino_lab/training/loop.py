@@ -110,7 +110,8 @@ def compare(
 ) -> tuple[Tensor, Numbers]:
     """What is minimised, of this process's images, and the numbers of a row where one is written, of all."""
     p = at_least_float32(student.p)
-    target = run.targets.forward(teacher.to(p.dtype), progress)  # [T, B, K]
+    teacher = teacher.to(p.dtype)
+    target = run.targets.forward(teacher, progress)  # [T, B, K]
     compared = (p, target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)

@@ -1,10 +1,10 @@
 """Batch norm of a network that sees a batch in parts, with the statistics of the whole batch.
 
-Statistics are measured layer after layer: of the first by a pass over all parts that ends there, of the second
-by a pass in which those of the first are known, and so on. For the gradient they are variables that all parts
-have in common. Theirs is found from the last layer to the first, each by a pass over all parts; weights then
-get what reaches them from the outputs and from the statistics. So each layer costs one forward and one backward
-pass more, and the memory is that of one part.
+Statistics are measured layer after layer: of the first by a pass over all parts that ends there, of the
+second by a pass in which those of the first are known, and so on. For the gradient they are variables that
+all parts have in common. Theirs is found from the last layer to the first, each by a pass over all parts;
+weights then get what reaches them from the outputs and from the statistics. So each layer costs one forward
+and one backward pass more, and the memory is that of one part.
 """
 
 from __future__ import annotations

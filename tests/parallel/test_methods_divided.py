@@ -22,9 +22,11 @@ SMALL = (
     "data.train_images=28",
     "data.test_images=12",
     "backbone.width=24",
-    "backbone.depth=2",
+    "backbone.depth=1",
     "backbone.drop_path=0.2",
     "train.batch_size=7",
+    # AdamW divides a gradient by its own size, and where it should be 0 there is rounding alone.
+    "optim={name: sgd, lr: 0.02, lr_scaling: {rule: none}, clip: {norm: 3.0}}",
     "train.epochs=1",
     "train.log_every=1",
     "evaluators=[]",
@@ -67,9 +69,14 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def expect_equal(found: Trained, wanted: Trained) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-10, atol=1e-10, msg=lambda text: f"{name}: {text}"
-        )
+        assert found[name].shape == value.shape, name
+        if value.numel():
+            difference = (found[name].double() - value.double()).abs().max().item()
+            assert difference <= tolerance(name) * max(1.0, value.abs().max().item()), (name, difference)
+
+
+def tolerance(name: str) -> float:
+    return 1e-7 if name.endswith("accuracy") else 1e-10  # a mean in float32
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +88,7 @@ def whole() -> dict[str, Trained]:
 @pytest.fixture(scope="module", params=[2, 3])
 def divided(request: pytest.FixtureRequest) -> list[dict[str, Trained]]:
     """Of each process the results of all methods."""
-    return on_processes(request.param, lambda: {file.stem: trained(file) for file in METHODS})
+    return on_processes(request.param, lambda: {file.stem: trained(file) for file in METHODS}, seconds=600)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in METHODS])
