@@ -25,7 +25,7 @@ from dino_lab.errors import FailedElsewhere, UserError, first_line
 from dino_lab.sweeps.ray.capacity import Machine
 from dino_lab.sweeps.ray.cluster import Cluster, cluster
 
-FOLDER = ".ray"  # in the folder of all runs: what Ray Train writes, and what is printed
+FOLDER = "_ray"  # in the folder of all runs: what Ray Train writes, and what is printed
 _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from dino_lab.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef", "RAY_worker_niceness": "0"}
 SPEED = ("images_per_second", "data_wait")
 
 
@@ -29,6 +31,7 @@ class Hosts:
         self.names = [f"dl{os.getpid()}{side}" for side in "ab"]
         self.addresses = ["10.78.0.1", "10.78.0.2"]
         self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
+        self.temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short enough for sockets
         for name in self.names:
             ip("netns", "add", name)
         one, other = self.names
@@ -64,13 +67,26 @@ class Hosts:
         both = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meeting]
         return self.start(host, *both, "-m", "dino_lab", "run", *words, **variables)
 
+    def ray(self) -> str:
+        """A cluster of both hosts, with a core each; its address."""
+        first = f"{self.addresses[0]}:6400"
+        for host, where in enumerate((["--head", "--port", "6400"], ["--address", first])):
+            options = ["--node-ip-address", self.addresses[host], "--num-cpus", "1", "--block"]
+            options += ["--object-store-memory", 100 << 20, "--temp-dir", self.temporary]
+            self.start(host, "ray.scripts.scripts", "start", *where, *options, **RAY)
+            until(lambda host=host: "Ray runtime started" in self.log(host).read_text(), "Ray", 90)  # type: ignore[misc]
+        return first
+
     def close(self) -> None:
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, 9)
             process.wait()
         for name in self.names:
+            for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True).stdout.split():
+                os.kill(int(pid), 9)
             ip("netns", "del", name)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @pytest.fixture
@@ -122,3 +138,20 @@ def test_a_cut_cable_ends_both_in_words(hosts: Hosts, tiny: Path, tmp_path: Path
     said = ["process 1 has not been heard of", "the first process's machine has not been heard of"]
     for host in (0, 1):
         until(lambda host=host: said[host] in hosts.log(host).read_text(), said[host], 30)  # type: ignore[misc]
+
+
+def test_ray_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
+    address, runs = hosts.ray(), tmp_path / "runs"
+    words = ["run", tiny, "--runs", runs, "--device", "cpu", "--address", address, "--processes", 2]
+    words += ["--set", "train.epochs=20", "--set", "train.log_every=1", "--checkpoint-every", 0]
+    command = hosts.start(0, "dino_lab", *words, **RAY)
+    until(lambda: "step 6/" in hosts.log(0).read_text(), "the first steps", 120)
+    on_second = subprocess.run(["ip", "netns", "pids", hosts.names[1]], capture_output=True).stdout.split()
+    titles = {int(pid): Path(f"/proc/{int(pid)}/cmdline").read_text() for pid in on_second}
+    (worker,) = [pid for pid, title in titles.items() if title.startswith("ray::RayTrainWorker")]
+    os.kill(worker, 9)
+    assert command.wait(180) == 0, hosts.log(0).read_text()
+    out = hosts.log(0).read_text()
+    assert "resumed at step" in out
+    assert out.count("finished: 80 of 80 steps") == 1
+    assert not (runs / "_ray").exists()
