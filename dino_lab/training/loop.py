@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Row:
     finite: Tensor | None = None  # whether loss and gradient have been numbers since the last row
 
 
-def train(run: Run, start: int = 0) -> Iterator[Row]:
+def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
     spec, total_steps = run.spec, run.total_steps
     source = shares.batches(run, start)
