@@ -62,6 +62,18 @@ Loggers = Annotated[
 ]
 
 
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Start --processes on this Ray cluster.", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Threads of torch on the CPU, in each process.", show_default=False
+    ),
+]
+
+
 def run(
     spec: SpecPath,
     settings: Settings = None,
@@ -71,18 +83,10 @@ def run(
     max_restarts: Annotated[
         int, typer.Option(metavar="N", min=0, help="Times that --processes start again after one was killed.")
     ] = 3,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Start --processes on this Ray cluster.", show_default=False),
-    ] = None,
+    address: Address = None,
     checkpoint_every: CheckpointEvery = CHECKPOINT_SECONDS,
     plugin: Plugins = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Threads of torch on the CPU, in each process.", show_default=False
-        ),
-    ] = None,
+    threads: Threads = None,
     accept_data: Annotated[
         bool, typer.Option("--accept-data", help="Go on with other data than the run began with.")
     ] = False,
@@ -94,14 +98,16 @@ def run(
     """
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
-    from dino_lab.distributed.world import world_of
 
-    world = world_of(os.environ)
     job = _Job(
         spec, settings or [], runs, device, checkpoint_every, plugin or [], threads, accept_data, log or []
     )
-    announce = world.rank == 0 and not console().is_terminal
-    with Interrupt(announce=announce, patient=world.size > 1) as interrupt:
+    with Interrupt(announce=not console().is_terminal) as interrupt:
+        from dino_lab.distributed.world import world_of
+
+        world = world_of(os.environ)
+        interrupt.announce &= world.rank == 0
+        interrupt.patient = world.size > 1
         if address is not None:
             code = job.on_ray(address, processes, max_restarts, interrupt)
         elif processes is None:
@@ -170,6 +176,7 @@ class _Job:
         """Train in several processes of a Ray cluster; the exit code."""
         from dino_lab.distributed.launch import ProcessDied
         from dino_lab.distributed.on_ray import launch_on_ray
+        from dino_lab.sweeps.ray.cluster import ClusterLost
 
         if processes is None or not processes.isdecimal() or not int(processes):
             raise UserError(f"--address {address}: --processes should say how many, a number from 1 on")
@@ -187,6 +194,9 @@ class _Job:
                     stop=stop,
                 )
             )
+        except ClusterLost as lost:
+            print(lost, file=sys.stderr)
+            return FAILED
         except ProcessDied as died:
             print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
             return FAILED

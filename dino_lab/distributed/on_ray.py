@@ -47,8 +47,9 @@ def launch_on_ray(
 ) -> Any:
     """Call `work` in so many processes of the cluster at HOST:PORT; what it returns in the first of them.
 
-    Each has `cores`, and a GPU of its own unless `device` is cpu, or the cluster has no GPU. `runs` has to be the same folder on all machines. Raises
-    what `work` raised, a ProcessDied, or a UserError where the cluster does not have what is asked for.
+    Each has `cores`, and a GPU of its own unless `device` is cpu, or the cluster has no GPU. `runs` has to be
+    the same folder on all machines. Raises what `work` raised, a ProcessDied, a ClusterLost, or a UserError
+    where the cluster does not have what is asked for.
     """
     os.environ.update(_QUIET)
     with cluster(address) as joined, _folder(runs) as folder:
