@@ -827,7 +827,7 @@ class OwnDropout(Pixels):
         features = super().forward(images)
         if not self.training:
             return features
-        return features * torch.stack([torch.rand(()) for _ in range(len(features))])[:, None]
+        return features * torch.stack([torch.rand((), device=features.device) for _ in features])[:, None]
 
 
 class WithDropout(Pixels):
