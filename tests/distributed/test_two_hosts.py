@@ -67,11 +67,11 @@ class Hosts:
         both = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meeting]
         return self.start(host, *both, "-m", "dino_lab", "run", *words, **variables)
 
-    def ray(self) -> str:
-        """A cluster of both hosts, with a core each; its address."""
+    def ray(self, cores: int) -> str:
+        """A cluster of both hosts, with so many cores each; its address."""
         first = f"{self.addresses[0]}:6400"
         for host, where in enumerate((["--head", "--port", "6400"], ["--address", first])):
-            options = ["--node-ip-address", self.addresses[host], "--num-cpus", "1", "--block"]
+            options = ["--node-ip-address", self.addresses[host], "--num-cpus", cores, "--block"]
             options += ["--object-store-memory", 100 << 20, "--temp-dir", self.temporary]
             self.start(host, "ray.scripts.scripts", "start", *where, *options, **RAY)
             until(lambda host=host: "Ray runtime started" in self.log(host).read_text(), "Ray", 90)  # type: ignore[misc]
@@ -142,7 +142,7 @@ def test_a_cut_cable_ends_both_in_words(hosts: Hosts, tiny: Path, tmp_path: Path
 
 
 def test_ray_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
-    address, runs = hosts.ray(), tmp_path / "runs"
+    address, runs = hosts.ray(1), tmp_path / "runs"
     words = ["run", tiny, "--runs", runs, "--device", "cpu", "--address", address, "--processes", 2]
     words += ["--set", "train.epochs=20", "--set", "train.log_every=1", "--checkpoint-every", 0]
     command = hosts.start(0, "dino_lab", *words, **RAY)
@@ -156,3 +156,16 @@ def test_ray_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
     assert "resumed at step" in out
     assert out.count("finished: 80 of 80 steps") == 1
     assert not (runs / "_ray").exists()
+
+
+def test_a_sweep_with_trials_of_two_processes_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
+    address, runs = hosts.ray(2), tmp_path / "runs"
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "base: tiny.yaml\nmetric: knn.5nn\ngrid: {targets.momentum: [0, 0.9]}\nresources: {processes: 2}\n"
+    )
+    command = hosts.start(0, "dino_lab", "sweep", sweep, "--runs", runs, "--address", address, **RAY)
+    assert command.wait(240) == 0, hosts.log(0).read_text()
+    assert "2 at once, 2 core(s) in 2 processes each" in hosts.log(0).read_text()
+    states = [RunFolder(folder).status().state for folder in runs.glob("tiny/*")]
+    assert states == ["finished", "finished"]

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -94,8 +94,9 @@ def _measure_first(
     try:
         specs = [trial.spec for trial in stack]
         resources = plan.sweep.resources
-        gpus = max(1, int(resources.gpu))
-        return measure(specs, registry, device, resources.cores, shared, gpus=gpus)
+        found = measure(specs, registry, device, resources.cores, shared)
+        # One process was measured: on the CPU with the threads of all, on one of the GPUs that will share it.
+        return replace(found, seconds=found.seconds / max(1, int(resources.gpu)))
     except Misfit as misfit:
         raise UserError(f"{stack[0].label}: {misfit}") from misfit
 
@@ -134,14 +135,8 @@ def measure(
     device: torch.device,
     threads: int,
     shared: SharedData | None,
-    *,
-    gpus: int = 1,
 ) -> Measured:
-    """Build the specs of a stack, make a few steps, evaluate the first; nothing is written.
-
-    Measured in this process alone: several with one thread are taken to be as fast as one with several, and
-    `gpus` to divide the time of a step.
-    """
+    """Build the specs of a stack, make a few steps, evaluate the first; nothing is written."""
     with _threads(threads, device):
         began = time.perf_counter()
         runs = [build(_with_every_row(spec), registry, device, shared) for spec in specs]
@@ -162,7 +157,7 @@ def measure(
         now = time.perf_counter()
         scores = [name for scored in run.evaluate(run.due(0)) for name in scored.named_scores]
         evaluation = time.perf_counter() - now
-    step = min(steps[1:] or steps) / gpus
+    step = min(steps[1:] or steps)
     evaluations = 1 + sum(bool(run.due(epoch * run.steps_per_epoch)) for epoch in range(1, epochs + 1))
     seconds = built + run.total_steps * step + evaluations * evaluation * len(runs)
     names = dict.fromkeys(itertools.chain(numbers, scores, ["images_per_second"]))
