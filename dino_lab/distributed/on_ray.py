@@ -24,6 +24,7 @@ from dino_lab.distributed.world import world_of
 from dino_lab.errors import FailedElsewhere, UserError, first_line
 from dino_lab.sweeps.ray.capacity import Machine
 from dino_lab.sweeps.ray.cluster import Cluster, cluster
+from dino_lab.sweeps.ray.dispatch import refuse_foreign_storage
 
 FOLDER = "_ray"  # in the folder of all runs: what Ray Train writes, and what is printed
 _QUIET = {
@@ -57,6 +58,7 @@ def launch_on_ray(
         _refuse_what_is_not_there(joined.machines, processes, gpu, cores)
         joined.prepare((), None)
         joined.wait()
+        refuse_foreign_storage(folder, [str(Path.cwd())])
         task = _Task(work, folder, str(Path.cwd()))
         done: Future[Any] = Future()
         arguments = (task, processes, gpu, cores, restarts, done)
