@@ -33,6 +33,7 @@ Stop = Callable[[], bool | str]  # whether to stop now, or as what
 Work = Callable[[World, Stop], Any]
 LOOK = 0.05  # seconds between two looks at the request to stop
 PAUSE = 2.0  # seconds in which a process that failed waits for the news that another was killed before
+LAST = 30.0  # seconds that the launcher is waited for once all processes were killed
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _NOISY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
@@ -82,6 +83,10 @@ def launch(
                     place.ask(why)
             thread.join()
         return _result(done, place)
+    except BaseException:
+        place.kill()
+        thread.join(LAST)  # the folder tells processes that begin again to end
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -99,6 +104,14 @@ class _Place:
     def stop_file(self) -> Path:
         """Exists once the run should stop, and says as what."""
         return self.folder / "stop"
+
+    def kill(self) -> None:
+        """End all that are left, and let none begin again."""
+        if not self.error_file.exists():
+            self.error_file.write_bytes(pickle.dumps(KeyboardInterrupt()))
+        for file in self.folder.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
 
     def ask(self, why: bool | str) -> None:
         """Ask all to stop."""
@@ -158,6 +171,7 @@ def _rank(work: Work, place: _Place) -> Any:
     """Be one of the processes."""
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     _end_with(place.parent)
+    (place.folder / f"{rank}.pid").write_text(str(os.getpid()))
     os.setpgid(0, 0)  # Ctrl-C reaches the process that started this one, which asks all to stop
     if place.error_file.exists():
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dino_lab.collectives import processes, rank
 from dino_lab.distributed.control import disagreeing, follow, known, largest, share_state, together
 from dino_lab.errors import FailedElsewhere
 from dino_lab.protocols import SharedData
@@ -92,7 +93,8 @@ def follow_run(
 
 def compare_weights(run: Run) -> None:
     """Say so if other processes have other weights than the first: then they train different networks."""
-    if others := disagreeing(checksum(run)):
+    others = disagreeing(checksum(run)) if processes() > 1 else []
+    if others and rank() == 0:
         logger.warning(
             "the weights of process %s are not those of process 0: machines that round differently, or a "
             "component that does not keep its contract (dino_lab.testing.check_component)",

@@ -98,6 +98,22 @@ def test_one_stop_reaches_all() -> None:
     assert launch(work, 2, stop=lambda: time.monotonic() - began > 0.3)
 
 
+def test_whoever_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    def work(world: World, stop: Stop) -> None:
+        (tmp_path / str(world.rank)).touch()
+        time.sleep(60)
+
+    def stop() -> bool:
+        if len(list(tmp_path.iterdir())) == 2:
+            raise KeyboardInterrupt
+        return False
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch(work, 2, restarts=3, stop=stop)
+    assert time.monotonic() - began < 30
+
+
 def test_sigint_of_a_process_asks_that_one_alone() -> None:
     def work(world: World, stop: Stop) -> int:
         with joined(world, CPU):
