@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from dino_lab.errors import Misfit, SpecError
 
 if TYPE_CHECKING:
+    from dino_lab.distributed.world import World
     from dino_lab.runs.open import SavedRun
     from dino_lab.spec.model import Spec
     from dino_lab.sweeps.run import SweepResult
+    from dino_lab.training import trainer
     from dino_lab.training.trainer import Listener, Outcome
 
 PathLike = str | Path
@@ -46,6 +50,8 @@ def run(
     *,
     runs: PathLike = "runs",
     device: str | None = None,
+    processes: int | None = None,
+    max_restarts: int = 3,
     checkpoint_every: float = 60.0,
     accept_data: bool = False,
     listeners: Sequence[Listener] = (),
@@ -54,15 +60,59 @@ def run(
     """Train a spec in `runs/<name>/<hash>`, or go on where it was stopped; a finished run is left as it is.
 
     `device` is `cpu`, `cuda` or `cuda:N`; without it, cuda where there is one. `checkpoint_every` is in
-    seconds. `listeners` hear of every step and row; training saves and ends once `stop` returns true. Raises
-    UserError.
-    """
-    from dino_lab.building.execution import choose_device
-    from dino_lab.registry import registry
-    from dino_lab.training.trainer import FitOptions, fit
+    seconds. `listeners` hear of every step and row; training saves and ends once `stop` returns true.
 
-    options = FitOptions(Path(runs), choose_device(device), checkpoint_every, accept_data)
-    return fit(spec, registry, options, listeners=listeners, stop=stop)
+    `processes` of this machine train the run together, and start again up to `max_restarts` times after one
+    was killed. They are new processes: a script that calls this does so under `if __name__ == "__main__"`,
+    and `listeners` are pickled, and called in the first of them. Where torchrun or srun has started this
+    script, its processes train together without it.
+
+    Raises UserError.
+    """
+    from dino_lab.distributed.launch import launch
+    from dino_lab.distributed.world import world_of
+    from dino_lab.registry.plugin_files import loaded_plugins
+    from dino_lab.spec.file import dump_yaml
+
+    job = _Job(
+        *(spec, spec.name, tuple(loaded_plugins()), Path(runs), device),
+        *(checkpoint_every, accept_data, tuple(listeners)),
+    )
+    if processes is None:
+        return job.train(world_of(os.environ), stop)
+    job = replace(job, spec=dump_yaml(spec))
+    outcome: Outcome = launch(job.train, processes, restarts=max_restarts, stop=stop, start_method="spawn")
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `run` was asked for, in whichever process it is done."""
+
+    spec: Spec | str  # or its YAML
+    name: str
+    plugins: tuple[Path, ...]
+    runs: Path
+    device: str | None
+    checkpoint_every: float
+    accept_data: bool
+    listeners: tuple[Listener, ...]
+
+    def train(self, world: World, stop: Callable[[], bool | str]) -> Outcome:
+        """Train in this process, which may be one of several."""
+        from dino_lab.building.execution import choose_device
+        from dino_lab.distributed.world import joined
+        from dino_lab.registry import registry
+        from dino_lab.registry.plugin_files import load_plugins, loaded_plugins
+        from dino_lab.spec.file import load_text
+        from dino_lab.training.trainer import FitOptions, fit
+
+        load_plugins([file for file in self.plugins if file not in loaded_plugins()])
+        device = choose_device(self.device, world.local_rank, world.local_size)
+        options = FitOptions(self.runs, device, self.checkpoint_every, self.accept_data)
+        with joined(world, device):
+            spec = self.spec if not isinstance(self.spec, str) else load_text(self.spec, self.name).spec
+            return fit(spec, registry, options, listeners=self.listeners, stop=cast("trainer.Stop", stop))
 
 
 def open_run(folder: PathLike, *, device: str | None = "cpu") -> SavedRun:

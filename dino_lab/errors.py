@@ -24,6 +24,14 @@ class Misfit(UserError):
         self.loc, self.message = loc, message
 
 
+class FailedElsewhere(Exception):
+    """Another process of this run has failed, and says so itself; `cause` is what it raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(first_line(cause))
+        self.cause = cause
+
+
 def first_line(error: Exception) -> str:
     """The first line of what an exception says, or its kind where it says nothing.
 

@@ -15,6 +15,7 @@ LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "registry.discovery registry.plugin_files extras imaging kernels",
     "network",
     "evaluation.outputs evaluation.attention_maps",
+    "distributed",
     "protocols",
     "registry evaluation.encoder",
     "spec",
@@ -28,6 +29,7 @@ LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "loggers",
     "reports",
     "sweeps",
+    "distributed.on_ray",
     "api",
     "cli",
     "__main__",
@@ -102,6 +104,7 @@ def test_ray_and_matplotlib_are_imported_where_they_are_used_and_not_before() ->
         *(f"reports/{name}.py" for name in ("crop_picture", "theme", "study/figures")),
         *(f"components/evaluators/{name}.py" for name in ("_figures", "invariance")),
         *(f"sweeps/ray/{name}.py" for name in ray),
+        "distributed/on_ray.py",
     }
 
 

@@ -29,7 +29,7 @@ from dino_lab.cli import (
     sweep,
     validate,
 )
-from dino_lab.errors import SpecError, UserError, printable
+from dino_lab.errors import FailedElsewhere, SpecError, UserError, printable
 
 VARIABLE = "_DINO_LAB_COMPLETE"  # the name that click derives from ours
 
@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; a second complaint at interpreter exit would help nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except FailedElsewhere as error:  # which another process of the run says
+        return _in_words(error.cause)[0]
     except Exception as error:
         if os.environ.get("DINO_LAB_TRACEBACK"):
             traceback.print_exception(error)

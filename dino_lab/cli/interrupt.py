@@ -11,11 +11,14 @@ STOPPING = "stopping after this step, then saving; Ctrl-C ends at once"
 
 
 class Interrupt:
-    """Within it, the first SIGINT, SIGTERM or SIGHUP asks the run to stop; a second SIGINT ends it."""
+    """Within it, the first SIGINT, SIGTERM or SIGHUP asks the run to stop; a second SIGINT ends it.
+
+    Not so if it is `patient`: where whoever started this process passes on a SIGINT that has reached it too.
+    """
 
     def __init__(self, *, announce: bool) -> None:
         self.asked = False
-        self._announce = announce
+        self.announce, self.patient = announce, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
@@ -34,10 +37,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked = True
-            if self._announce:
+            if self.announce:
                 # Not print(): the signal may have come in the middle of one.
                 os.write(2, f"{STOPPING}\n".encode())

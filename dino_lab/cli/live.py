@@ -70,7 +70,7 @@ class LiveView:
 
     def __enter__(self) -> LiveView:
         with ExitStack() as stack:
-            stack.enter_context(_without_echo())
+            stack.enter_context(without_echo())
             stack.enter_context(self._live)
             self._opened = stack.pop_all()
         return self
@@ -209,7 +209,7 @@ def _columns(cells: Sequence[RenderableType], ratios: list[int]) -> Table:
 
 
 @contextmanager
-def _without_echo() -> Iterator[None]:
+def without_echo() -> Iterator[None]:
     """A terminal that does not echo keys: ^C or Enter would move the panel, and leave a border behind."""
     import termios
 

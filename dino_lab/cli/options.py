@@ -66,6 +66,14 @@ CheckpointEvery = Annotated[
 Check = Annotated[
     bool, typer.Option("--check", help="Exit with 1 unless every claim of the sweep file is as expected.")
 ]
+Processes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|gpu",
+        help="Processes that train the run together; gpu: one for each GPU. [default: one]",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cuda where there is one, else cpu]"),

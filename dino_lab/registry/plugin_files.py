@@ -10,6 +10,8 @@ from pathlib import Path
 
 from dino_lab.errors import UserError
 
+PREFIX = "dino_lab_plugin_"  # of the modules
+
 
 def load_plugins(files: Sequence[Path] | None) -> None:
     """Import each file, so that its components are registered; a UserError says which failed and why."""
@@ -31,6 +33,14 @@ def load_plugins(files: Sequence[Path] | None) -> None:
             raise UserError(f"--plugin {file}: {_where(error, file)}{reason}") from error
 
 
+def loaded_plugins() -> list[Path]:
+    """The files that were imported, in this order."""
+    files = [
+        getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(PREFIX)
+    ]
+    return [Path(file) for file in files if file is not None]
+
+
 def _is_file(file: Path) -> bool:
     try:
         return file.is_file()
@@ -40,7 +50,7 @@ def _is_file(file: Path) -> bool:
 
 def _module_name(file: Path) -> str:
     """A name of its own for each file, also for two that are called the same."""
-    name = f"dino_lab_plugin_{file.stem}"
+    name = f"{PREFIX}{file.stem}"
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(name for name in names if _is_free(name, file))
 

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from dino_lab.collectives import processes
 from dino_lab.registry.discovery import plugins
 
 PACKAGES = ("dino-lab", "torch", "torchvision", "timm", "kornia", "pydantic", "numpy", "pillow", "pyarrow")
@@ -30,6 +31,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "processes": processes(),  # that train the run together, of which this is the first
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": str(device),

@@ -105,6 +105,10 @@ def _planned(session: Session) -> SweepResult:
 def _refuse_what_cannot_be(plan: Plan, file: Path, executor: str, check: bool) -> None:
     if check and not plan.study.expect:
         raise UserError(f"{file}: nothing to check; `expect` lists what is claimed of the arms")
+    if executor == "inline" and plan.sweep.resources.ranks > 1:
+        raise UserError(
+            "--executor inline trains in one process; leave it out, or resources.processes and gpu"
+        )
     if executor == "inline" and plan.sweep.scheduler is not None:
         raise UserError("--executor inline runs each trial to its end; leave it out, or the scheduler")
 

@@ -66,6 +66,8 @@ class TrialQueue:
             directory=str(Path.cwd()),
             device=self.device,
             threads=self.plan.sweep.resources.cpu,
+            processes=self.plan.sweep.resources.ranks,
+            restarts=self.plan.sweep.max_failures,
             checkpoint_every=self.checkpoint_every,
             stop_file=str(self.plan.folder(self.runs).resolve() / STOP_FILE),
             plugins=tuple(str(file.resolve()) for file in self.plugins),

@@ -1,11 +1,15 @@
-"""One run from start to end: the rows of the loop are written, watched and saved in the run's folder."""
+"""One run from start to end: the rows of the loop are written, watched and saved in the run's folder.
+
+Of several processes the first one alone does this; the others follow it (follow.py). What it does while they
+wait stands in `lead`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -13,6 +17,8 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from dino_lab.collectives import processes, rank
+from dino_lab.distributed.control import lead, share_state, together
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import write_files
@@ -30,6 +36,7 @@ from dino_lab.spec.identity import identity_of
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
 from dino_lab.training.diagnostics import Reader, Verdict, followed_score
+from dino_lab.training.follow import Decision, agree, compare_weights, follow_run, wish_of
 from dino_lab.training.loop import NoBatch, NonFinite, Row, train
 
 
@@ -115,8 +122,12 @@ def fit(
     """Train a spec to its end, or on from where it stopped; its folder says how it ended, whatever happens.
 
     A finished run is not trained again; evaluators that it has not seen yet are computed. `shared` is what
-    the spec's own data part would give, where it is in memory already.
+    the spec's own data part would give, where it is in memory already. On several processes each of them
+    calls this; the first one writes the folder and calls its listeners, and all get the same outcome.
     """
+    if rank() > 0:
+        outcome: Outcome = follow_run(spec, registry, options.device, stop, shared)
+        return outcome
     with prepared(spec, registry, options, listeners, shared) as trainer:
         if isinstance(trainer, Outcome):
             return trainer
@@ -133,26 +144,39 @@ def prepared(
 ) -> Iterator[Trainer | Outcome]:
     """A trainer that holds the run's folder, or the outcome of a run that has nothing left to do.
 
-    An exception that leaves it is recorded as the run's status.
+    An exception that leaves it is recorded as the run's status. On the first process of several.
     """
-    folder = folder_of(options.runs, spec)
-    with folder.locked() as lock:
-        before, trainer = folder.status(), None
+    with ExitStack() as held:
+        folder, lock, before, outcome = lead(lambda: _opened(spec, options, held), lambda opened: opened[-1])
+        trainer = None
         try:
-            if (outcome := _over(spec, folder, before, options)) is not None:
+            if outcome is not None:
                 yield outcome
                 return
-            run = build(spec, registry, options.device, shared)
-            trainer = Trainer(run, folder, lock, before, options, listeners)
-            yield trainer if before.state != "finished" else trainer.evaluated()
+            run = together(lambda: build(spec, registry, options.device, shared))
+            over = before.state == "finished"
+            trainer = lead(
+                lambda: Trainer(run, folder, lock, before, options, listeners), lambda one: (one.step, over)
+            )
+            held.callback(trainer.close)
+            if processes() > 1:
+                share_state(run.state_dict())
+            yield lead(trainer.evaluated, lambda outcome: outcome) if over else trainer
         except Exception as error:
             if before.state != "finished":
                 now = before if trainer is None else trainer.status
                 write_status(folder.path, replace(now, state="failed", reason=reason_of(error)))
             raise
-        finally:
-            if trainer is not None:
-                trainer.close()
+
+
+def _opened(
+    spec: Spec, options: FitOptions, held: ExitStack
+) -> tuple[RunFolder, Lock, Status, Outcome | None]:
+    """The folder of a spec, its lock, its status, and the outcome where nothing is left to do."""
+    folder = folder_of(options.runs, spec)
+    lock = held.enter_context(folder.locked())
+    before = folder.status()
+    return folder, lock, before, _over(spec, folder, before, options)
 
 
 def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) -> Outcome | None:
@@ -226,22 +250,44 @@ class Trainer:
 
     def fit(self, stop: Stop) -> Outcome:
         """Train to the end, or until `stop` says so, the run has collapsed, or a number is none."""
-        self.begin()
+        lead(self.begin)
         try:
             for row in train(self.run, self.step):
-                self.measure(row)
-                self.record(row)
-                if self.has_collapsed:
-                    return self.end("collapsed")
-                if row.step < row.total and (why := stop()):
-                    return self.end("interrupted" if why is True else why)
-                self.save_if_due(row)
-            return self.end("finished")
+                match agree(lambda: self._wish(row, stop)):  # noqa: B023 - called here
+                    case Decision.GO_ON:
+                        continue
+                    case Decision.SAVE:
+                        compare_weights(self.run)
+                        lead(self.save)
+                        self.start_clock()
+                    case Decision.NONFINITE:
+                        raise self._nonfinite
+                    case decision:
+                        return self._last(cast(State, decision.name.lower()))
+            return self._last("finished")
         except NonFinite as error:
-            return self.end("failed", str(error))
+            return self._last("failed", str(error))
         except NoBatch as error:
             self.save()
             raise error.cause from None
+
+    def _wish(self, row: Row, stop: Stop) -> Decision:
+        """Take a step's numbers; whether the run should stop, or save, after it."""
+        self.measure(row)
+        self.record(row)
+        if self.has_collapsed:
+            return Decision.COLLAPSED
+        if row.step == row.total:
+            return Decision.GO_ON
+        if why := stop():
+            return wish_of(why)
+        if not row.numbers or not self.is_due:
+            return Decision.GO_ON
+        return Decision.SAVE if self._is_finite else Decision.NONFINITE
+
+    def _last(self, state: State, reason: str = "") -> Outcome:
+        """`end`, of which the other processes are told."""
+        return lead(lambda: self.end(state, reason), lambda outcome: outcome)
 
     def begin(self, beside: Sequence[str] = ()) -> None:
         """Before the first step; `beside` are the hashes of runs that are trained in the same stack."""
@@ -282,21 +328,23 @@ class Trainer:
         """Whether the run is to be stopped since it has collapsed."""
         return self.run.spec.train.on_collapse == "stop" and self._reader.verdict.collapsed
 
-    def save_if_due(self, row: Row) -> None:
-        """Write a checkpoint, if a row was written and the last checkpoint is old enough."""
-        if row.numbers and row.step < row.total and self.is_due:
-            self.save()
-            self.start_clock()
-
     @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self.saved_at >= self._options.checkpoint_every
 
+    @property
+    def _is_finite(self) -> bool:
+        return self._finite is None or bool(self._finite)
+
+    @property
+    def _nonfinite(self) -> NonFinite:
+        return NonFinite(f"loss or gradient is no number at or before step {self.step}")
+
     def save(self) -> None:
         """Write a checkpoint; a NonFinite where the weights are no numbers any more (on a GPU)."""
-        if self._finite is not None and not self._finite:
-            raise NonFinite(f"loss or gradient is no number at or before step {self.step}")
+        if not self._is_finite:
+            raise self._nonfinite
         self._lock.check()
         self.folder.sync_rows()
         state = self.run.state_dict()

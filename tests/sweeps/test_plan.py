@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dino_lab.errors import SpecError, UserError
 from dino_lab.registry import registry
@@ -200,6 +201,8 @@ def test_labels_are_short_where_they_can_be() -> None:
         (1, 0.0, Machine(2, 0), 2),
         (2, 0.0, Machine(3, 0), 1),
         (1, 0.3, Machine(16, 2), 6),
+        (2, 4.0, Machine(32, 8), 2),
+        (8, 4.0, Machine(32, 8), 1),
         (4, 0.25, Machine(8, 1), 2),
     ],
 )
@@ -210,6 +213,10 @@ def test_as_many_at_once_as_there_is_room_for(cpu: int, gpu: float, machine: Mac
 
 def test_more_than_there_is_is_refused() -> None:
     assert Machine(2, 0).lacks(Resources(cpu=3)) == ("cpu", "3 cores for one trial, and this machine has 2")
+    several = Resources(processes=2, cpu=3)
+    assert (several.ranks, several.cores, Machine(16, 0).at_once(several)) == (2, 6, 2)
+    assert Machine(4, 0).lacks(several) == ("cpu", "6 cores for one trial, and this machine has 4")
+    assert Machine(9, 2).lacks(Resources(gpu=3)) == ("gpu", "3 GPUs for one trial, and this machine has 2")
     assert Machine(2, 0).lacks(Resources(gpu=0.5)) == (
         "gpu",
         "0.5 of a GPU for one trial, and this machine has none that can be used",
@@ -217,3 +224,16 @@ def test_more_than_there_is_is_refused() -> None:
     cluster = [Machine(2, 0, "small"), Machine(8, 0, "large")]
     assert shortage(cluster, Resources(cpu=8)) is None
     assert shortage(cluster, Resources(cpu=9)) == ("cpu", "9 cores for one trial, and large has 8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gpu": 1.5}, "gpu should be a share up to 1, or a whole number, not 1.5"),
+        ({"gpu": 2, "processes": 2}, "processes is for trials on the CPU"),
+        ({"processes": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_resources_that_cannot_be(given: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Resources(**given)

@@ -121,6 +121,8 @@ def test_what_cannot_be_is_one_line(
             ["--set", "resources.gpu=1"],
             "resources.gpu: 1 of a GPU for one trial, and this machine has none that can be used",
         ),
+        (["--set", "resources.processes=2"], "--executor inline trains in one process; leave it out"),
+        (["--set", "resources.processes=2", "--set", "stack=2"], "stack trains in one process"),
         (["--set", "train.batch_size=2000"], "2000 is more than the 96 training images there are"),
     ):
         assert sweep(*arguments) == 2

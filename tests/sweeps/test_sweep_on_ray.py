@@ -325,3 +325,17 @@ def test_a_cluster_that_is_there_is_joined_and_left_as_it_was(
         10,
     )
     assert not [folder for pid in workers for folder in Path("/tmp").glob(f"dl-{pid}-*")]
+
+
+def test_trials_of_two_processes_and_their_early_end(sweep: Sweep, undisturbed: Sweep) -> None:
+    """Both cores belong to one trial at a time: one that left a process, or a core, would stop the sweep."""
+    sweep.run("--set", "resources={processes: 2}", *SELDOM)
+    for (arm, score), (same, alone) in zip(sweep.scores(), undisturbed.scores(), strict=True):
+        assert arm == same
+        assert abs(float(score) - float(alone)) <= 1 / 48 + 1e-9  # one image
+
+    early = ["grid.seed=[0, 1, 2]", "scheduler={name: asha, reduction: 2}", "train.epochs=8"]
+    sweep.run("--set", "resources={processes: 2}", *(w for text in early for w in ("--set", text)), *SELDOM)
+    states = [read_status(folder).state for folder in sweep.runs.glob("base/*")]
+    assert states.count("stopped") >= 1
+    assert set(states) == {"stopped", "finished"}

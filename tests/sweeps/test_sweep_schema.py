@@ -46,7 +46,7 @@ BAD = [
     (GOOD, "[0.02, 0.04]", "[]", "grid.targets.temperature", "[] should be non-empty"),
     (GOOD, "{train.", "{trian.", "set", "'trian.epochs' does not match '^("),
     (GOOD, "[1, 2]", "[]", "seeds", "[] is not valid under any of the given schemas"),
-    (GOOD, "gpu: 0.25", "gpu: 2", "resources.gpu", "2 is greater than the maximum of 1"),
+    (GOOD, "gpu: 0.25", "gpu: -1", "resources.gpu", "-1 is less than the minimum of 0"),
     (GOOD, "name: asha", "name: pbt", "scheduler.name", "'pbt' is not one of ['asha', 'median']"),
     (GOOD, "than: {targets.temperature: 0.04}, ", "", "expect.1", "is not valid under any"),
     (GOOD, "verdict: one output", "verdict: one", "expect.0.verdict", "is not valid under any"),

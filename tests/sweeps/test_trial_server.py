@@ -5,17 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
+from dino_lab.runs.checkpoint import load_checkpoint
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.status import Status, read_status
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.processes.launch import start_server
-from dino_lab.sweeps.processes.trial import Task
+from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
 from dino_lab.sweeps.processes.trial_client import TrialClient, TrialDied
 
 PLUGIN = """\
@@ -185,3 +188,47 @@ def test_where_no_server_is_one_is_started(task: Callable[..., Task], folder: Pa
         ]
         alone.close()
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_trial_in_two_processes(server: TrialClient, task: Callable[..., Task], folder: Path) -> None:
+    rows: list[Any] = []
+    one = replace(task("evaluators=[]"), processes=2)
+    status = run(server, one, rows.append)
+    assert (status.state, status.step) == ("finished", 4)
+    assert [row["step"] for row in rows] == [0, 0, 2, 4]  # the first says that it has started
+
+
+@pytest.mark.parametrize("way", ["weak", "asked"])
+def test_a_trial_in_two_processes_is_stopped(task: Callable[..., Task], way: str) -> None:
+    one = replace(task("evaluators=[]", "train.epochs=500"), processes=2)
+    began = Path(one.folder) / "rows.jsonl"
+    endings: list[Status] = []
+    stop = {way: began.exists}
+    run_trials([one], [spec_of(one)], lambda *_: None, lambda _, ending: endings.append(ending), **stop)
+    assert endings[0].state == {"weak": "stopped", "asked": "interrupted"}[way]
+    assert 0 < endings[0].step < 2000
+    assert load_checkpoint(Path(one.folder), None, torch.device("cpu")) is not None
+
+
+def test_a_killed_process_of_a_trial_is_started_again(server: TrialClient, task: Callable[..., Task]) -> None:
+    one = replace(
+        task("evaluators=[]", "train.epochs=5", "train.log_every=1"),
+        processes=2,
+        restarts=1,
+        checkpoint_every=0.0,
+    )
+    steps: list[int] = []
+
+    def row(numbers: Any) -> None:
+        if numbers["step"] == 3 and 3 not in steps:
+            family = psutil.Process().children(recursive=True)
+            youngest = max(family, key=lambda process: process.create_time())
+            youngest.kill()
+        steps.append(numbers["step"])
+
+    assert run(server, one, row).state == "finished"
+    assert steps[0] == 0
+    assert steps[-1] == 20
+    again = steps[steps.index(3) + 1 :]
+    assert min(again) >= 2  # it went on, and did not begin anew
+    assert again[-18:] == list(range(3, 21))

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -93,7 +93,10 @@ def _measure_first(
 ) -> Measured:
     try:
         specs = [trial.spec for trial in stack]
-        return measure(specs, registry, device, plan.sweep.resources.cpu, shared)
+        resources = plan.sweep.resources
+        found = measure(specs, registry, device, resources.cores, shared)
+        # One process was measured: on the CPU with the threads of all, on one of the GPUs that will share it.
+        return replace(found, seconds=found.seconds / max(1, int(resources.gpu)))
     except Misfit as misfit:
         raise UserError(f"{stack[0].label}: {misfit}") from misfit
 

@@ -18,8 +18,29 @@ DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform", "log_int_uniform", "ch
 class Resources(Section):
     """What one trial gets."""
 
-    cpu: int = Field(1, ge=1, description="cores, and threads of torch")
-    gpu: float = Field(0.0, ge=0, le=1, description="share of a GPU; 0 trains on the CPU")
+    cpu: int = Field(1, ge=1, description="cores, and threads of torch, of each process")
+    gpu: float = Field(
+        0.0, ge=0, description="share of a GPU, or how many, each with its process; 0 trains on the CPU"
+    )
+    processes: int = Field(1, ge=1, description="processes that train a trial together, on the CPU")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Resources:
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu should be a share up to 1, or a whole number, not {self.gpu:g}")
+        if self.gpu and self.processes > 1:
+            raise ValueError("processes is for trials on the CPU; on GPUs each has one, as many as gpu says")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a trial."""
+        return max(self.processes, int(self.gpu))
+
+    @property
+    def cores(self) -> int:
+        """Cores of a whole trial."""
+        return self.cpu * self.ranks
 
 
 class Random(Section):
@@ -134,6 +155,8 @@ class Sweep(Section):
             raise ValueError(
                 "stack is for trials that are known and run to their end; leave out scheduler and search"
             )
+        if self.stack > 1 and self.resources.ranks > 1:
+            raise ValueError("stack trains in one process; leave it out, or give each trial one process")
         if self.search is not None and (self.random or self.variants or self.grid):
             raise ValueError("search chooses points of space alone; leave out random, variants and grid")
         if self.search is not None and self.expect:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from dino_lab.errors import UserError
+from dino_lab.distributed.launch import ProcessDied, Stop, launch
+from dino_lab.distributed.world import World, joined
+from dino_lab.errors import UserError, first_line
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.lock import Busy
 from dino_lab.runs.status import Status, read_status, write_status
@@ -19,6 +21,7 @@ from dino_lab.runs.status import Status, read_status, write_status
 if TYPE_CHECKING:
     from dino_lab.protocols import SharedData
     from dino_lab.spec.model import Spec
+    from dino_lab.training import trainer
 
 Numbers = Mapping[str, float]
 loaded: set[str] = set()  # plugin files of this process
@@ -41,6 +44,8 @@ class Task:
     checkpoint_every: float  # seconds
     stop_file: str  # while it exists, the trial saves and ends
     plugins: tuple[str, ...] = ()
+    processes: int = 1  # that train the trial together
+    restarts: int = 0  # of these, after one was killed
 
     def text(self) -> str:
         """One line of JSON."""
@@ -97,7 +102,8 @@ def run_trials(
                 ended(task, Status("interrupted", reason="not started"))
             return
         busy = []
-        for task, status in _train(list(left.values()), report, asked, weak, shared):
+        train = _train if tasks[0].processes == 1 else _train_together
+        for task, status in train(list(left.values()), report, asked, weak, shared):
             if status is None:
                 busy.append(task)
             else:
@@ -136,6 +142,44 @@ def _train(
     ):
         busy = isinstance(outcome, Busy)
         yield task_of[spec.hash], None if busy else read_status(Path(task_of[spec.hash].folder))
+
+
+def _train_together(
+    pairs: Sequence[tuple[Task, Spec]],
+    report: Callable[[Task, Numbers], None],
+    asked: Callable[[], bool],
+    weak: Callable[[], bool],
+    shared: SharedData | None,
+) -> Iterator[tuple[Task, Status | None]]:
+    """As `_train`, for one trial, in processes of its own; the first of them calls `report`."""
+    from dino_lab.building.execution import choose_device
+    from dino_lab.registry import registry
+    from dino_lab.training.trainer import FitOptions, fit
+
+    ((task, spec),) = pairs
+
+    def work(world: World, stop: Stop) -> None:
+        device = choose_device(task.device, world.local_rank, world.local_size)
+        options = FitOptions(Path(task.runs), device, task.checkpoint_every)
+        reporter = _Reporter(partial(report, task))
+        with joined(world, device, task.threads):
+            fit(spec, registry, options, listeners=[reporter], stop=cast("trainer.Stop", stop), shared=shared)
+
+    try:
+        launch(
+            *(work, task.processes),
+            restarts=task.restarts,
+            stop=lambda: "stopped" if weak() else asked() or os.path.exists(task.stop_file),
+        )
+    except Busy:
+        yield task, None
+        return
+    except ProcessDied as died:
+        conclude(task, Status("failed", reason=str(died)))
+    except Exception as error:  # which the first process has recorded, if it came so far
+        if read_status(Path(task.folder)).state == "not run":
+            conclude(task, Status("failed", reason=first_line(error)))
+    yield task, read_status(Path(task.folder))
 
 
 def conclude(task: Task, status: Status) -> None:

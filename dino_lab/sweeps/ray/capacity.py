@@ -19,20 +19,24 @@ class Machine:
 
     def lacks(self, resources: Resources) -> tuple[str, str] | None:
         """The first key of `resources` that asks for more than the machine has, and a message."""
-        if resources.cpu > self.cpus:
-            return "cpu", f"{resources.cpu} cores for one trial, and {self.name} has {self.cpus}"
+        if resources.cores > self.cpus:
+            return "cpu", f"{resources.cores} cores for one trial, and {self.name} has {self.cpus}"
         if resources.gpu > 0 and not self.gpus:
             return (
                 "gpu",
                 f"{resources.gpu:g} of a GPU for one trial, and {self.name} has none that can be used",
             )
+        if resources.gpu > self.gpus:
+            return "gpu", f"{resources.gpu:g} GPUs for one trial, and {self.name} has {self.gpus}"
         return None
 
     def at_once(self, resources: Resources) -> int:
         """How many trials run at the same time."""
-        by_core = self.cpus // resources.cpu
+        by_core = self.cpus // resources.cores
         if not resources.gpu:
             return by_core
+        if resources.gpu > 1:
+            return min(by_core, self.gpus // resources.ranks)
         return min(by_core, self.gpus * int(1 / resources.gpu + 1e-9))
 
 

@@ -76,8 +76,8 @@ class Guard:
                     what = "was stopped"
             if what:
                 raise ClusterLost(
-                    f"Ray's {name} (process {process.pid}) {what}, and the trials with it; the same command "
-                    "continues them from their last checkpoints"
+                    f"Ray's {name} (process {process.pid}) {what}, and what ran there with it; the same "
+                    "command continues from the last checkpoints"
                 )
 
 

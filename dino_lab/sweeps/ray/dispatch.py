@@ -59,7 +59,7 @@ def dispatch(
     Tune's own files lie beside `stop_file`, in the sweep's folder, meanwhile. ClusterLost if Ray ends first.
     """
     if cluster.server is None:
-        _refuse_foreign_storage(stop_file.parent, source.paths)
+        refuse_foreign_storage(stop_file.parent, source.paths)
     own = stop_file.with_name("tune")
     shutil.rmtree(own, ignore_errors=True)
     try:
@@ -113,7 +113,7 @@ def _tuner(
 ) -> Any:
     from ray import tune
 
-    share = {"cpu": rules.resources.cpu, "gpu": rules.resources.gpu}
+    share = {"cpu": rules.resources.cores, "gpu": rules.resources.gpu}
     searched = rules.chosen > 0
     known = source.known
     scheduler = rules.scheduler
@@ -238,7 +238,7 @@ def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], No
     return trial
 
 
-def _refuse_foreign_storage(folder: Path, paths: Iterable[str]) -> None:
+def refuse_foreign_storage(folder: Path, paths: Iterable[str]) -> None:
     """UserError unless every machine sees the run folders, and what trials read, under the same path."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
