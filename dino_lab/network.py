@@ -43,13 +43,16 @@ class Network(nn.Module):
 
     def forward(self, crops: list[Tensor]) -> Output:
         """One backbone call per size, one head call for all views."""
-        features = torch.cat([_per_view(self.encode, group) for group in crops])  # [S, B, D]
-        z = _per_view(self.head, features)  # [S, B, K]
-        p = z if self.predictor is None else _per_view(self.predictor, z)
+        return self.project(torch.cat([per_view(self.encode, group) for group in crops]))
+
+    def project(self, features: Tensor) -> Output:
+        """Features [S, B, D] to the outputs of head and predictor."""
+        z = per_view(self.head, features)  # [S, B, K]
+        p = z if self.predictor is None else per_view(self.predictor, z)
         return Output(features, z, p)
 
 
-def _per_view(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def per_view(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function made for [N, ...] to [V, B, ...]."""
     y = function(x.flatten(0, 1))
     return y.view(*x.shape[:2], *y.shape[1:])

@@ -75,6 +75,16 @@ class SharedData(Data, Protocol):
         ...
 
 
+class GivesShares(Data, Protocol):
+    """Data that read only the images of a batch that are asked for, where several processes divide it."""
+
+    def train_share(
+        self, batch_size: int, seed: int, start: int, images: slice
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch that `train` gives, its `images` alone."""
+        ...
+
+
 class HasClassNames(Data, Protocol):
     """Data whose classes have names, for tables and pictures; classes are numbered otherwise."""
 
@@ -136,6 +146,17 @@ class Augment(Protocol):
 
     def __init__(self) -> None: ...
     def forward(self, images: Tensor, generator: torch.Generator) -> Views: ...
+
+
+class CropsShares(Augment, Protocol):
+    """An augmentation that makes the crops of some images of a batch without seeing the others."""
+
+    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+        """What `forward` makes of a batch of `batch` images, for those that are given alone.
+
+        `images` stand side by side in the batch, from position `first` on.
+        """
+        ...
 
 
 # ------------------------------------------------------------------------------------------------ backbone
@@ -453,8 +474,16 @@ PROTOCOLS: dict[str, type] = {
     "evaluator": Evaluator,
 }
 ABILITIES: dict[str, tuple[type, ...]] = {
-    "data": (SharedData, HasClassNames, GivesAnnotations, GivesSegments, GivesLabels, GivesReport),
-    "augment": (),
+    "data": (
+        SharedData,
+        GivesShares,
+        HasClassNames,
+        GivesAnnotations,
+        GivesSegments,
+        GivesLabels,
+        GivesReport,
+    ),
+    "augment": (CropsShares,),
     "backbone": (
         GivesTokens,
         GivesAttention,

@@ -73,4 +73,9 @@ class BackboneOutput:
         return type(self)(**changed)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """In float32, or as it is where that is float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 Look = BackboneOutput  # its former name, which plugins import

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dino_lab import collectives
 from dino_lab.building.components import Method, make_component, make_evaluators, make_method, misfits
 from dino_lab.building.size import check_crops, check_length, check_memory
 from dino_lab.errors import Misfit, first_line
@@ -30,6 +31,8 @@ from dino_lab.registry import Registry
 from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
 from dino_lab.spec.model import Spec, Train
 from dino_lab.types import Views
+
+MOST_NORMS = 4  # layers of batch norm in a backbone that sees a batch in parts
 
 
 def check(spec: Spec, registry: Registry) -> list[str]:
@@ -146,22 +149,29 @@ def _check_teacher(method: Method) -> None:
 
 
 def _check_parts(spec: Spec, method: Method) -> None:
-    """Parts of a batch give what the whole batch gives, unless a network looks at more than one image."""
+    """Parts of a batch give what the whole batch gives, unless a backbone looks at more than one image."""
+    if spec.train.batch_size < collectives.processes():
+        whole = f"a batch of {spec.train.batch_size} cannot be divided by {collectives.processes()} processes"
+        raise Misfit(("train", "batch_size"), whole)
     loc, parts = ("train", "accumulate"), spec.train.accumulate
     if parts > spec.train.batch_size:
         raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
     if parts == 1:
         return
-    networks: dict[str, Any] = {"student": method.student, "teacher": method.teacher}
-    for owner, network in networks.items():
-        for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                raise Misfit(
-                    loc,
-                    f"the {owner} has batch norm ({name}), whose statistics would be those of "
-                    f"{spec.train.batch_size // parts} images and not of the batch of "
-                    f"{spec.train.batch_size}; 1 is right, or networks without batch norm",
-                )
+    norms = [
+        module
+        for module in method.student.backbone.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if len(norms) > MOST_NORMS:
+        raise Misfit(
+            loc,
+            f"the backbone has {len(norms)} layers of batch norm, each of which needs a pass more over the "
+            f"parts of a batch, so there may be {MOST_NORMS}; 1 is right, or another backbone",
+        )
+    for key in ("compile", "gradient_checkpointing"):
+        if norms and getattr(spec.train, key):
+            raise Misfit(("train", key), "parts of a batch (train.accumulate) and batch norm go without it")
 
 
 def _images(augment: Augment, count: int) -> tuple[Views, torch.Tensor]:

@@ -1,14 +1,17 @@
-"""How networks are computed: memory format, precision, faster layers. Results change by rounding only."""
+"""How networks are computed: memory format, precision, faster layers, batch norm over several processes.
+
+Results change by rounding only.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import nn
 
+from dino_lab import collectives
 from dino_lab.building.check import checkpoint_gradients
 from dino_lab.errors import UserError
+from dino_lab.kernels.batch_norm import synchronise_batch_norm
 from dino_lab.kernels.convolution import use_one_position_convolution
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
@@ -26,6 +29,7 @@ def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:
         network.to(memory_format=torch.channels_last)
     use_faster_linear(network, device)
     use_one_position_convolution(network, device)
+    synchronise_batch_norm(network)
 
 
 def arrange_training(network: Network, settings: Train) -> None:
@@ -33,8 +37,11 @@ def arrange_training(network: Network, settings: Train) -> None:
     if settings.gradient_checkpointing:
         checkpoint_gradients(network)
     if settings.compile:
-        compiled: Any = network
-        compiled.compile()
+        # Where a batch is divided the parts of a network are called one by one.
+        divided = settings.accumulate > 1 or collectives.processes() > 1
+        parts = (network.backbone, network.head, network.predictor) if divided else (network,)
+        for part in filter(None, parts):
+            part.compile()
 
 
 def choose_device(text: str | None) -> torch.device:

@@ -21,12 +21,13 @@ from dino_lab.evaluation.floors import pixel_encoder
 from dino_lab.protocols import GivesFloors, ability
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
+from dino_lab.testing.divided import check_divided
 from dino_lab.testing.images import AugmentTrial, DataTrial
 from dino_lab.testing.networks import BackboneTrial, HeadTrial
 from dino_lab.testing.objectives import LossTrial, RegularizerTrial, TargetsTrial
 from dino_lab.testing.parameters import check_edges, check_refusals, check_schema
 from dino_lab.testing.teacher import TeacherTrial
-from dino_lab.testing.tested_component import Failed, TestedComponent
+from dino_lab.testing.tested_component import Failed, TestedComponent, tensors
 from dino_lab.testing.trial import Size, Stateless, Trial
 from dino_lab.training.build import Run
 from dino_lab.training.loop import train
@@ -79,14 +80,14 @@ def _lies_in(module: Any, folders: list[str]) -> bool:
 def check_run(subject: TestedComponent) -> None:
     """Two steps move the student, leave the teacher without gradient, and can be stopped in between."""
     whole, resumed = subject.run(), subject.run()
-    before = _tensors(whole.student.state_dict())
+    before = tensors(whole.student.state_dict())
     _evaluate(whole)  # which must not change the run: the resumed one does without
     _step(subject, whole, 0)
     saved = io.BytesIO()
     torch.save(whole.state_dict(), saved)
     saved.seek(0)
     _step(subject, whole, 1)
-    moved = _tensors(whole.student.state_dict())
+    moved = tensors(whole.student.state_dict())
     subject.expect(
         any(not torch.equal(before[key], moved[key]) for key in before),
         "two steps of training do not move the student; a gradient should reach it",
@@ -112,7 +113,7 @@ def _evaluate(run: Run) -> list[dict[str, float]]:
 
 
 def _expect_same(subject: TestedComponent, whole: Run, resumed: Run) -> None:
-    one, other = _tensors(whole.state_dict()), _tensors(resumed.state_dict())
+    one, other = tensors(whole.state_dict()), tensors(resumed.state_dict())
     different = [key for key in one if key not in other or not torch.equal(one[key], other[key])]
     subject.expect(
         not different,
@@ -123,14 +124,6 @@ def _expect_same(subject: TestedComponent, whole: Run, resumed: Run) -> None:
         _evaluate(whole) == _evaluate(resumed),
         "the same weights get other scores in a resumed run; they should depend on features and data alone",
     )
-
-
-def _tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor of a nested state, by its dotted name."""
-    if isinstance(state, Tensor):
-        return {prefix.lstrip("."): state.clone()}
-    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
-    return {k: v for key, value in items for k, v in _tensors(value, f"{prefix}.{key}").items()}
 
 
 class EvaluatorTrial(Stateless):
@@ -212,8 +205,9 @@ def check_component(
 
     Asked for are: the contract of its kind; shapes, also of odd sizes; finite float32 numbers, and finite
     ones in bfloat16; any device; the same numbers from the same seed; a state_dict that holds all state; no
-    gradient where none belongs; docstring, types and JSON schema; one clear line for wrong parameters; and a
-    run of two steps that ends the same when it is stopped in between.
+    gradient where none belongs; docstring, types and JSON schema; one clear line for wrong parameters; a run
+    of two steps that ends the same when it is stopped in between; and one that computes the same on two and
+    three processes and with its batches in parts.
 
     `params` are parameters that it cannot do without, or that make it small enough to be tried quickly.
     `settings` change the method that the run is made of, as `--set` does: crops that a backbone takes, a loss
@@ -232,3 +226,4 @@ def check_component(
     check_refusals(subject)
     check_edges(trial)
     check_run(subject)
+    check_divided(subject)

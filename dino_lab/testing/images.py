@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
-from dino_lab.protocols import GivesAnnotations, GivesSegments, HasClassNames, SharedData, ability
+from dino_lab.protocols import (
+    CropsShares,
+    GivesAnnotations,
+    GivesSegments,
+    GivesShares,
+    HasClassNames,
+    SharedData,
+    ability,
+)
 from dino_lab.testing.tested_component import pictures
-from dino_lab.testing.trial import Size, Stateless
+from dino_lab.testing.trial import Size, Stateless, same
 from dino_lab.types import VOID, Views
 
 MOST_IMAGES = 1000  # a larger training split is not read as a whole
@@ -67,6 +75,8 @@ class DataTrial(Stateless):
             [len(images) for images, _ in across] == [2, 2],
             "train ends or gives an incomplete batch at the end of an epoch; it should go on without end",
         )
+        if (reading := ability(part, GivesShares)) is not None:
+            self._check_share(reading)
         if (shared := ability(part, SharedData)) is not None and shared.resident:
             other = self.make(self.sizes[0], seed=1)
             self.expect(
@@ -84,6 +94,17 @@ class DataTrial(Stateless):
             )
         if (annotated := ability(part, GivesAnnotations)) is not None:
             self._check_annotations(annotated)
+
+    def _check_share(self, part: GivesShares) -> None:
+        """Some images of a batch are those that the whole batch has there."""
+        with self.subject.trying(
+            "train_share(3, 0, 0, slice(1, 3))", "it should give some images of batches"
+        ):
+            some = next(part.train_share(3, 0, 0, slice(1, 3)))
+        self.expect(
+            all(torch.equal(a, b[1:3]) for a, b in zip(some, next(part.train(3, 0, 0)), strict=True)),
+            "train_share(3, 0, 0, slice(1, 3)) gives other images or labels than train(3, 0, 0) has there",
+        )
 
     def _check_annotations(self, part: GivesAnnotations) -> None:
         """Shapes, and the images of the test split by their indices."""
@@ -181,6 +202,21 @@ class AugmentTrial(Stateless):
         )
         self._check_views(part, views, len(images), device)
         return list(views.crops)
+
+    def rules(self) -> None:
+        """Crops of some images of a batch are those that they get among all."""
+        part = self.make(self.sizes[0])
+        if (cropping := ability(part, CropsShares)) is None:
+            return
+        images, generators = pictures(5, 32), [torch.Generator().manual_seed(0) for _ in range(2)]
+        whole = part.forward(images, generators[0]).crops
+        with self.subject.trying("forward_share of 2 of 5 images", "it should return their Views"):
+            some = cropping.forward_share(images[2:4], generators[1], 5, 2).crops
+        self.expect(
+            same(list(some), [crops[:, 2:4] for crops in whole]),
+            "forward_share gives some images other crops than forward gives them; random numbers should be "
+            "drawn for the whole batch, or the method be left out",
+        )
 
     def _check_views(self, part: Any, views: Any, B: int, device: torch.device) -> None:
         if not isinstance(views, Views):

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from dino_lab.errors import Misfit, SpecError
 from dino_lab.network import Network
@@ -148,3 +149,11 @@ def pictures(batch: int, pixels: int, seed: int = 0) -> torch.Tensor:
     """Images uint8 [B, 3, H, W] of noise, always the same."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a nested state, by its dotted name."""
+    if isinstance(state, Tensor):
+        return {prefix.lstrip("."): state.clone()}
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {k: v for key, value in items for k, v in tensors(value, f"{prefix}.{key}").items()}

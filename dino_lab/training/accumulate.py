@@ -1,99 +1,211 @@
-"""The networks' outputs for a batch: at once, or in parts that need less memory and give the same gradient.
+"""The networks' outputs for a batch that is divided: over processes, in parts that need less memory, or both.
 
-In parts, outputs are computed twice, after gradient caching (Gao et al., arXiv 2101.06983, Sec. 3.2). The
-first time no activation is kept. Targets, loss and regularizers then see the whole batch, as negatives, batch
-statistics and centres need it, and give the gradient of the outputs. The second time each part is
-differentiated by itself.
+They are those of the whole batch at once, and so is the gradient. In parts, the backbone is computed twice,
+after gradient caching (Gao et al., arXiv 2101.06983, Sec. 3.2). The first time no activation is kept. Head,
+targets, loss and regularizers then see all images, as batch norm, negatives and centres need it, and give the
+gradient of the features. The second time each part is differentiated by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dino_lab import collectives
+from dino_lab.network import Network, per_view
 from dino_lab.training.build import Run
+from dino_lab.training.draws import WholeBatchDraws
+from dino_lab.training.gradients import AveragedGradients
+from dino_lab.training.normalised_parts import NormalisedParts
 from dino_lab.types import Output, Views
 
+Backward = Callable[[Tensor, AveragedGradients], None]
 
-def forward(run: Run, views: Views, labels: Tensor) -> tuple[Output, Tensor, Callable[[Tensor], None]]:
+
+def forward(run: Run, views: Views, labels: Tensor) -> tuple[Output, Tensor, Backward]:
     """The student's outputs (features [S, B, D]; z, p [S, B, K]), the teacher's [T, B, K], and a function.
 
-    The function takes what is minimised, made of these outputs, and adds its gradient to the student's
-    weights.
+    B counts the images of this process. The function takes what is minimised, made of these outputs, and adds
+    its gradient to the student's weights.
     """
-    if run.spec.train.accumulate == 1:
-        with run.autocast():
-            student = run.student(views.crops)
+    if run.spec.train.accumulate > 1:
+        parts = _Parts(run, views)
+        student = parts.student()
+        return student, parts.teacher(student, labels), parts.backward
+    if collectives.processes() > 1:
+        return _share(run, views, labels)
+    with run.autocast():
+        student = run.student(views.crops)
+        teacher = run.teacher.forward(views, student, labels)
+    return student, teacher, _backward
+
+
+def _backward(objective: Tensor, gradients: AveragedGradients) -> None:
+    with gradients.averaging():
+        objective.backward()
+
+
+def _share(run: Run, views: Views, labels: Tensor) -> tuple[Output, Tensor, Backward]:
+    """The outputs for this process's images."""
+    draws = WholeBatchDraws(run.spec.train.batch_size, collectives.share(run.spec.train.batch_size))
+    with run.autocast():
+        features = _encode(run.student, views, draws)
+        with draws.of(len(features)):
+            student = run.student.project(features)
+        with draws.of(len(views.crops[0])):
             teacher = run.teacher.forward(views, student, labels)
-        return student, teacher, torch.Tensor.backward
-    cached = _Cached(run, views)
-    return cached.student, cached.teacher(labels), cached.backward
+
+    def backward(objective: Tensor, gradients: AveragedGradients) -> None:
+        with drawing_again(run, draws), gradients.averaging():
+            objective.backward()
+
+    return student, teacher, backward
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some images of a batch, and the state of the random numbers before the student sees them."""
-
-    images: slice
-    random: list[Tensor]
-
-
-class _Cached:
-    """The outputs of a batch as leaves, and a way from their gradient to that of the weights."""
+class _Parts:
+    """The outputs of a batch, and a way from their gradient to that of the weights."""
 
     def __init__(self, run: Run, views: Views) -> None:
         self._run, self._views = run, views
-        self._parts: list[_Part] = []
-        outputs = []
-        batch, start = views.crops[0].shape[1], 0
-        for length in (len(part) for part in torch.empty(batch).chunk(run.spec.train.accumulate)):
-            part = _Part(slice(start, start + length), _random_state(run.device))
-            self._parts.append(part)
-            with torch.no_grad(), run.autocast():
-                outputs.append(run.student(_images(views, part).crops))
-            start += length
-        features = torch.cat([out.features for out in outputs], 1).requires_grad_()
-        z = p = torch.cat([out.z for out in outputs], 1).requires_grad_()
-        if run.student.predictor is not None:
-            p = torch.cat([out.p for out in outputs], 1).requires_grad_()
-        self.student = Output(features, z, p)
+        batch = run.spec.train.batch_size
+        self._first, count = collectives.share(batch).start, views.crops[0].shape[1]
+        parts = torch.arange(count).tensor_split(min(run.spec.train.accumulate, count))
+        self._parts = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]  # of this process's images
+        self._all = WholeBatchDraws(batch, slice(self._first, self._first + count))
+        self._groups = [_Group(run, crops, self._parts, self._draws) for crops in views.crops]
+        self._features: Tensor
 
-    def teacher(self, labels: Tensor) -> Tensor:
-        """The teacher's outputs [T, B, K]."""
-        found = []
+    def student(self) -> Output:
+        """The student's outputs; its features are a leaf."""
+        self._features = torch.cat([group.features() for group in self._groups]).requires_grad_()
+        with self._run.autocast(), self._all.of(len(self._features)):
+            return self._run.student.project(self._features)
+
+    def teacher(self, student: Output, labels: Tensor) -> Tensor:
+        """The teacher's outputs [T, B, K]; of all images at once where its batch norm has to see them."""
+        teacher, T = self._run.teacher, len(self._views.crops[0])
+        if not _works(teacher) or normalises(teacher):
+            with self._run.autocast(), self._all.of(T):
+                return teacher.forward(self._views, student, labels)
+        found, random = [], _random_state(self._run.device)
         for part in self._parts:
-            here = part.images
-            student = Output(
-                *(value[:, here] for value in (self.student.features, self.student.z, self.student.p))
-            )
-            with self._run.autocast():
-                found.append(self._run.teacher.forward(_images(self._views, part), student, labels[here]))
+            _set_random_state(self._run.device, random)
+            views = Views([crops[:, part] for crops in self._views.crops], self._views.pairs)
+            seen = Output(student.features[:, part], student.z[:, part], student.p[:, part])
+            with self._run.autocast(), self._draws(part).of(T):
+                found.append(teacher.forward(views, seen, labels[part]))
         return torch.cat(found, 1)
 
-    def backward(self, total: Tensor) -> None:
-        """Add the gradient of `total` to the weights."""
-        total.backward()
-        student = self._run.student
-        buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    def backward(self, objective: Tensor, gradients: AveragedGradients) -> None:
+        """Add the gradient of `objective` to the weights."""
+        random = _random_state(self._run.device)
+        with gradients.averaging():
+            objective.backward()
+            assert self._features.grad is not None, "the objective depends on the features"
+            asked = self._features.grad.split([len(crops) for crops in self._views.crops])
+            for group, gradient in zip(self._groups, asked, strict=True):
+                group.backward(gradient, gradients, last=group is self._groups[-1])
+        _set_random_state(self._run.device, random)
+
+    def _draws(self, part: slice) -> WholeBatchDraws:
+        images = slice(self._first + part.start, self._first + part.stop)
+        return WholeBatchDraws(self._run.spec.train.batch_size, images)
+
+
+class _Group:
+    """The student's features of the crops of one size, in parts."""
+
+    def __init__(
+        self, run: Run, crops: Tensor, parts: list[slice], draws: Callable[[slice], WholeBatchDraws]
+    ) -> None:
+        self._run, self._crops, self._parts, self._draws = run, crops, parts, draws
+        self._norms = NormalisedParts()
+        self._random: list[Tensor]
+
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """Features [V, B, D]; no activation is kept."""
+        self._random, before = _random_state(self._run.device), self._buffers()
+        while True:
+            found = [features for _, features in self._encoded(before)]
+            if not self._norms.settle():
+                break
+        self._norms.move_running()
+        return torch.cat([features for features in found if features is not None], 1)
+
+    def backward(self, gradient: Tensor, gradients: AveragedGradients, *, last: bool) -> None:
+        """Add what the weights get from the gradient [V, B, D] of the features."""
+        after = self._buffers()
+        for number in reversed(self._norms.layers):
+            with self._norms.asking(number) as statistics:
+                owed = torch.zeros_like(statistics)
+                for part, features in self._encoded(after):
+                    outputs, asked = self._outputs(features, gradient[:, part])
+                    (found,) = torch.autograd.grad(outputs, [statistics], asked)
+                    owed += found
+            self._norms.answer(number, owed)
+        for part, features in self._encoded(after):
+            with (
+                nullcontext() if last and part is self._parts[-1] else gradients.adding_up(),
+                drawing_again(self._run, self._draws(part)),
+            ):
+                torch.autograd.backward(*self._outputs(features, gradient[:, part]))
+        self._put_back(after)
+
+    def _outputs(self, features: Tensor | None, gradient: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What is differentiated of a part, and the gradients of that."""
+        assert features is not None, "all statistics are known"
+        outputs, gradients = zip((features, gradient), *self._norms.terms, strict=True)
+        return list(outputs), list(gradients)
+
+    def _encoded(self, buffers: list[Tensor]) -> Iterator[tuple[slice, Tensor | None]]:
+        """Each part and its features [V, b, D], None where statistics were missing.
+
+        Each time with the same random numbers and buffers, which then have moved as in one pass.
+        """
         for part in self._parts:
-            _set_random_state(self._run.device, part.random)
-            with self._run.autocast():
-                again = student(_images(self._views, part).crops)
-            pairs = [(again.features, self.student.features), (again.z, self.student.z)]
-            if self.student.p is not self.student.z:
-                pairs.append((again.p, self.student.p))
-            known = [(out, leaf.grad[:, part.images]) for out, leaf in pairs if leaf.grad is not None]
-            torch.autograd.backward([out for out, _ in known], [gradient for _, gradient in known])
-        with torch.no_grad():  # buffers moved when the parts were seen first
-            for name, buffer in student.named_buffers():
-                buffer.copy_(buffers[name])
+            self._put_back(buffers)
+            _set_random_state(self._run.device, self._random)
+            features = None
+            with self._norms.part(), self._run.autocast(), self._draws(part).of(len(self._crops)):
+                features = per_view(self._run.student.encode, self._crops[:, part])
+            yield part, features
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self._run.student.backbone.buffers()]
+
+    @torch.no_grad()
+    def _put_back(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self._run.student.backbone.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
 
-def _images(views: Views, part: _Part) -> Views:
-    return Views([crops[:, part.images] for crops in views.crops], views.pairs)
+def drawing_again(run: Run, draws: WholeBatchDraws) -> AbstractContextManager[None]:
+    """Around a backward pass, in which blocks that kept no activations are computed again."""
+    return draws.of(None) if run.spec.train.gradient_checkpointing else nullcontext()
+
+
+def normalises(part: object) -> bool:
+    """Whether a part has batch norm that uses the statistics of the batch."""
+    modules = part.modules() if isinstance(part, nn.Module) else ()
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in modules)
+
+
+def _works(teacher: object) -> bool:
+    """Whether a teacher has something to compute, and is not the student or the labels."""
+    return isinstance(teacher, nn.Module) and any(True for _ in teacher.parameters())
+
+
+def _encode(student: Network, views: Views, draws: WholeBatchDraws) -> Tensor:
+    """Features [S, b, D] of crops [V, b, C, H, W] by size."""
+    features = []
+    for group in views.crops:
+        with draws.of(len(group)):
+            features.append(per_view(student.encode, group))
+    return torch.cat(features)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dino_lab import collectives
 from dino_lab.runs.rows import main_score, scores
-from dino_lab.types import Output
+from dino_lab.types import Output, at_least_float32
 
 PATIENCE = 5  # consecutive rows that must agree before a collapse is called one
 UNIFORM = 0.99  # share of ln K above which a target says nothing
@@ -35,16 +36,18 @@ Tone = Literal["good", "doubtful", "bad", "waiting"]
 def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor]:
     """Numbers that any method has: of the teacher's outputs [T, B, K] and the student's features.
 
+    Of the images of every process.
+
     center_norm: length of the mean teacher output. feature_spread: root of the variance over the batch of
     unit-length features, summed over D: 1 if they fill the sphere evenly, 0 if they are all the same.
     effective_rank: exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885, Eq. 1),
     at most min(B, D).
     """
-    features = student.features[0].float()  # [B, D]
+    features = collectives.gather(at_least_float32(student.features[0]))  # [B, D]
     directions = F.normalize(features, dim=-1)
     spread = directions.std(0, correction=0).square().sum().sqrt()
     return {
-        "center_norm": teacher.float().mean((0, 1)).norm(),
+        "center_norm": collectives.mean(at_least_float32(teacher).mean((0, 1))).norm(),
         "feature_spread": spread,
         "effective_rank": _effective_rank(features),
     }
@@ -66,11 +69,11 @@ def diagnose_distribution(target: Tensor, pairs: Tensor) -> dict[str, Tensor]:
     outputs_in_use: exp of the entropy of the mean target, at most K.
     """
     weight = (pairs > 0).sum(0).to(target.dtype)  # [T]
-    entropy = torch.special.entr(target).sum(-1).mean(1)  # [T]
+    entropy = collectives.mean(torch.special.entr(target).sum(-1).mean(1))  # [T]
     return {
         "entropy": (entropy * weight).sum() / weight.sum(),
         "entropy_max": target.new_tensor(math.log(target.shape[-1])),
-        "outputs_in_use": torch.special.entr(target.mean((0, 1))).sum().exp(),
+        "outputs_in_use": torch.special.entr(collectives.mean(target.mean((0, 1)))).sum().exp(),
     }
 
 

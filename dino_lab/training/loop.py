@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dino_lab import collectives
 from dino_lab.building.seeding import seed_everything
+from dino_lab.errors import UserError
 from dino_lab.protocols import GivesMeasures, ability
+from dino_lab.training import shares
 from dino_lab.training.accumulate import forward
 from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
+from dino_lab.training.gradients import AveragedGradients
 from dino_lab.training.optimizer import clip_gradients, set_rates
-from dino_lab.types import Output, Views
+from dino_lab.types import Output, Views, at_least_float32
 
 Numbers = dict[str, Tensor | float]  # of a row, on whatever device they were computed
 
@@ -47,31 +51,52 @@ class Row:
 def train(run: Run, start: int = 0) -> Iterator[Row]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
     spec, total_steps = run.spec, run.total_steps
-    batches = run.data.train(spec.train.batch_size, spec.seed, start)
+    source = shares.batches(run, start)
     finite = torch.ones((), dtype=torch.bool, device=run.device)
-    for step in range(start, total_steps):
-        images, labels, waited = next_batch(batches)  # uint8 [B, C, H, W], int64 [B]
-        progress, writes = step / total_steps, writes_row(run, step)
-        seed_everything(spec.seed, "step", step)
-        run.optimizer.zero_grad()
+    gradients = AveragedGradients(run.parameters)
+    try:
+        for step in range(start, total_steps):
+            images, labels, waited = next_batch(source)  # uint8 [B, C, H, W], int64 [B]
+            writes = writes_row(run, step)
+            seed_everything(spec.seed, "step", step)
+            run.optimizer.zero_grad()
+            with collectives.dividing(spec.train.batch_size):
+                objective, numbers = _learn(run, step, images, labels, gradients, writes=writes)
+            check = writes or run.device.type == "cpu"
+            finite, changed = update(run, step, objective, finite, check=check)
 
-        views = run.augment.forward(images, run.generator(step))  # crops by size [V, B, C, H, W]
-        student, teacher, backward = forward(run, views, labels)  # z, p [S, B, K] and [T, B, K]
-        objective, numbers = compare(run, views, student, teacher, progress, writes=writes)
-        backward(objective)
-        finite, changed = update(run, step, objective, finite, check=writes or run.device.type == "cpu")
+            row = on_host(numbers | changed) if writes else {}
+            yield Row(step + 1, total_steps, (step + 1) / run.steps_per_epoch, row, waited, finite)
+    finally:
+        gradients.close()
 
-        row = on_host(numbers | changed) if writes else {}
-        yield Row(step + 1, total_steps, (step + 1) / run.steps_per_epoch, row, waited, finite)
+
+def _learn(
+    run: Run, step: int, images: Tensor, labels: Tensor, gradients: AveragedGradients, *, writes: bool
+) -> tuple[Tensor, Numbers]:
+    """Give the student's weights the gradient of a batch; what is minimised, and the numbers of a row."""
+    views = shares.views(run, images, step)  # crops by size [V, B, C, H, W]
+    student, teacher, backward = forward(run, views, labels)  # z, p [S, B, K] and [T, B, K]
+    objective, numbers = compare(run, views, student, teacher, step / run.total_steps, writes=writes)
+    backward(objective, gradients)
+    return collectives.mean(objective.detach()), numbers
 
 
 def next_batch(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
-    """Images, labels, and the seconds that they took to come; a NoBatch where they cannot be had."""
-    began = time.perf_counter()
+    """Images, labels, and the seconds that they took to come.
+
+    A NoBatch on every process where one of them cannot have its own.
+    """
+    began, failed = time.perf_counter(), None
     try:
         images, labels = next(batches)
     except Exception as error:
-        raise NoBatch(error) from error
+        failed = error
+    message = collectives.first_message("" if failed is None else f"{failed}" or type(failed).__name__)
+    if failed is not None:
+        raise NoBatch(failed) from failed
+    if message:
+        raise NoBatch(UserError(message))
     return images, labels, time.perf_counter() - began
 
 
@@ -83,25 +108,30 @@ def writes_row(run: Run, step: int) -> bool:
 def compare(
     run: Run, views: Views, student: Output, teacher: Tensor, progress: float, *, writes: bool
 ) -> tuple[Tensor, Numbers]:
-    """What is minimised, and the numbers of a row where one is written."""
-    target = run.targets.forward(teacher.float(), progress)  # [T, B, K]
-    compared = (student.p.float(), target, views.pairs)
+    """What is minimised, of this process's images, and the numbers of a row where one is written, of all."""
+    p = at_least_float32(student.p)
+    target = run.targets.forward(teacher.to(p.dtype), progress)  # [T, B, K]
+    compared = (p, target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)
     penalties = {name: part.forward(views, student) for name, part in run.regularizers.items()}
     objective = loss + sum(part.weight * penalties[name] for name, part in run.regularizers.items())
     if not writes:
         return objective, {}
-    numbers = {"loss": loss, **measured, **penalties, **diagnose(student, teacher)}
+    of_share = {"loss": loss, **measured, **penalties}
+    numbers: Numbers = {name: collectives.mean(value.detach()) for name, value in of_share.items()}
+    numbers |= diagnose(student, teacher)
     if run.targets.distribution:
         numbers |= diagnose_distribution(target.detach(), views.pairs)
         if run.loss.cross_entropy:
-            numbers["kl"] = loss - numbers["entropy"]
-    return objective, {name: value.detach() for name, value in numbers.items()}
+            numbers["kl"] = numbers["loss"] - numbers["entropy"]
+    return objective, numbers
 
 
 def update(run: Run, step: int, objective: Tensor, finite: Tensor, *, check: bool) -> tuple[Tensor, Numbers]:
     """Clip the gradients, move the student, then the teacher; whether all is finite so far, and numbers.
+
+    Gradients and `objective` are those of the whole batch, so that every process decides the same.
 
     `check` waits for the device, and raises a NonFinite before anything moves.
     """

@@ -44,11 +44,17 @@ class Policy:
         return len(self.blur_probability)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError."""
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, batch: int | None = None, first: int = 0
+    ) -> Tensor:
+        """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError.
+
+        Where they are some of a `batch`, from position `first` on, parameters are sampled for all of it.
+        """
         _check(images)
         B, _, H, W = images.shape
-        sampled = self.sample(B, H, W, generator).to(images.device)
+        sampled = self.sample(B if batch is None else batch, H, W, generator)
+        sampled = sampled.of(slice(first, first + B)).to(images.device)
         make = by_crop.make if images.device.type == "cpu" else by_batch.make
         with torch.autocast(images.device.type, enabled=False):
             return make(images, sampled, self.size, kernel_radius(self.blur_sigma[1]))

@@ -24,6 +24,10 @@ class SampledParameters:
     sigma: Tensor | None  # [V, B], of the blur, in pixels of the crop
     solarized: Tensor | None  # bool [V, B]
 
+    def of(self, images: slice) -> SampledParameters:
+        """Those of some images."""
+        return self._map(lambda part: part[:, images])
+
     def flat(self) -> SampledParameters:
         """With V and B made one."""
         return self._map(lambda part: part.flatten(0, 1))

@@ -76,5 +76,12 @@ class Asymmetric(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Views:
         """Images uint8 [B, C, H, W], grey or RGB, to the teacher's views, further queries, local views."""
-        crops = [torch.cat([policy(images, generator) for policy in group]) for group in self.policies]
+        return self.forward_share(images, generator, len(images), 0)
+
+    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+        """The crops of some images of a batch, from position `first` on: see the protocol."""
+        crops = [
+            torch.cat([policy(images, generator, batch, first) for policy in group])
+            for group in self.policies
+        ]
         return Views(crops, self.pairs)

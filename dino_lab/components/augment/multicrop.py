@@ -84,7 +84,12 @@ class MultiCrop(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Views:
         """Images uint8 [B, C, H, W], grey or RGB, to global crops and, where there are any, local crops."""
-        return Views([policy(images, generator) for policy in self.policies], self.pairs)
+        return self.forward_share(images, generator, len(images), 0)
+
+    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+        """The crops of some images of a batch, from position `first` on: see the protocol."""
+        crops = [policy(images, generator, batch, first) for policy in self.policies]
+        return Views(crops, self.pairs)
 
 
 def _globals(probability: tuple[float, float, float], views: int) -> tuple[float, ...]:

@@ -52,4 +52,8 @@ class TwoView(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Views:
         """Images uint8 [B, C, H, W], grey or RGB, to one group of two views."""
-        return Views([self.policy(images, generator)], self.pairs)
+        return self.forward_share(images, generator, len(images), 0)
+
+    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+        """The crops of some images of a batch, from position `first` on: see the protocol."""
+        return Views([self.policy(images, generator, batch, first)], self.pairs)

@@ -103,12 +103,17 @@ class Labelled:
 
     def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, without end: see the protocol."""
+        return self.train_share(batch_size, seed, start, slice(None))
+
+    def train_share(self, batch_size: int, seed: int, start: int, images: slice) -> Iterator[Batch]:
+        """Some images of these batches; no other ones are read."""
         self._check_training_split()
         if batch_size > self.train_images:
             raise Misfit(
                 ("train", "batch_size"), f"{batch_size} is more than {self.train_images} training images"
             )
-        return self._shown.batches(training_order(self.train_images, batch_size, seed, start))
+        order = training_order(self.train_images, batch_size, seed, start)
+        return self._shown.batches(rows[images] for rows in order)
 
     def found(self) -> DataReport:
         """What there is, what was passed over, and what was made of what can be meant otherwise."""

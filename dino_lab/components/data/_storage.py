@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dino_lab import collectives
 from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import UserError
@@ -266,7 +267,7 @@ def never_resident() -> Iterator[None]:
 
 
 def workers() -> int:
-    """How many threads or processes may decode."""
+    """How many threads or processes may decode for this process."""
     # A container is often granted fewer processors than the machine has; macOS cannot tell.
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(granted, MOST_WORKERS)
+    return max(1, min(granted, MOST_WORKERS) // collectives.local_processes())

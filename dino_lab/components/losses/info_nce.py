@@ -92,7 +92,7 @@ class InfoNce(nn.Module):
         """Logits [S, B, candidates], and which of them are positives, and candidates at all."""
         keys = _everyones(key)  # [T, N, K], the samples of all processes
         B, N, Q = query.shape[1], keys.shape[1], len(self.queue)
-        first = collectives.rank() * B
+        first = collectives.place(B)
         place = torch.arange(N, device=pairs.device)
         same = place == place[first : first + B, None]  # [B, N]
         relation = pairs[:, None, :, None]  # [S, 1, T, 1]

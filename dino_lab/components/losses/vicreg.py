@@ -80,7 +80,7 @@ class Vicreg(nn.Module):
         """Variance and covariance term of each view, [V] and [V], of [V, B, K]."""
         B, K = x.shape[1:]
         x = x - collectives.mean(x.mean(1, keepdim=True))
-        samples = B * collectives.processes()
+        samples = collectives.whole(B)
         covariance = collectives.mean(x.mT @ x / B) * (samples / max(samples - 1, 1))  # [V, K, K]
         variance = covariance.diagonal(dim1=1, dim2=2)  # [V, K]
         missing = (self.deviation - (variance + self.epsilon).sqrt()).relu()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dino_lab import collectives
 from dino_lab.registry import register
-from dino_lab.types import Output, Views
+from dino_lab.types import Output, Views, at_least_float32
 
 LEAST_DISTANCE = 1e-8  # added to distances, so that the logarithm of none is finite
 
@@ -43,7 +43,7 @@ class Koleo(nn.Module):
         """Output of [S, B, ...] to a scalar."""
         x = student.features if self.on == "features" else student.z
         x = x[: len(views.crops[0])]  # [V, B, D]
-        x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+        x = F.normalize(at_least_float32(x), dim=-1)
         others = collectives.gather(x.transpose(0, 1)).transpose(0, 1)  # [V, N, D]
         distance = (x - _nearest(x, others)).norm(dim=-1)  # [V, B]
         return -(distance + LEAST_DISTANCE).log().mean()
@@ -54,6 +54,6 @@ def _nearest(x: Tensor, others: Tensor) -> Tensor:
     V, B, D = x.shape
     with torch.no_grad():
         cosine = x @ others.mT  # [V, B, N]
-        place = torch.arange(B, device=x.device) + collectives.rank() * B
+        place = torch.arange(B, device=x.device) + collectives.place(B)
         nearest = cosine.scatter_(2, place.expand(V, B)[..., None], -torch.inf).argmax(2)  # [V, B]
     return others.gather(1, nearest[..., None].expand(V, B, D))

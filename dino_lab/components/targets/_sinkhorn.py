@@ -15,6 +15,6 @@ def balanced(logits: Tensor, iterations: int) -> Tensor:
     """
     for _ in range(iterations):
         columns = logits.logsumexp(1)  # [G, K]
-        logits = logits - collectives.gather(columns[None]).logsumexp(0)[:, None]
+        logits = logits - collectives.stack(columns).logsumexp(0)[:, None]
         logits = logits.log_softmax(2)
     return logits.exp()
