@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from dino_lab.errors import UserError
 from dino_lab.registry.discovery import BUILT_IN, Source, complaints, obstacle, owners, sources
+from dino_lab.registry.kinds import FAMILIES
 from dino_lab.registry.parameters import Params, arguments, parameter_model
 
 T = TypeVar("T")
@@ -118,9 +119,23 @@ class Registry:
 
     def find(self, kind: str, name: str) -> Entry:
         """Import the component if need be; a ComponentError says why there is none."""
+        family, dot, member = name.partition(".")
+        if dot and family in FAMILIES.get(kind, {}):
+            return self._of_family(kind, family, member)
         source = self.source(kind, name)
         if (kind, name) not in self._entries:
             self._import(source)
+        return self._entries[kind, name]
+
+    def _of_family(self, kind: str, family: str, member: str) -> Entry:
+        """A component that is made on demand, such as `kornia.RandomErasing`."""
+        name = f"{family}.{member}"
+        if (kind, name) not in self._entries:
+            try:
+                cls = importlib.import_module(FAMILIES[kind][family]).component(member)
+            except UserError as error:
+                raise ComponentError(str(error)) from error
+            self.register(kind, name)(cls)
         return self._entries[kind, name]
 
     def _import(self, source: Source) -> None:
