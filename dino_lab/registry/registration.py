@@ -96,7 +96,7 @@ class Registry:
         found += [
             Source(kind, name, entry.cls.__module__, f"{inspect.getsourcefile(entry.cls)}")
             for (its_kind, name), entry in self._entries.items()
-            if its_kind == kind and name not in known
+            if its_kind == kind and name not in known and not self._is_of_family(kind, name)
         ]
         return sorted(found, key=lambda source: source.name)
 
@@ -119,13 +119,18 @@ class Registry:
 
     def find(self, kind: str, name: str) -> Entry:
         """Import the component if need be; a ComponentError says why there is none."""
-        family, dot, member = name.partition(".")
-        if dot and family in FAMILIES.get(kind, {}):
-            return self._of_family(kind, family, member)
+        if self._is_of_family(kind, name):
+            return self._of_family(kind, *name.split(".", 1))
         source = self.source(kind, name)
         if (kind, name) not in self._entries:
             self._import(source)
         return self._entries[kind, name]
+
+    @staticmethod
+    def _is_of_family(kind: str, name: str) -> bool:
+        """Whether it is made on demand: there are too many of these to list."""
+        family, dot, _ = name.partition(".")
+        return bool(dot) and family in FAMILIES.get(kind, {})
 
     def _of_family(self, kind: str, family: str, member: str) -> Entry:
         """A component that is made on demand, such as `kornia.RandomErasing`."""

@@ -25,6 +25,7 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-5  # differences that may be rounding
 RIGHT = {
     "data": "`train` should give the same batches on every process",
     "augment": "crops should depend on the images and `generator` alone, and on no other process",
+    "operation": "parameters should be drawn by forward_parameters, for every crop by itself",
     "backbone": "features should depend on their image alone, but for torch's layers of batch norm; random "
     "numbers should be drawn by torch, for every image",
     "loss": "it should be a mean over the samples that it is given, and what it knows of others should come "

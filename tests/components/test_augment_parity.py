@@ -19,6 +19,10 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from dino_lab.components.augment._lists import policy as listed
+from dino_lab.components.augment._policy import Share, drawing_from
+from dino_lab.components.augment.multicrop import MultiCrop
+from dino_lab.components.data.parquet import Parquet
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.blur import gaussian_blur, kernel_radius
 from dino_lab.kernels.crops.colour import (
@@ -30,10 +34,6 @@ from dino_lab.kernels.crops.colour import (
     shift_hue,
     solarize,
 )
-from dino_lab.components.augment._lists import policy as listed
-from dino_lab.components.augment._policy import Share, drawing_from
-from dino_lab.components.augment.multicrop import MultiCrop
-from dino_lab.components.data.parquet import Parquet
 
 REAL = Path(os.environ.get("DINO_LAB_DATA", "/nowhere")) / "clothing10"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no clothing10 in DINO_LAB_DATA")

@@ -25,7 +25,9 @@ def operation(given: Any) -> Params:
     try:
         params = registry.find("operation", name).params
     except UserError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(
+            str(error).removesuffix(")") + ", kornia.NAME)" * str(error).endswith(")")
+        ) from error
     known = [key for key in params.model_fields if key != "name"]
     try:
         unknown = [_unknown(key, keys[key], known) for key in keys if key not in known]
@@ -61,7 +63,9 @@ def _read(given: Any) -> tuple[str, dict[str, Any], bool]:
 def _unknown(key: str, value: Any, known: Sequence[str]) -> InitErrorDetails:
     words = f"unknown key{suggest(key, list(known))} (accepted: {', '.join(known) or 'none'})"
     # Braces are not for Pydantic to fill in.
-    return InitErrorDetails(type=PydanticCustomError("unknown_key", "{words}", {"words": words}), loc=(key,), input=value)
+    return InitErrorDetails(
+        type=PydanticCustomError("unknown_key", "{words}", {"words": words}), loc=(key,), input=value
+    )
 
 
 def _under(name: str, detail: Any) -> InitErrorDetails:

@@ -78,7 +78,6 @@ class Operations(ParameterGroup):
         (0.1, 2.0), description="smallest and largest standard deviation of the blur, in pixels of the crop"
     )
 
-
     def policy(
         self,
         size: int,

@@ -66,7 +66,9 @@ class FusedPass:
         shape = (share.views * share.batch, *x.shape[1:])
         with drawing_from(generator):
             sampled = self.sample(shape, share)
-        radius = max((operation.radius for operation in self.operations if operation.step == "blur"), default=0)
+        radius = max(
+            (operation.radius for operation in self.operations if operation.step == "blur"), default=0
+        )
         if sampled.boxes is None:
             return change(as_crops(x, share.views), sampled, radius)
         return make(x, sampled, self.size, radius).flatten(0, 1)
@@ -133,6 +135,11 @@ class Policy:
         self.views, self.size, self.operations = views, size, tuple(operations)
         self.passes = _planned(size, self.operations)
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the crops' own kernels compute all of it."""
+        return all(isinstance(part, FusedPass) for part in self.passes)
+
     @torch.no_grad()
     def __call__(
         self, images: Tensor, generator: torch.Generator, batch: int | None = None, first: int = 0
@@ -158,14 +165,16 @@ class Policy:
 
 def _planned(size: int, operations: Sequence[tuple[str, Operation]]) -> list[FusedPass | KorniaPass]:
     passes: list[FusedPass | KorniaPass] = []
+    last = len(STEPS)  # the place in a fused pass of the operation before
     for name, operation in operations:
         step = _step(operation)
         if step is None:
             passes.append(KorniaPass(name, operation))
-        elif passes and isinstance(last := passes[-1], FusedPass) and _step(last.operations[-1]) < step:
-            passes[-1] = FusedPass(size, (*last.operations, operation))
+        elif last < step and isinstance(before := passes[-1], FusedPass):
+            passes[-1] = FusedPass(size, (*before.operations, operation))
         else:
             passes.append(FusedPass(size, (operation,)))
+        last = len(STEPS) if step is None else step
     return passes
 
 

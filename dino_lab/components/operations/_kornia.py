@@ -1,4 +1,4 @@
-"""`kornia.NAME`: any augmentation of one image by Kornia, with its constructor's signature as its parameters."""
+"""`kornia.NAME`: any augmentation of one image by Kornia; its constructor's signature is its parameters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import inspect
 import types
 from collections.abc import Sequence
 from enum import Enum
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import kornia.augmentation
@@ -32,7 +34,7 @@ def names() -> list[str]:
 
 
 def component(name: str) -> type:
-    """The class of the operation `kornia.NAME`; a UserError where Kornia has none, or none that can be one."""
+    """The class of the operation `kornia.NAME`; a UserError says why there is none."""
     if (reason := _reason(name)) is not None:
         raise UserError(f"operation 'kornia.{name}': {reason}")
     base = getattr(kornia.augmentation, name)
@@ -96,9 +98,7 @@ def _is_named(parameter: inspect.Parameter) -> bool:
 
 
 def _kept(base: type) -> dict[str, Any]:
-    return {
-        name: value for name, value in SET_HERE.items() if name in inspect.signature(base).parameters
-    }
+    return {name: value for name, value in SET_HERE.items() if name in inspect.signature(base).parameters}
 
 
 def _described(parameter: inspect.Parameter, hint: Any) -> Any:
@@ -113,7 +113,8 @@ def _plain(hint: Any) -> Any:
     """A type of Kornia's as YAML has it: numbers for tensors, names for enumerations, tuples for lists."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return Union[tuple(dict.fromkeys(map(_plain, _simplest(inner))))]  # known at run time alone
+        # Of options that are known at run time alone.
+        return reduce(or_, dict.fromkeys(map(_plain, _simplest(inner))))
     if hint is torch.Tensor:
         return _NUMBERS
     if _is_enumeration(hint):
@@ -121,7 +122,7 @@ def _plain(hint: Any) -> Any:
     if origin is tuple:
         return tuple[tuple(item if item is ... else _plain(item) for item in inner)]  # type: ignore[misc]
     if origin in (list, Sequence):
-        return tuple[_plain(inner[0]), ...]
+        return tuple.__class_getitem__((_plain(inner[0]), ...))
     return hint
 
 

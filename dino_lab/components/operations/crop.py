@@ -24,8 +24,9 @@ def _within_image(pair: tuple[float, float]) -> tuple[float, float]:
 
 @register("operation", "crop")
 class Crop(GeometricAugmentationBase2D):
-    """A random part of the image, resized as Pillow does: bicubic, smoothed (Szegedy et al., arXiv 1409.4842).
+    """A random part of the image, resized as Pillow does: bicubic and smoothed.
 
+    From Szegedy et al., arXiv 1409.4842, Sec. 6.
     The part's share of the area is uniform in `scale`, the logarithm of its aspect ratio uniform from 3/4 to
     4/3 (torchvision.transforms.RandomResizedCrop).
     """

@@ -46,7 +46,7 @@ class Jitter(IntensityAugmentationBase2D):
         self.strengths, self.hue, self.probability = (brightness, contrast, saturation), hue, p
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """What `kernels.crops.colour.jitter` takes: blends [N, 6, 3], and the shift of the hue [N] in turns."""
+        """The `blends` [N, 6, 3] and the `hue_shift` [N], in turns, of `kernels.crops.colour.jitter`."""
         N = batch_shape[0]
         jittered = chosen(self.probability, N)
         *shares, share = torch.rand(4, N)

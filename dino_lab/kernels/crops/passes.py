@@ -24,7 +24,7 @@ def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) 
     assert sampled.boxes is not None
     boxes = sampled.boxes.to(x.device)
     none = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
-    cut = resample(x, boxes.view(1, -1, 4), none.view(1, -1), size)[0]
+    cut = resample(x, boxes.reshape(1, -1, 4), none.reshape(1, -1), size)[0]
     rest = SampledParameters(**{**vars(sampled), "boxes": None})
     return change(cut, rest, largest_radius).unflatten(0, boxes.shape[:2])
 
