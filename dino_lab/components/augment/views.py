@@ -31,12 +31,14 @@ class Group(ParameterGroup):
     sees: Literal["both", "student"] = Field(
         "both", description="the networks that see the views: student and teacher, or the student alone"
     )
-    ops: Annotated[tuple[OperationParams, ...], Field(min_length=1)] = Field(
+    ops: tuple[OperationParams, ...] = Field(
         description="operations in their order, such as flip, {grey: 0.2} or {crop: {scale: [0.4, 1]}}"
     )
 
     @model_validator(mode="after")
-    def _check_probabilities(self) -> Self:
+    def _check_operations(self) -> Self:
+        if not self.ops:
+            raise ValueError("has no operations; {ops: [crop]} is the shortest list")
         for params in self.ops:
             given = getattr(params, "p", None)
             if isinstance(given, tuple) and len(given) != self.views:
@@ -108,10 +110,8 @@ class ListedViews(nn.Module):
 
     def _forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
         """The crops of some images of a batch, from position `first` on: see the protocol."""
-        crops = [
-            torch.cat([policy(images, generator, batch, first) for policy in same]) for same in self.policies
-        ]
-        return Views(crops, self.pairs)
+        crops = [[policy(images, generator, batch, first) for policy in same] for same in self.policies]
+        return Views([same[0] if len(same) == 1 else torch.cat(same) for same in crops], self.pairs)
 
 
 def _made(number: int, group: Group) -> Policy:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # How likely something is: of all views of a group, or of each of them.
 Probability = Annotated[float, Field(ge=0, le=1)]
-Probabilities = Probability | Annotated[tuple[Probability, ...], Field(min_length=1)]
+Probabilities = Probability | tuple[Probability, ...]
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:

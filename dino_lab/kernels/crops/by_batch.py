@@ -17,6 +17,7 @@ def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: 
 
     `largest_radius` is that of the blur's kernels, in pixels.
     """
+    sampled = sampled.to(images.device)
     assert sampled.boxes is not None
     flipped = torch.zeros_like(sampled.boxes[..., 0], dtype=torch.bool)
     flipped = flipped if sampled.flipped is None else sampled.flipped
@@ -26,8 +27,8 @@ def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: 
 
 def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Tensor:
     """Crops float32 [V * B, C, H, W] in 0..1 after the pass that was sampled, which cuts none."""
-    each = sampled.flat()
-    x = crops
+    each = sampled.to(crops.device).flat()
+    x = crops.clone()
     if each.flipped is not None:
         x = torch.where(each.flipped.view(-1, 1, 1, 1), x.flip(-1), x)
     return _change(x, each, largest_radius)

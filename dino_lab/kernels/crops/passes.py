@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -17,10 +22,7 @@ def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) 
     blur's kernels, in pixels.
     """
     if x.dtype == torch.uint8:
-        sampled = sampled.to(x.device)
-        if x.device.type == "cpu":
-            return by_crop.make(x, sampled, size, largest_radius)
-        return by_batch.make(x, sampled, size, largest_radius)
+        return _kernels(x).make(x, sampled, size, largest_radius)
     assert sampled.boxes is not None
     boxes = sampled.boxes.to(x.device)
     none = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
@@ -31,7 +33,20 @@ def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) 
 
 def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Tensor:
     """Crops float32 [V * B, C, H, W] in 0..1 after a pass that cuts none, as new ones."""
-    sampled = sampled.to(crops.device)
-    if crops.device.type == "cpu" and crops.shape[-1] == crops.shape[-2]:
-        return by_crop.change(crops, sampled, largest_radius)
-    return by_batch.change(crops.clone(), sampled, largest_radius)
+    kernels = _kernels(crops) if crops.shape[-1] == crops.shape[-2] else by_batch
+    return kernels.change(crops, sampled, largest_radius)
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    """What makes crops where x lies; the images that are no squares are left to torch."""
+    if x.device.type == "cpu":
+        return by_crop
+    if x.device.type == "cuda" and _has_triton():
+        return import_module("dino_lab.kernels.crops.by_program")
+    return by_batch
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether torch came with Triton, as its builds for CUDA on Linux do."""
+    return find_spec("triton") is not None
