@@ -18,6 +18,8 @@ from dino_lab.registry.discovery import BUILT_IN
 
 # What one pass of the crops' own kernels computes, in this order, each at most once.
 STEPS = ("crop", "flip", "rotate", "jitter", "grey", "blur", "solarize")
+# What Kornia raises for crops that it cannot change, such as a grey one whose hue is asked for.
+KORNIAS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError, IndexError, KeyError)
 
 
 @contextmanager
@@ -89,7 +91,7 @@ class KorniaPass:
             with drawing_from(generator):
                 drawn = self.operation.forward_parameters(shape)
             return self._apply(x, self._of_share(drawn, shape, share))
-        except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
+        except KORNIAS as error:
             raise UserError(
                 f"operation {self.name!r} refuses crops of {shape[-2]} x {shape[-1]} pixels and "
                 f"{shape[1]} channels: {first_line(error)}"
@@ -101,7 +103,12 @@ class KorniaPass:
             return drawn
         each = self._drawn_for_each(shape)
         own = {key: share.of(v).flatten(0, 1) if key in each else v for key, v in drawn.items()}
-        return own | {"forward_input_shape": torch.tensor([len(own["batch_prob"]), *shape[1:]])}
+        own["forward_input_shape"] = torch.tensor([len(own["batch_prob"]), *shape[1:]])
+        numbers = torch.arange(shape[0])
+        for key in each:  # one that numbers the crops numbers those here
+            if drawn[key].numel() == len(numbers) and torch.equal(drawn[key].flatten(), numbers):
+                own[key] = numbers[: len(own[key])].view_as(own[key])
+        return own
 
     def _drawn_for_each(self, shape: tuple[int, ...]) -> frozenset[str]:
         """The parameters whose length is that of the batch, found by drawing for two lengths."""
