@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab import collectives
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
@@ -509,6 +510,19 @@ def test_what_is_said_of_an_evaluators_files(broken: Callable[..., str]) -> None
     assert words in broken("evaluator", WritesText)
 
 
+class OfTheBatch(GoodLoss):
+    """A sum over samples, of which every process has fewer."""
+
+    def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
+        return super().forward(student, target, pairs) * student.shape[1]
+
+
+def test_what_is_said_of_a_loss_that_counts_its_samples(broken: Callable[..., str]) -> None:
+    text = broken("loss", OfTheBatch)
+    assert "on 2 processes a run with it has another loss than on one process at once" in text
+    assert "it should be a mean over the samples that it is given" in text
+
+
 def test_a_good_loss_passes() -> None:
     with registry.scratch():
         registry.register("loss", "mine")(GoodLoss)
@@ -540,6 +554,17 @@ class GoodTargets(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
+
+    def forward(self, teacher: Tensor, progress: float) -> Tensor:
+        target = teacher - self.mean
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(collectives.mean(teacher.mean((0, 1))), 0.5)
+        return target
+
+
+class OfOneProcess(GoodTargets):
+    """The mean of this process's samples."""
 
     def forward(self, teacher: Tensor, progress: float) -> Tensor:
         target = teacher - self.mean
@@ -592,6 +617,7 @@ class NoDistribution(GoodTargets):
         (KeepsGraph, "its state keeps the graph of a step that is over"),
         (LearnsInEvaluation, "its state changes in evaluation mode"),
         (NoDistribution, "says distribution = True, but its rows are none"),
+        (OfOneProcess, "on 2 processes a run with it has another "),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -736,9 +762,21 @@ class Miscounts(Crops):
     groups = ((3, 32),)
 
 
+class DrawsForSome(Crops):
+    """Some images of a batch get crops of their own."""
+
+    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+        return self.forward(images, generator)
+
+    def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        crops = F.interpolate(images.float() / 255, 32)
+        return crops * torch.rand(2, len(crops), 1, 1, 1, generator=generator)
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
+        (DrawsForSome, "forward_share gives some images other crops than forward gives them"),
         (OwnDice, "its random numbers should come from the generator that forward is given"),
         (Remembers, "says something else when it is called again; a checkpoint keeps nothing of this kind"),
         (Bright, "they should lie between 0 and 1"),
@@ -774,6 +812,44 @@ class Noisy(Pixels):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.dropout(super().forward(images), training=True)
+
+
+class Centred(Pixels):
+    """Its features depend on the other images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = super().forward(images)
+        return features - features.mean(0)
+
+
+class OwnDropout(Pixels):
+    """Its random numbers are no tensor of images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = super().forward(images)
+        if not self.training:
+            return features
+        return features * torch.stack([torch.rand((), device=features.device) for _ in features])[:, None]
+
+
+class WithDropout(Pixels):
+    """Dropout of torch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.dropout(super().forward(images), 0.5, self.training)
+
+
+@pytest.mark.parametrize("cls", [Centred, OwnDropout])
+def test_what_is_said_of_a_backbone_that_depends_on_its_share(cls: type, broken: Callable[..., str]) -> None:
+    text = broken("backbone", cls)
+    assert "with train.accumulate 2 a run with it has another" in text
+    assert "features should depend on their image alone" in text
+
+
+def test_a_backbone_with_dropout_passes() -> None:
+    with registry.scratch():
+        registry.register("backbone", "mine")(WithDropout)
+        check_component("backbone", "mine")
 
 
 def test_what_is_said_of_a_backbone(broken: Callable[..., str]) -> None:
@@ -870,6 +946,15 @@ class HalfATest(FewImages):
     test_images = 5
 
 
+class OtherShare(FewImages):
+    """Of a batch it gives the first images."""
+
+    def train_share(
+        self, batch_size: int, seed: int, start: int, images: slice
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.train(images.stop - images.start, seed, start)
+
+
 class Floats(FewImages):
     """Its images are no bytes."""
 
@@ -897,6 +982,7 @@ class SharedByChance(FewImages):
         (FromTheStart, "does not begin with the third batch"),
         (SharedByChance, "its images should depend on its parameters alone"),
         (Repeats, "an epoch of train has other labels than bank"),
+        (OtherShare, "train_share(3, 0, 0, slice(1, 3)) gives other images"),
         (HalfATest, "test gives 4 images; it should give each of the 5 once"),
         (Floats, "gives images torch.float32 [2, 3, 32, 32] on cpu; they should be uint8"),
     ],

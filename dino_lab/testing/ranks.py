@@ -27,7 +27,8 @@ class RankFailed(Exception):
 def on_processes(count: int, work: Callable[[], T], *, seconds: float = 120.0) -> list[T]:
     """What `work` returns on each of `count` processes (gloo, one thread each), forked from this one.
 
-    A RankFailed where one of them raises, or takes longer than `seconds`. They meet in a file, so that no port has to be free.
+    A RankFailed where one of them raises, or all take longer than `seconds`. They meet in a file, so no port
+    has to be free.
     """
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Row:
     finite: Tensor | None = None  # whether loss and gradient have been numbers since the last row
 
 
-def train(run: Run, start: int = 0) -> Iterator[Row]:
+def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
     """One row per step, after it. Suspended, it is always between two steps, so it may be saved there."""
     spec, total_steps = run.spec, run.total_steps
     source = shares.batches(run, start)
@@ -110,7 +110,8 @@ def compare(
 ) -> tuple[Tensor, Numbers]:
     """What is minimised, of this process's images, and the numbers of a row where one is written, of all."""
     p = at_least_float32(student.p)
-    target = run.targets.forward(teacher.to(p.dtype), progress)  # [T, B, K]
+    teacher = teacher.to(p.dtype)
+    target = run.targets.forward(teacher, progress)  # [T, B, K]
     compared = (p, target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)

@@ -25,6 +25,8 @@ SMALL = (
     "backbone.depth=1",
     "backbone.drop_path=0.2",
     "train.batch_size=7",
+    # AdamW divides a gradient by its own size, and where it should be 0 there is rounding alone.
+    "optim={name: sgd, lr: 0.02, lr_scaling: {rule: none}, clip: {norm: 3.0}}",
     "train.epochs=1",
     "train.log_every=1",
     "evaluators=[]",
@@ -74,10 +76,7 @@ def expect_equal(found: Trained, wanted: Trained) -> None:
 
 
 def tolerance(name: str) -> float:
-    if name.endswith("accuracy"):
-        return 1e-7  # a mean in float32
-    # AdamW divides a gradient by its own size, and where it should be 0 there is rounding alone.
-    return 1e-8 if name.startswith((".student", ".optimizer")) else 1e-10
+    return 1e-7 if name.endswith("accuracy") else 1e-10  # a mean in float32
 
 
 @pytest.fixture(scope="module")
