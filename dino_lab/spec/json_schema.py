@@ -56,6 +56,8 @@ def json_schema(registry: Registry) -> Schema:
 def _operation(registry: Registry, definitions: Schema) -> Schema:
     """An operation in a list: its name, its keys under its name, or its name among them."""
     names, kornia = registry.names("operation"), r"^kornia\.[A-Za-z0-9]+$"
+    if not names:
+        return {}
     named = choice(registry, "operation", definitions)
     named["properties"]["name"] = {"anyOf": [{"enum": names}, {"pattern": kornia}]}
     short: Schema = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}

@@ -34,7 +34,7 @@ parameters; a key that is left out has its default.
 _TITLES = {
     "data": "Data",
     "augment": "Augmentations",
-    "operation": "Operations, for the lists of augmentation `views`",
+    "operation": "Operations",
     "backbone": "Backbones",
     "head": "Heads, also for `predictor`",
     "teacher": "Teachers",
@@ -45,7 +45,7 @@ _TITLES = {
 }
 
 _OPERATIONS = """\
-Random changes of crops, in the lists of [`views`](#views). Written as `flip`, as `{grey: 0.2}` with a
+Random changes of crops, in the lists of augmentation `views`. Written as `flip`, as `{grey: 0.2}` with a
 probability, as `{crop: {scale: [0.4, 1]}}`, or with `name` among the keys. `kornia.NAME` is any
 augmentation of one image in `kornia.augmentation`, with the arguments of its constructor as keys
 (`dino-lab show operation kornia.RandomErasing`).

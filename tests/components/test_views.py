@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -315,6 +318,28 @@ def test_defaults_written_out_are_the_same_spec() -> None:
     assert load_text(text, "a.yaml").spec.hash == short.spec.hash
     other = load_text(SPEC.replace("OPS", "[crop, {blur: 0.4}, {kornia.RandomErasing: {p: 0.2}}]"), "a.yaml")
     assert other.spec.hash != short.spec.hash
+
+
+@pytest.mark.parametrize(
+    ("ops", "right"),
+    [
+        ("[crop, flip, {grey: 0.2}, {blur: {p: [1.0, 0.5]}}, {name: jitter, hue: 0.1}]", True),
+        ("[kornia.RandomErasing, {kornia.RandomErasing: {p: 0.1}}, {name: kornia.RandomErasing}]", True),
+        ("[crup]", False),
+        ("[{crup: {}}]", False),
+        ("[{crop: {scal: [1, 1]}}]", False),
+        ("[{jitter: {hue: 0.9}}]", False),
+        ("[{name: jitter, hue: 0.9}]", False),
+        ("[{crop: {}, flip: {}}]", False),
+        ("[{name: crup}]", False),
+    ],
+)
+def test_editors_know_lists(ops: str, right: bool) -> None:
+    schema = json.loads((Path(__file__).parents[2] / ".dino-lab.schema.json").read_text())
+    found = list(
+        jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(SPEC.replace("OPS", ops)))
+    )
+    assert (not found) == right, found
 
 
 def test_a_plugin_that_derives_from_an_operation_is_asked_itself(tmp_path: Path) -> None:
