@@ -23,6 +23,7 @@ from dino_lab.protocols import (
     ChecksPairs,
     ChecksSize,
     ComparesLabels,
+    CropsShares,
     GivesAnnotations,
     GivesAnswer,
     GivesFiles,
@@ -32,6 +33,7 @@ from dino_lab.protocols import (
     GivesOutputs,
     GivesReport,
     GivesSegments,
+    GivesShares,
     GivesTokens,
     HasClassNames,
     HasLastLayer,
@@ -94,7 +96,7 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
         protocols.kind_of(Loss)
 
 
-DATA = {SharedData, HasClassNames, GivesLabels, GivesReport}
+DATA = {SharedData, HasClassNames, GivesLabels, GivesReport, GivesShares}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,8 @@ DATA = {SharedData, HasClassNames, GivesLabels, GivesReport}
         ("data", "shapes", {*DATA, GivesAnnotations}),
         ("data", "image_folder", DATA),
         ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
-        ("augment", "multicrop", set()),
+        ("augment", "multicrop", {CropsShares}),
+        ("augment", "triplet", set()),
         ("head", "prototypes", {HasLastLayer}),
         ("head", "mlp", set()),
         ("teacher", "ema", {GivesAnswer}),
