@@ -38,7 +38,7 @@ def json_schema(registry: Registry) -> Schema:
         else:
             nullable = {"type": ["object", "null"]} if field == "predictor" else {}
             fields[field] = component | nullable | {"description": description}
-    definitions["operation"] = _operation(registry, definitions)
+    definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
     fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
     required = [field for field in schema["required"] if field != "name"]
@@ -53,7 +53,7 @@ def json_schema(registry: Registry) -> Schema:
     }
 
 
-def _operation(registry: Registry, definitions: Schema) -> Schema:
+def operation_in_a_list(registry: Registry, definitions: Schema) -> Schema:
     """An operation in a list: its name, its keys under its name, or its name among them."""
     names, kornia = registry.names("operation"), r"^kornia\.[A-Za-z0-9]+$"
     if not names:

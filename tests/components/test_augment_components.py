@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dino_lab.building.seeding import drawing_from
 from dino_lab.components.augment._lists import policy as listed
-from dino_lab.components.augment._policy import Share, drawing_from
+from dino_lab.components.augment._policy import Share
 from dino_lab.errors import UserError
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.sampled import SampledParameters

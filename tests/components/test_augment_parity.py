@@ -19,8 +19,9 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from dino_lab.building.seeding import drawing_from
 from dino_lab.components.augment._lists import policy as listed
-from dino_lab.components.augment._policy import Share, drawing_from
+from dino_lab.components.augment._policy import Share
 from dino_lab.components.augment.multicrop import MultiCrop
 from dino_lab.components.data.parquet import Parquet
 from dino_lab.kernels.crops import by_batch, by_crop

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dino_lab.building.seeding import drawing_from
 from dino_lab.components.augment._lists import policy
-from dino_lab.components.augment._policy import FusedPass, Policy, Share, drawing_from
+from dino_lab.components.augment._policy import FusedPass, Policy, Share
 from dino_lab.components.augment.views import ListedViews
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.sampled import SampledParameters

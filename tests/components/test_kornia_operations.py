@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_lab.components.augment._lists import operation, policy
+from dino_lab.components.augment._lists import policy
 from dino_lab.components.operations import _kornia
 from dino_lab.errors import UserError
 from dino_lab.registry import registry
+from dino_lab.registry.operations import operation
 
 # What Kornia asks for, and what makes it do something to every crop. All others do with `p: 1`.
 PARAMETERS: dict[str, dict[str, Any]] = {

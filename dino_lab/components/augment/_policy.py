@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dino_lab.building.seeding import drawing_from
 from dino_lab.errors import UserError, first_line
 from dino_lab.kernels.crops.passes import change, make
 from dino_lab.kernels.crops.sampled import SampledParameters
@@ -20,18 +20,6 @@ from dino_lab.registry.discovery import BUILT_IN
 STEPS = ("crop", "flip", "rotate", "jitter", "grey", "blur", "solarize")
 # What Kornia raises for crops that it cannot change, such as a grey one whose hue is asked for.
 KORNIAS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError, IndexError, KeyError)
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let what draws from torch's global generator on the CPU, as Kornia does, draw from this one."""
-    kept = torch.get_rng_state()
-    torch.set_rng_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(torch.get_rng_state())
-        torch.set_rng_state(kept)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dino_lab.components.augment._lists import OperationParams
 from dino_lab.components.augment._operations import Pixels
 from dino_lab.components.augment._policy import Policy
 from dino_lab.components.augment._presets import Preset
 from dino_lab.components.augment._presets import groups as preset_groups
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import ParameterGroup, register, registry
+from dino_lab.registry.operations import OperationParams
 from dino_lab.types import Views
 
 MOST_VIEWS = 1000  # of an image, in a group
