@@ -106,3 +106,19 @@ def test_processes_compute_what_one_does(
 @pytest.mark.parametrize("method", METHODS, ids=lambda file: file.stem)
 def test_parts_compute_what_the_whole_batch_does(method: Path, parts: int, whole: dict[str, Trained]) -> None:
     expect_equal(trained(method, f"train.accumulate={parts}"), whole[method.stem])
+
+
+DINO = METHODS[0].with_name("dino.yaml")
+OTHERS = {
+    "three layers of batch norm in the backbone": ("backbone.patch=16",),
+    "a teacher that uses running statistics": ("teacher.mode=eval", "teacher.buffers=ema"),
+    "blocks that are computed again": ("backbone.stem=patches", "train.gradient_checkpointing=true"),
+    "AdamW": ("optim={name: adamw, lr: 1e-3, clip: {norm: 3.0, per: tensor}}", "head.batch_norm=false"),
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS.keys())
+def test_parts_on_processes_compute_what_one_does(settings: tuple[str, ...]) -> None:
+    wanted = trained(DINO, *settings)
+    for rank in on_processes(2, lambda: trained(DINO, *settings, "train.accumulate=2")):
+        expect_equal(rank, wanted)
