@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dino_lab.cli.components import show
 from dino_lab.components.augment._lists import policy
 from dino_lab.components.operations import _kornia
 from dino_lab.errors import UserError
@@ -178,3 +179,14 @@ def test_points_move_with_the_pixels(name: str, keys: Any) -> None:
     mass = crops[:, 0] / crops[:, 0].sum((1, 2), keepdim=True)
     found = torch.stack([(mass * x).sum((1, 2)), (mass * y).sum((1, 2))], 1)
     torch.testing.assert_close(found[inside], points[inside, 0], rtol=0, atol=0.3)
+
+
+def test_an_operation_of_kornias_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is, where it comes from, and the keys that its constructor has."""
+    show("kornia.RandomErasing")
+    said = capsys.readouterr().out
+    assert "operation: kornia.RandomErasing\nmade of kornia\n" in said
+    assert "erasing.py:" in said
+    assert "[0.02, 0.33]" in said
+    with pytest.raises(UserError, match=r"has no 'RandomErasin'; did you mean 'RandomErasing'\?"):
+        show("operation", "kornia.RandomErasin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Sequence
 from enum import Enum
@@ -42,6 +43,7 @@ def component(name: str) -> type:
         p for p in inspect.signature(base).parameters.values() if p.name not in SET_HERE and _is_named(p)
     ]
     hints = get_type_hints(base.__init__)
+    meanings = _meanings(base)
     defaults = {p.name: _default(p.default, hints[p.name]) for p in given}
 
     def __init__(self: Any, pixels: int, **parameters: Any) -> None:
@@ -50,8 +52,14 @@ def component(name: str) -> type:
         except (ValueError, TypeError, RuntimeError, AssertionError, KeyError) as error:
             raise ValueError(f"operation 'kornia.{name}': Kornia refuses this: {first_line(error)}") from None
 
-    __init__.__annotations__ = {p.name: _described(p, hints[p.name]) for p in given} | {"pixels": int}
-    cls = type(name, (base,), {"__init__": __init__, "__doc__": _summary(base), "__module__": __name__})
+    __init__.__annotations__ = {p.name: _described(p, hints[p.name], meanings.get(p.name)) for p in given} | {
+        "pixels": int
+    }
+    cls = type(
+        name,
+        (base,),
+        {"__init__": __init__, "__doc__": _summary(base), "__module__": __name__, "made_of": base},
+    )
     cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("pixels", inspect.Parameter.POSITIONAL_OR_KEYWORD),
@@ -101,9 +109,9 @@ def _kept(base: type) -> dict[str, Any]:
     return {name: value for name, value in SET_HERE.items() if name in inspect.signature(base).parameters}
 
 
-def _described(parameter: inspect.Parameter, hint: Any) -> Any:
-    """The type that YAML may give, with Kornia's name for it as its description."""
-    words = f"argument `{parameter.name}` of Kornia's constructor"
+def _described(parameter: inspect.Parameter, hint: Any, meaning: str | None) -> Any:
+    """The type that YAML may give, with what Kornia says of it."""
+    words = meaning or f"argument `{parameter.name}` of Kornia's constructor"
     if parameter.name == "p":
         return Annotated[float, Field(ge=0, le=1, description="probability of it")]
     return Annotated[_plain(hint), Field(description=words)]
@@ -155,6 +163,12 @@ def _for_kornia(parameters: dict[str, Any], hints: dict[str, Any]) -> dict[str, 
         key: torch.tensor(value) if key in tensors and isinstance(value, tuple) else value
         for key, value in parameters.items()
     }
+
+
+def _meanings(base: type) -> dict[str, str]:
+    """Kornia's words for each argument."""
+    found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
+    return {name: " ".join(words.split()).removesuffix(".") for name, words in found}
 
 
 def _summary(base: type) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -97,5 +98,7 @@ def moved(parameters: Tensor, device: torch.device) -> Tensor:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the device of the crops."""
-    kernel[grid](*arguments, **constants, BLOCK=BLOCK, num_warps=WARPS)
+    """Run a kernel on the device of its first argument; Triton asks for the current one."""
+    device = arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, **constants, BLOCK=BLOCK, num_warps=WARPS)
