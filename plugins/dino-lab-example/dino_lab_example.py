@@ -13,6 +13,7 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab import collectives
 from dino_lab.errors import Misfit
 from dino_lab.network import Network
 from dino_lab.protocols import Data
@@ -192,7 +193,8 @@ class Uniformity(nn.Module):
 
     def forward(self, views: Views, student: Output) -> Tensor:
         x = F.normalize(student.features.float(), dim=-1)  # [S, B, D]
-        return (4 * x @ x.mT - 4).exp().mean().log()
+        others = collectives.gather(x.transpose(0, 1)).transpose(0, 1)  # of every process, [S, N, D]
+        return collectives.mean((4 * x @ others.mT - 4).exp().mean()).log()
 
 
 @register("evaluator", "ridge")
