@@ -39,7 +39,7 @@ LISTS: dict[str, list[Any]] = {
     "crop": CROP,
 }
 # Size of the crops, height and width of the images: reduced, enlarged, and both.
-SHAPES = {"reduced": (9, 20, 25), "enlarged": (34, 13, 16)}
+SHAPES = {"reduced": (9, 14, 17), "enlarged": (34, 13, 16)}
 V, B = 2, 3
 
 
@@ -66,7 +66,8 @@ def compare() -> None:
     """Of every list, shape and number of channels, the largest difference of Triton's crops from torch's."""
     from dino_lab.kernels.crops import by_program
 
-    for name, ops in LISTS.items():
+    for name in ("all", "without rotation"):
+        ops = LISTS[name]
         for shape, (size, H, W) in SHAPES.items():
             for C in (3, 1)[: 1 + (shape == "reduced")]:
                 sampled, radius = drawn(ops, size, C, H, W)
@@ -87,7 +88,7 @@ def test_triton_makes_torchs_crops() -> None:
     command = [sys.executable, "-W", "error", "-c", code, str(Path(__file__).parent)]
     lines = subprocess.check_output(command, env=environment, text=True).splitlines()
     print("\n".join(lines))
-    assert len(lines) == len(LISTS) * 3
+    assert len(lines) == 6
     assert max(float(line.split()[0]) for line in lines) < 5e-6
 
 

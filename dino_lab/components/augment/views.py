@@ -19,6 +19,7 @@ from dino_lab.registry.operations import OperationParams
 from dino_lab.types import Views
 
 MOST_VIEWS = 1000  # of an image, in a group
+TRIED = 10_000_000  # pixels of a group's views up to which it is tried before anything starts
 ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 Pairs = Literal["all_but_self", "one_way", "triplet", "none"]
 
@@ -123,7 +124,7 @@ def _made(number: int, group: Group) -> Policy:
         except ValueError as error:
             raise Misfit(("augment", "groups", number, "ops", place), str(error)) from error
     made = Policy(group.views, group.size, operations)
-    if not made.is_fused:
+    if not made.is_fused and group.views * group.size**2 <= TRIED:
         noise = torch.rand(1, 3, group.size, group.size, generator=torch.Generator().manual_seed(0))
         try:
             made((255 * noise).byte(), torch.Generator().manual_seed(0))
