@@ -126,6 +126,13 @@ def test_a_list_makes_the_crops_of_its_short_name(case: str) -> None:
     assert torch.equal(a, b)
 
 
+def test_without_groups_it_is_dinos() -> None:
+    assert build("views").groups == ((2, 224), (8, 96))
+    small = {"size": 12, "local_size": 8, "local_views": 2}
+    a, b = (build("views", **small, **given)(images(), seeded(0)) for given in ({}, {"preset": "dino_v1"}))
+    assert all(torch.equal(x, y) for x, y in zip(a.crops, b.crops, strict=True))
+
+
 @pytest.mark.parametrize("preset", ["dino_v1", "dino_v2", "simclr", "byol", "moco_v3"])
 def test_presets(preset: str) -> None:
     augment = build("views", preset=preset, size=16, local_size=8, local_views=3)
@@ -280,7 +287,6 @@ def test_a_bad_list_is_one_line_at_its_place(ops: str, column: int, message: str
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "needs groups of views, or a preset"),
         ({"groups": [{"ops": []}]}, "has no operations"),
         ({"preset": "byol", "groups": [{"ops": WHOLE}]}, "has a preset and groups"),
         ({"groups": [{"sees": "student", "ops": WHOLE}]}, "group 1: the teacher sees none of the views"),

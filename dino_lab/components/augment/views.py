@@ -72,7 +72,8 @@ class ListedViews(nn.Module):
         ] = (),
         pairs: Annotated[Pairs, Field(description="views that are compared")] = "all_but_self",
         preset: Annotated[
-            Preset | None, Field(description="published groups, in place of `groups`; null: none")
+            Preset | None,
+            Field(description="published groups, in place of `groups`; null: dino_v1 where there are none"),
         ] = None,
         size: Annotated[int, Field(gt=0, description="side of a preset's large crops, in pixels")] = 224,
         local_size: Annotated[
@@ -83,10 +84,10 @@ class ListedViews(nn.Module):
         ] = 8,
     ) -> None:
         super().__init__()
-        if preset is not None:
-            if groups:
-                raise ValueError("has a preset and groups; give one of them")
-            listed = preset_groups(preset, size, local_size, local_views)
+        if preset is not None and groups:
+            raise ValueError("has a preset and groups; give one of them")
+        if not groups:
+            listed = preset_groups(preset or "dino_v1", size, local_size, local_views)
             groups = tuple(Group.model_validate(group) for group in listed)
         by_size = _by_size(groups)
         made = iter([_made(number, group) for number, group in enumerate(groups)])
@@ -135,8 +136,6 @@ def _made(number: int, group: Group) -> Policy:
 
 def _by_size(groups: Sequence[Group]) -> list[list[Group]]:
     """Neighbours of one size that the same networks see together; a ValueError for lists that cannot be."""
-    if not groups:
-        raise ValueError("needs groups of views, or a preset")
     found: list[list[Group]] = []
     for number, group in enumerate(groups, 1):
         last = found[-1][-1] if found else None
