@@ -159,6 +159,39 @@ class CropsShares(Augment, Protocol):
         ...
 
 
+# ----------------------------------------------------------------------------------------------- operation
+
+
+class Operation(Protocol):
+    """A random change of crops, as Kornia has it: a subclass of kornia.augmentation's `AugmentationBase2D`.
+
+    `pixels` is the side of the group's crops. Every random number is drawn in `forward_parameters`
+    from torch's global generator on the CPU, whose state is then that of the run's own; `forward` draws none.
+    Crops are float32 [N, C, H, W] in 0..1; before an operation that cuts them they are whole images.
+    """
+
+    p: float  # probability that it happens to a crop, drawn by Kornia
+
+    def __init__(self, pixels: int) -> None: ...
+    def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Parameters for each of the N crops of shape (N, C, H, W); `batch_prob` says which are changed."""
+        ...
+
+    def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: Any) -> Tensor:
+        """Crops [N, C, H, W] changed by `params`, or by new ones."""
+        ...
+
+
+class Fuses(Operation, Protocol):
+    """An operation that the crops' own kernels compute together with others, in one pass.
+
+    Its `generate_parameters` gives fields of `kernels.crops.sampled.SampledParameters`. Only those of this
+    package are asked.
+    """
+
+    step: str  # of the pass: crop, flip, rotate, jitter, grey, blur, solarize
+
+
 # ------------------------------------------------------------------------------------------------ backbone
 
 
@@ -465,6 +498,7 @@ class GivesFloors(Evaluator, Protocol):
 PROTOCOLS: dict[str, type] = {
     "data": Data,
     "augment": Augment,
+    "operation": Operation,
     "backbone": Backbone,
     "head": Head,
     "teacher": Teacher,
@@ -484,6 +518,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesReport,
     ),
     "augment": (CropsShares,),
+    "operation": (Fuses,),
     "backbone": (
         GivesTokens,
         GivesAttention,

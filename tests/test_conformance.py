@@ -40,6 +40,8 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("augment", "single"): {"size": 32},
     ("augment", "triplet"): {"size": 32},
     ("augment", "two_view"): {"size": 32},
+    ("augment", "views"): {"preset": "dino_v2", "size": 32, "local_size": 16, "local_views": 2},
+    ("operation", "rotate"): {"degrees": 20},
     # No ResNet: of a strided convolution of a map of one pixel, torch 2.14's gradient in bfloat16 on a CPU
     # holds numbers that nobody wrote (seen with MALLOC_PERTURB_=1).
     ("backbone", "timm"): {"model": "test_efficientnet"},

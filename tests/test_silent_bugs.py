@@ -89,8 +89,19 @@ def test_jitter_strength_reaches_every_view(name: str, strength: str) -> None:
     assert (share_changed(0.4) > 0.8).all()
 
 
+def still_list(given: dict[str, object]) -> nn.Module:
+    """Whole images and, where strengths are given, a jitter of the views of either group."""
+    jitter = {"p" if key == "jitter_probability" else key: value for key, value in given.items()}
+    ops = [{"crop": {"scale": [1.0, 1.0]}}, *[{"jitter": jitter}] * bool(given)]
+    groups = [{"views": 2, "size": 8, "ops": ops}, {"views": 2, "size": 8, "sees": "student", "ops": ops}]
+    params = registry.find("augment", "views").params
+    return registry.build("augment", params.model_validate({"name": "views", "groups": groups}))
+
+
 def still_augment(name: str, given: dict[str, object]) -> nn.Module:
     """An augmentation of views of 8 pixels in which nothing happens but what is given."""
+    if name == "views":
+        return still_list(given)
     params = registry.find("augment", name).params
     accepted = params.model_fields
     operations = STILL | given

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy
 import torch
@@ -33,3 +35,15 @@ def seed_everything(seed: int, *place: str | int) -> None:
     random.seed(value)
     numpy.random.seed(value % 2**32)
     torch.manual_seed(value)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let what draws from torch's global generator on the CPU, as Kornia does, draw from this one."""
+    kept = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(kept)

@@ -127,7 +127,9 @@ def show(
     if name is not None:
         must_be_a_kind(kind_or_name)
         return _print_component(kind_or_name, name)
-    owners = [kind for kind in FOLDERS if kind_or_name in registry.names(kind)]
+    owners = [
+        kind for kind in FOLDERS if kind_or_name in registry.names(kind) or registry.makes(kind, kind_or_name)
+    ]
     if not owners:
         names = sorted({name for kind in FOLDERS for name in registry.names(kind)})
         raise UserError(

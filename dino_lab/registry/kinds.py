@@ -1,4 +1,4 @@
-"""The nine kinds of component, and where each one lives.
+"""The ten kinds of component, and where each one lives.
 
 A kind's built-in components are the files of `dino_lab/components/<folder>`; a plugin's components are
 the entry points of the group `dino_lab.<folder>`. Nothing here imports torch, so that names can be
@@ -10,6 +10,7 @@ from __future__ import annotations
 FOLDERS: dict[str, str] = {
     "data": "data",
     "augment": "augment",
+    "operation": "operations",
     "backbone": "backbones",
     "head": "heads",
     "teacher": "teachers",
@@ -18,6 +19,10 @@ FOLDERS: dict[str, str] = {
     "regularizer": "regularizers",
     "evaluator": "evaluators",
 }
+
+# Modules that make components of a kind on demand, by what stands before the dot in their names: each has a
+# function `component`, from what stands behind it to a class.
+FAMILIES: dict[str, dict[str, str]] = {"operation": {"kornia": "dino_lab.components.operations._kornia"}}
 
 # Which kind each field of a Spec names.
 KIND_OF_FIELD: dict[str, str] = {

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from dino_lab.errors import UserError
 from dino_lab.registry.discovery import BUILT_IN, Source, complaints, obstacle, owners, sources
+from dino_lab.registry.kinds import FAMILIES
 from dino_lab.registry.parameters import Params, arguments, parameter_model
 
 T = TypeVar("T")
@@ -49,7 +50,8 @@ class Entry:
     @property
     def where(self) -> str:
         """File and line of the class."""
-        return f"{inspect.getsourcefile(self.cls)}:{inspect.getsourcelines(self.cls)[1]}"
+        cls = getattr(self.cls, "made_of", self.cls)  # a class that was made on demand stands nowhere
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
 
     def has(self, ability: type) -> bool:
         """Whether the class has an ability, one that a plugin defines too."""
@@ -95,7 +97,7 @@ class Registry:
         found += [
             Source(kind, name, entry.cls.__module__, f"{inspect.getsourcefile(entry.cls)}")
             for (its_kind, name), entry in self._entries.items()
-            if its_kind == kind and name not in known
+            if its_kind == kind and name not in known and not self.makes(kind, name)
         ]
         return sorted(found, key=lambda source: source.name)
 
@@ -105,6 +107,9 @@ class Registry:
 
     def source(self, kind: str, name: str) -> Source:
         """Where a component comes from; a ComponentError if that is nowhere, or more than one place."""
+        if self.makes(kind, name):
+            family = name.partition(".")[0]
+            return Source(kind, name, FAMILIES[kind][family], f"made of {family}")
         found = [source for source in self.sources(kind) if source.name == name]
         if not found:
             names = self.names(kind)
@@ -118,9 +123,28 @@ class Registry:
 
     def find(self, kind: str, name: str) -> Entry:
         """Import the component if need be; a ComponentError says why there is none."""
+        if self.makes(kind, name):
+            return self._of_family(kind, *name.split(".", 1))
         source = self.source(kind, name)
         if (kind, name) not in self._entries:
             self._import(source)
+        return self._entries[kind, name]
+
+    @staticmethod
+    def makes(kind: str, name: str) -> bool:
+        """Whether it is made on demand: there are too many of these to list."""
+        family, dot, _ = name.partition(".")
+        return bool(dot) and family in FAMILIES.get(kind, {})
+
+    def _of_family(self, kind: str, family: str, member: str) -> Entry:
+        """A component that is made on demand, such as `kornia.RandomErasing`."""
+        name = f"{family}.{member}"
+        if (kind, name) not in self._entries:
+            try:
+                cls = importlib.import_module(FAMILIES[kind][family]).component(member)
+            except UserError as error:
+                raise ComponentError(str(error)) from error
+            self.register(kind, name)(cls)
         return self._entries[kind, name]
 
     def _import(self, source: Source) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from dino_lab.registry import Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.spec.evaluation import Evaluation
-from dino_lab.spec.json_schema import choice, described, exact
+from dino_lab.spec.json_schema import choice, described, exact, operation_in_a_list
 
 Schema = dict[str, Any]
 
@@ -22,6 +22,7 @@ def json_schema(registry: Registry) -> Schema:
     of_data |= {"type": ["object", "null"], "description": fields["data"]["description"]}
     item = choice(registry, "evaluator", definitions) | {"required": ["name"]}
     fields["data"] = of_data | {"if": {"type": "object"}, "then": {"required": ["name"]}}
+    definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["evaluators"] = {"type": "array", "minItems": 1, "items": item}
     return exact(schema) | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from dino_lab.registry import Params
 from dino_lab.registry.discovery import BUILT_IN
 from dino_lab.spec.former import of_today
@@ -119,8 +121,17 @@ def _components(spec: Spec) -> Iterator[tuple[str, Params]]:
             continue
         value = getattr(spec, field)
         for params in value if isinstance(value, tuple) else (value,):
-            if isinstance(params, Params):
-                yield field, params
+            yield from ((field, component) for component in _nested(params))
+
+
+def _nested(value: Any) -> Iterator[Params]:
+    """A component, and those among its values, such as the operations of an augmentation."""
+    if isinstance(value, Params):
+        yield value
+    if isinstance(value, BaseModel):
+        value = [getattr(value, key) for key in type(value).model_fields]
+    for inner in value if isinstance(value, (list, tuple)) else ():
+        yield from _nested(inner)
 
 
 def _code(params: Params) -> str | None:

@@ -38,6 +38,7 @@ def json_schema(registry: Registry) -> Schema:
         else:
             nullable = {"type": ["object", "null"]} if field == "predictor" else {}
             fields[field] = component | nullable | {"description": description}
+    definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
     fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
     required = [field for field in schema["required"] if field != "name"]
@@ -49,6 +50,29 @@ def json_schema(registry: Registry) -> Schema:
         "required": [],
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": inner},
+    }
+
+
+def operation_in_a_list(registry: Registry, definitions: Schema) -> Schema:
+    """An operation in a list: its name, its keys under its name, or its name among them."""
+    names, kornia = registry.names("operation"), r"^kornia\.[A-Za-z0-9]+$"
+    if not names:
+        return {}
+    named = choice(registry, "operation", definitions)
+    named["properties"]["name"] = {"anyOf": [{"enum": names}, {"pattern": kornia}]}
+    short: Schema = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+    short |= {"properties": {}, "patternProperties": {kornia: {"type": ["object", "number"]}}}
+    for name in names:
+        if (whole := definitions.get(f"operation.{name}")) is None:
+            continue
+        keys = {key: value for key, value in whole["properties"].items() if key != "name"}
+        inner = whole | {"properties": keys, "required": [k for k in whole["required"] if k != "name"]}
+        numbers = {"type": ["object", "number", "array"], "if": {"type": "object"}, "then": inner}
+        short["properties"][name] = numbers | {"description": whole.get("description", "")}
+    return {
+        "if": {"type": "string"},
+        "then": {"anyOf": [{"enum": names}, {"pattern": kornia}]},
+        "else": {"if": {"required": ["name"]}, "then": named, "else": short},
     }
 
 
@@ -113,6 +137,8 @@ def exact(node: Any) -> Any:
         return [exact(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if node.get("format") == "operation":
+        return {"$ref": "#/$defs/operation"}
     node = {key: exact(value) for key, value in node.items()}
     options = node.get("anyOf", [])
     simple = [option["type"] for option in options if set(option) == {"type"}]

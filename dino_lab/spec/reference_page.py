@@ -34,6 +34,7 @@ parameters; a key that is left out has its default.
 _TITLES = {
     "data": "Data",
     "augment": "Augmentations",
+    "operation": "Operations",
     "backbone": "Backbones",
     "head": "Heads, also for `predictor`",
     "teacher": "Teachers",
@@ -42,6 +43,13 @@ _TITLES = {
     "regularizer": "Regularizers",
     "evaluator": "Evaluators",
 }
+
+_OPERATIONS = """\
+Random changes of crops, in the lists of augmentation `views`. Written as `flip`, as `{grey: 0.2}` with a
+probability, as `{crop: {scale: [0.4, 1]}}`, or with `name` among the keys. `kornia.NAME` is any
+augmentation of one image in `kornia.augmentation`, with the arguments of its constructor as keys
+(`dino-lab show operation kornia.RandomErasing`).
+"""
 
 
 def page(registry: Registry) -> str:
@@ -52,8 +60,7 @@ def page(registry: Registry) -> str:
     for name, optimizer in OPTIMIZERS.items():
         parts += _section(f"`{name}`", optimizer)
     for kind in FOLDERS:
-        field = next(field for field, its_kind in KIND_OF_FIELD.items() if its_kind == kind)
-        parts += [f"## {_TITLES[kind]}", _sentence(Spec.model_fields[field].description or "")]
+        parts += [f"## {_TITLES[kind]}", _about(kind)]
         for name in registry.names(kind):
             params = registry.find(kind, name).params
             parts += _section(f"`{name}`", params)
@@ -62,6 +69,12 @@ def page(registry: Registry) -> str:
     for mapping in sorted(mappings_in(models), key=lambda mapping: mapping is Schedule):
         parts += _section(mapping.__name__, mapping)
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _about(kind: str) -> str:
+    """What a kind is for: the description of its field in a spec."""
+    field = next((field for field, its_kind in KIND_OF_FIELD.items() if its_kind == kind), None)
+    return _OPERATIONS if field is None else _sentence(Spec.model_fields[field].description or "")
 
 
 def _section(title: str, model: type[BaseModel]) -> list[str]:

@@ -22,7 +22,7 @@ from dino_lab.protocols import GivesFloors, ability
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
 from dino_lab.testing.divided import check_divided
-from dino_lab.testing.images import AugmentTrial, DataTrial
+from dino_lab.testing.images import AugmentTrial, DataTrial, OperationTrial
 from dino_lab.testing.networks import BackboneTrial, HeadTrial
 from dino_lab.testing.objectives import LossTrial, RegularizerTrial, TargetsTrial
 from dino_lab.testing.parameters import check_edges, check_refusals, check_schema
@@ -183,6 +183,7 @@ class EvaluatorTrial(Stateless):
 TRIALS: dict[str, type[Trial]] = {
     "data": DataTrial,
     "augment": AugmentTrial,
+    "operation": OperationTrial,
     "backbone": BackboneTrial,
     "head": HeadTrial,
     "teacher": TeacherTrial,

@@ -24,6 +24,7 @@ ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the largest number o
 RIGHT = {
     "data": "`train` should give the same batches on every process",
     "augment": "crops should depend on the images and `generator` alone, and on no other process",
+    "operation": "parameters should be drawn by forward_parameters, for every crop by itself",
     "backbone": "features should depend on their image alone, but for torch's layers of batch norm; random "
     "numbers should be drawn by torch, for every image",
     "loss": "it should be a mean over the samples that it is given, and what it knows of others should come "

@@ -243,3 +243,35 @@ class AugmentTrial(Stateless):
             bool((pairs > 0).any()) and bool((pairs.abs() <= 1).all()),
             "its pairs should be -1, 0 and 1, one of them at least 1",
         )
+
+
+class OperationTrial(Stateless):
+    """Crops float32 [N, C, H, W] in 0..1 to changed ones."""
+
+    sizes: ClassVar = [(4, 32), (3, 33), (2, 48)]  # N, pixels
+    randomness = "torch's global generator, in forward_parameters alone"
+
+    def context(self, size: Size, device: torch.device) -> tuple[Any, ...]:
+        """The side of the group's crops."""
+        return (size[1],)
+
+    def outputs(self, part: Any, size: Size, device: torch.device) -> list[Tensor]:
+        """The changed crops."""
+        crops = pictures(*size).to(device) / 255
+        shape, before = tuple(crops.shape), crops.clone()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            with self.subject.trying(f"forward_parameters({shape})", "it should return a dict of tensors"):
+                params = part.forward_parameters(shape)
+            state = torch.get_rng_state()
+            with self.subject.trying(f"forward of crops {list(shape)}", "it should return crops"):
+                changed = part.forward(crops, params=params)
+            drew = not torch.equal(state, torch.get_rng_state())
+        self.expect(not drew, f"draws in forward; its random numbers should come from {self.randomness}")
+        self.expect(torch.equal(crops, before), "changes the crops in place; it should make new tensors")
+        changed = self.expect_output(changed, shape, "the result", device)
+        low, high = changed.min().item(), changed.max().item()
+        self.expect(
+            low >= 0 and high <= 1, f"gives crops from {low:g} to {high:g}; they should lie between 0 and 1"
+        )
+        return [changed]

@@ -19,8 +19,11 @@ def check_schema(subject: TestedComponent) -> None:
     """Editors know its name, what it does and each of its parameters."""
     kind, name = subject.entry.kind, subject.entry.name
     schema = json_schema(subject.registry)
-    field = schema["properties"][subject.field]
-    names = field.get("items", field)["properties"]["name"]["enum"]
+    if subject.is_operation:
+        names = schema["$defs"]["operation"]["then"]["anyOf"][0]["enum"]
+    else:
+        field = schema["properties"][subject.field]
+        names = field.get("items", field)["properties"]["name"]["enum"]
     definition = schema["$defs"].get(f"{kind}.{name}", {})
     subject.expect(
         name in names and bool(definition), "is not in the JSON schema; its parameters should have types"

@@ -54,8 +54,14 @@ class TestedComponent:
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
-        fields = (f for f, kind in KIND_OF_FIELD.items() if kind == self.entry.kind)
+        kind = "augment" if self.is_operation else self.entry.kind
+        fields = (f for f, its_kind in KIND_OF_FIELD.items() if its_kind == kind)
         object.__setattr__(self, "field", next(fields))
+
+    @property
+    def is_operation(self) -> bool:
+        """Whether it stands in the list of an augmentation."""
+        return self.entry.kind == "operation"
 
     @property
     def takes_a_list(self) -> bool:
@@ -65,6 +71,8 @@ class TestedComponent:
     @property
     def key(self) -> str:
         """The dotted key of its place in a spec."""
+        if self.is_operation:
+            return "augment.groups.0.ops.1"
         return f"{self.field}.0" if self.takes_a_list else self.field
 
     def fail(self, sentence: str, cause: BaseException | None = None) -> NoReturn:
@@ -89,7 +97,10 @@ class TestedComponent:
 
     def slot(self, **changes: Any) -> str:
         """The setting that puts the component into its place."""
-        component = {"name": self.entry.name, **self.given, **changes}
+        component: Any = {"name": self.entry.name, **self.given, **changes}
+        if self.is_operation:
+            group = {"views": 2, "size": 32, "ops": ["crop", component]}
+            return f"augment={json.dumps({'name': 'views', 'groups': [group]}, default=str)}"
         return f"{self.field}={json.dumps([component] if self.takes_a_list else component, default=str)}"
 
     def spec(self, *settings: str) -> Spec:
@@ -106,7 +117,8 @@ class TestedComponent:
     @cached_property
     def params(self) -> Params:
         """Its validated parameters."""
-        value = getattr(self.spec(), self.field)
+        value: Any = getattr(self.spec(), self.field)
+        value = value.groups[0].ops[1] if self.is_operation else value
         params = value[0] if self.takes_a_list else value
         assert isinstance(params, Params)
         return params

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.augmentation import IntensityAugmentationBase2D
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,7 +23,10 @@ from dino_lab.types import Output, Views
 # What a spec may say: type, bounds, and what it means.
 File = Annotated[str, Field(description="the .npz file")]
 Size = Annotated[int, Field(gt=0, description="side of the views, in pixels")]
-Strength = Annotated[float, Field(ge=0, le=1, description="share of its brightness that a channel may lose")]
+Strength = Annotated[
+    float, Field(ge=0, le=1, description="largest share that a channel loses, or that is white")
+]
+Chance = Annotated[float, Field(ge=0, le=1, description="probability of it")]
 Width = Annotated[int, Field(gt=0, multiple_of=8, description="channels of each layer")]
 Outputs = Annotated[int, Field(gt=0, description="outputs K")]
 Smoothing = Annotated[float, Field(ge=0, le=1, description="share of the target that goes to all outputs")]
@@ -83,6 +87,23 @@ class Tint(nn.Module):
         x = F.interpolate(images / 255, self.groups[0][1], mode="bilinear", antialias=True).clamp(0, 1)
         uniform = torch.rand(2, *x.shape[:2], 1, 1, generator=generator).to(x.device)
         return Views([x * (1 - self.strength * uniform)], self.pairs)
+
+
+@register("operation", "fog")
+class Fog(IntensityAugmentationBase2D):
+    """White mixed into each crop, a share that is drawn for it."""
+
+    def __init__(self, pixels: int, *, thickest: Strength = 0.5, p: Chance = 0.5) -> None:
+        super().__init__(p=p)
+        self.thickest = thickest
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        return {"fog": self.thickest * torch.rand(batch_shape[0])}
+
+    def apply_transform(
+        self, input: Tensor, params: dict[str, Tensor], flags: Any, transform: Tensor | None = None
+    ) -> Tensor:
+        return input.lerp(torch.ones_like(input), params["fog"].to(input).view(-1, 1, 1, 1))
 
 
 @register("backbone", "convnet")

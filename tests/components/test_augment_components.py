@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dino_lab.components.augment import _by_batch, _by_crop
-from dino_lab.components.augment._policy import Policy
-from dino_lab.components.augment._sampling import SampledParameters
+from dino_lab.building.seeding import drawing_from
+from dino_lab.components.augment._lists import policy as listed
+from dino_lab.components.augment._policy import Share
 from dino_lab.errors import UserError
+from dino_lab.kernels.crops import by_batch, by_crop
+from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.registry import registry
 
 WHOLE = {"global_scale": (1.0, 1.0), "local_scale": (1.0, 1.0)}
@@ -137,8 +139,9 @@ def test_other_devices_are_told_what_the_cpu_drew(name: str, monkeypatch: pytest
 
 
 def test_what_was_drawn_goes_to_a_device_whole() -> None:
-    policy = build("single", **turned("single", 5.0), grey_probability=0.5).policy
-    drawn = policy.sample(3, 16, 16, seeded(0))
+    (only,) = build("single", **turned("single", 5.0), grey_probability=0.5).policy.passes
+    with drawing_from(seeded(0)):
+        drawn = only.sample((3, 3, 16, 16), Share(1, 3, slice(0, 3)))
     moved = drawn.to(torch.device("meta"))
     for field in fields(SampledParameters):
         assert getattr(drawn, field.name).device.type == "cpu", field.name
@@ -246,11 +249,7 @@ def test_hue_strength_is_the_drawn_range() -> None:
 
 
 def test_rotation_is_at_most_the_degrees_given() -> None:
-    policy = Policy(
-        size=33, scale=(1.0, 1.0), flip_probability=0, rotation=30, brightness=0, contrast=0, saturation=0,
-        hue=0, jitter_probability=0, grey_probability=0, blur_sigma=(1, 1), blur_probability=(0,),
-        solarize_probability=(0,),
-    )  # fmt: skip
+    policy = listed(1, 33, [{"crop": {"scale": (1.0, 1.0)}}, {"rotate": {"degrees": 30}}])
     image = torch.zeros(300, 1, 33, 33, dtype=torch.uint8)
     image[:, :, 16, 26:31] = 255  # a bar to the right of the centre
     y, x = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
@@ -338,7 +337,7 @@ class Recorder(TorchDispatchMode):
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the way that looks at no value."""
-    monkeypatch.setattr(_by_crop, "make", _by_batch.make)
+    monkeypatch.setattr(by_crop, "make", by_batch.make)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -372,11 +371,11 @@ def test_crops_do_not_depend_on_threads_or_on_how_many_are_made_at_once(
     threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     augment, images = build("multicrop", **turned("multicrop", 10) | {"global_size": 60}), smooth(7, 64)
-    monkeypatch.setattr(_by_crop, "ALONE", 0)
+    monkeypatch.setattr(by_crop, "ALONE", 0)
     crops = []
     for count, cached in ((1, 1), (1, 10**9), (2, 10**9), (3, 3 * 2 * 3 * 60**2)):
         threads(count)
-        monkeypatch.setattr(_by_crop, "CACHED", cached)
+        monkeypatch.setattr(by_crop, "CACHED", cached)
         crops.append(augment(images, seeded(0)).crops)
     for some in crops[1:]:
         assert all(torch.equal(a, b) for a, b in zip(crops[0], some, strict=True))
@@ -404,8 +403,8 @@ def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
     code = (
         "import torch; from numba.core import caching\n"
         "caching.CacheImpl._locator_classes = []\n"
-        "from dino_lab.components.augment import _kernels\n"
-        "assert type(_kernels.cut._cache).__name__ == 'NullCache'"
+        "from dino_lab.kernels.crops import numba_kernels\n"
+        "assert type(numba_kernels.cut._cache).__name__ == 'NullCache'"
     )
     python(code)
 
@@ -493,12 +492,15 @@ def test_an_operation_happens_to_the_views_it_is_given_to(part: str, operation: 
 
 
 def test_views_differ_by_default_as_byols_do() -> None:
-    first, second = build("asymmetric").policies[0]
-    assert (first.blur_probability, second.blur_probability) == ((1.0,), (0.1,))
-    assert (first.solarize_probability, second.solarize_probability) == ((0.0,), (0.2,))
+    first, second = (dict(policy.operations) for policy in build("asymmetric").policies[0])
+    assert (first["blur"].probability, second["blur"].probability) == ((1.0,), (0.1,))
+    assert "solarize" not in first
+    assert second["solarize"].probability == (0.2,)
     # A change of one thing leaves the others as they were.
-    _, second = build("asymmetric", second={"hue": 0.0}).policies[0]
-    assert (second.hue, second.blur_probability, second.solarize_probability) == (0.0, (0.1,), (0.2,))
+    _, policy = build("asymmetric", second={"hue": 0.0}).policies[0]
+    changed = dict(policy.operations)
+    assert changed["jitter"].hue == 0.0
+    assert (changed["blur"].probability, changed["solarize"].probability) == ((0.1,), (0.2,))
 
 
 def test_the_key_comes_alone() -> None:

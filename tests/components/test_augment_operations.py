@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from dino_lab.components.augment import _by_batch, _by_crop, _crop
-from dino_lab.components.augment._blur import gaussian_blur, kernel_radius
-from dino_lab.components.augment._colour import (
+from dino_lab.kernels.crops import by_batch, by_crop, resize
+from dino_lab.kernels.crops.blur import gaussian_blur, kernel_radius
+from dino_lab.kernels.crops.colour import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
@@ -29,8 +29,8 @@ from dino_lab.components.augment._colour import (
     shift_hue,
     solarize,
 )
-from dino_lab.components.augment._crop import resample, sample_boxes
-from dino_lab.components.augment._sampling import SampledParameters
+from dino_lab.kernels.crops.resize import resample, sample_boxes
+from dino_lab.kernels.crops.sampled import SampledParameters
 
 ROUNDING = 1 / 255  # Pillow keeps whole grey levels
 Box = tuple[int, int, int, int]
@@ -72,7 +72,7 @@ def thin(H: int, W: int) -> list[Box]:
 def test_crop_is_pillows(
     shape: tuple[int, int], size: int, flip: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crop, "FEW", few)
+    monkeypatch.setattr(resize, "FEW", few)
     image, boxes = picture(*shape), torch.tensor(boxes_of(*shape)).float()[:, None]
     ours = resample(tensor(image), boxes, torch.full((len(boxes), 1), flip), size)
     for crop, theirs in zip(ours, cut(image, size, flip, boxes_of(*shape)), strict=True):
@@ -97,7 +97,7 @@ def test_crop_on_the_cpu_is_pillows(
     """All levels but a few that lie in the middle between two; each pass may move one."""
     image, boxes = picture(*shape).convert(mode), torch.tensor(kind(*shape)).float()[:, None]
     drawn = nothing(len(boxes), boxes=boxes, flipped=torch.full((len(boxes), 1), flip))
-    ours = _by_crop.make(F.pil_to_tensor(image)[None], drawn, size, 0)
+    ours = by_crop.make(F.pil_to_tensor(image)[None], drawn, size, 0)
     for crop, theirs in zip(ours, cut(image, size, flip, kind(*shape)), strict=True):
         mean, largest = difference(crop, tensor(theirs))
         assert mean < share * ROUNDING
@@ -154,7 +154,7 @@ def test_operations_on_the_cpu_are_those_of_a_gpu(changed: dict[str, Tensor], C:
     """At the size of the image, where neither rounds."""
     image = F.pil_to_tensor(picture(32, 32))[None, :C]
     V = max((len(part) for part in changed.values()), default=1)
-    one, other = (way.make(image, nothing(V, **changed), 32, 8) for way in (_by_crop, _by_batch))
+    one, other = (way.make(image, nothing(V, **changed), 32, 8) for way in (by_crop, by_batch))
     torch.testing.assert_close(one, other, rtol=0, atol=3e-6)
 
 
@@ -165,7 +165,7 @@ def test_blur_on_the_cpu_ends_where_that_of_a_gpu_does(size: int, radius: int) -
     image = F.pil_to_tensor(picture(size, size))[None]
     drawn = nothing(3, blurred=torch.ones(3, 1, dtype=torch.bool), sigma=torch.tensor([[0.3], [0.8], [2.0]]))
     drawn = replace(drawn, boxes=torch.tensor([0.0, 0.0, size, size]).expand(3, 1, 4))
-    one, other = (way.make(image, drawn, size, radius) for way in (_by_crop, _by_batch))
+    one, other = (way.make(image, drawn, size, radius) for way in (by_crop, by_batch))
     torch.testing.assert_close(one, other, rtol=0, atol=3e-6)
 
 
@@ -179,7 +179,7 @@ def test_large_crops_on_the_cpu_are_those_of_a_gpu() -> None:
         blurred=torch.ones(24, 1, dtype=torch.bool),
         sigma=torch.linspace(0.1, 2.0, 24)[:, None],
     )
-    one, other = (way.make(image, drawn, 75, 8) for way in (_by_crop, _by_batch))
+    one, other = (way.make(image, drawn, 75, 8) for way in (by_crop, by_batch))
     torch.testing.assert_close(one, other, rtol=0, atol=5e-6)
 
 

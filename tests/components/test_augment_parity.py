@@ -19,9 +19,14 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from dino_lab.components.augment import _by_batch, _by_crop
-from dino_lab.components.augment._blur import gaussian_blur, kernel_radius
-from dino_lab.components.augment._colour import (
+from dino_lab.building.seeding import drawing_from
+from dino_lab.components.augment._lists import policy as listed
+from dino_lab.components.augment._policy import Share
+from dino_lab.components.augment.multicrop import MultiCrop
+from dino_lab.components.data.parquet import Parquet
+from dino_lab.kernels.crops import by_batch, by_crop
+from dino_lab.kernels.crops.blur import gaussian_blur, kernel_radius
+from dino_lab.kernels.crops.colour import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
@@ -30,9 +35,6 @@ from dino_lab.components.augment._colour import (
     shift_hue,
     solarize,
 )
-from dino_lab.components.augment._policy import Policy
-from dino_lab.components.augment.multicrop import MultiCrop
-from dino_lab.components.data.parquet import Parquet
 
 REAL = Path(os.environ.get("DINO_LAB_DATA", "/nowhere")) / "clothing10"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no clothing10 in DINO_LAB_DATA")
@@ -100,12 +102,14 @@ def test_an_operation_is_pillows(name: str, photos: Tensor) -> None:
     assert abs(float(difference.mean())) < 0.55  # Pillow cuts fractions off where it blends
 
 
-@pytest.mark.parametrize(("way", "bound"), [(_by_crop, 0.02), (_by_batch, 0.35)], ids=["CPU", "GPU"])
+@pytest.mark.parametrize(("way", "bound"), [(by_crop, 0.02), (by_batch, 0.35)], ids=["CPU", "GPU"])
 @pytest.mark.parametrize(("size", "scale"), [(224, (0.4, 1.0)), (96, (0.05, 0.4)), (32, (0.4, 1.0))])
 def test_crops_are_pillows(
     way: ModuleType, bound: float, size: int, scale: tuple[float, float], photos: Tensor
 ) -> None:
-    drawn = plain(size, scale).sample(N, 160, 160, torch.Generator().manual_seed(0))
+    (only,) = listed(1, size, [{"crop": {"scale": scale}}, "flip"]).passes
+    with drawing_from(torch.Generator().manual_seed(0)):
+        drawn = only.sample((N, 3, 160, 160), Share(1, N, slice(0, N)))
     ours = 255 * way.make(photos, drawn, size, 0)[0]
     theirs = []
     for photo, box, mirrored in zip(
@@ -116,15 +120,6 @@ def test_crops_are_pillows(
     mean = float((ours - torch.stack(theirs)).abs().mean())
     print(f"crop to {size}: {mean:.4f} of 255")
     assert mean < bound
-
-
-def plain(size: int, scale: tuple[float, float]) -> Policy:
-    """Crops and flips, and nothing else."""
-    return Policy(
-        size=size, scale=scale, flip_probability=0.5, rotation=0, brightness=0, contrast=0, saturation=0, hue=0,
-        jitter_probability=0, grey_probability=0, blur_sigma=(1, 1), blur_probability=(0,),
-        solarize_probability=(0,),
-    )  # fmt: skip
 
 
 class Blur:
@@ -154,12 +149,12 @@ def statistics(crops: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("pixels", [160, 40])
-@pytest.mark.parametrize("way", [_by_crop, _by_batch], ids=["CPU", "GPU"])
+@pytest.mark.parametrize("way", [by_crop, by_batch], ids=["CPU", "GPU"])
 def test_crops_are_distributed_as_the_references(
     way: ModuleType, pixels: int, photos: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Means over 6 times 48 crops of each kind of view, in pairs of the same photograph."""
-    monkeypatch.setattr(_by_crop, "make", way.make)
+    monkeypatch.setattr(by_crop, "make", way.make)
     photos = F.resize(photos, [pixels, pixels], antialias=True)
     augment = MultiCrop(global_size=48, local_size=24, local_views=1)
     kinds = [(48, (0.4, 1.0), 1.0, 0.0), (48, (0.4, 1.0), 0.1, 0.2), (24, (0.05, 0.4), 0.5, 0.0)]

@@ -20,7 +20,7 @@ from dino_lab.components.evaluators.invariance import Invariance, distance_betwe
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network
-from dino_lab.registry import EvaluatorOptions
+from dino_lab.registry import EvaluatorOptions, registry
 from dino_lab.reports.page.evaluator_files import charts_of
 
 
@@ -34,7 +34,7 @@ class Pictures:
         coarse = torch.rand(count, channels, 4, 4, generator=generator)
         fine = nn.functional.interpolate(coarse, size, mode="bilinear")
         self.images = (fine * 255).round().to(torch.uint8)
-        self.test_images, self.channels = count, channels
+        self.test_images, self.channels, self.size = count, channels, size
 
     def test(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images in self.images.split(batch_size):
@@ -224,3 +224,23 @@ def test_images_are_of_all_classes_where_the_split_is_ordered_by_class() -> None
     of_one_class = Invariance(images=64)._measure(encoder(Linear()), alone)  # type: ignore[arg-type]
     assert found["images"] == 64
     assert found["between"] > 1.5 * of_one_class["between"]
+
+
+def test_operations_of_a_spec_are_measured_besides() -> None:
+    """Inverted images are far away, blurred ones near, and an operation that is drawn changes some of them."""
+    inverted, seldom = {"kornia.RandomInvert": 1.0}, {"kornia.RandomInvert": 0.5}
+    given = {"name": "invariance", "ops": [{"blur": {"sigma": [1, 1], "p": 1}}, seldom, inverted]}
+    params = registry.find("evaluator", "invariance").params.model_validate(given)
+    part = registry.build("evaluator", params)
+    data, encode = Pictures(60), encoder(Colours())
+    state = torch.get_rng_state()
+    scores, plain = part.forward(encode, data), Invariance().forward(encode, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: scores[name] for name in plain} == plain
+    some, every = scores["kornia.RandomInvert"], scores["kornia.RandomInvert_2"]
+    assert set(scores) - set(plain) == {"blur_2", "kornia.RandomInvert", "kornia.RandomInvert_2"}
+    assert scores["blur_2"] < 0.1 * every
+    assert 0.25 * every < some < 0.75 * every
+    assert "RandomInvert" in part.protocol
+    assert "RandomInvert" not in Invariance().protocol
+    assert len(part.files(encode, data)) == 2

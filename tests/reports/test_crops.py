@@ -24,6 +24,9 @@ AUGMENTATIONS = {
     "multicrop": [],
     "in parts": ["train.accumulate=3"],
     "one way": ["augment={name: asymmetric, size: 16, one_way: true, local_views: 2, local_size: 8}"],
+    "listed": [
+        "augment={name: views, groups: [{views: 2, size: 12, ops: [crop, {kornia.RandomErasing: {p: 0.5}}]}]}"
+    ],
     "triplet": [
         "augment={name: triplet, size: 8}",
         "loss={name: info_nce, in_batch: false}",

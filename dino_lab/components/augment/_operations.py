@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from dino_lab.components.augment._lists import policy
 from dino_lab.components.augment._policy import Policy
 from dino_lab.registry import ParameterGroup
 
@@ -77,6 +78,27 @@ class Operations(ParameterGroup):
         (0.1, 2.0), description="smallest and largest standard deviation of the blur, in pixels of the crop"
     )
 
+    def policy(
+        self,
+        size: int,
+        scale: tuple[float, float],
+        blur: tuple[float, ...],
+        solarize: tuple[float, ...],
+    ) -> Policy:
+        """These operations in DINO's order, with a probability of blur and of solarization for each view."""
+        jitter = self.model_dump(include={"brightness", "contrast", "saturation", "hue"})
+        # What cannot happen draws no number, so that the crops of a spec stay what they are.
+        listed = [
+            {"crop": {"scale": scale}},
+            {"flip": self.flip_probability},
+            *[{"rotate": {"degrees": self.rotation}}] * bool(self.rotation),
+            *[{"jitter": {**jitter, "p": self.jitter_probability}}] * bool(self.jitter_probability),
+            *[{"grey": self.grey_probability}] * bool(self.grey_probability),
+            *[{"blur": {"sigma": self.blur_sigma, "p": blur}}] * any(blur),
+            *[{"solarize": {"p": solarize}}] * any(solarize),
+        ]
+        return policy(len(blur), size, listed)
+
 
 class ViewOperations(Operations):
     """Everything that happens to a view: how much of the image it shows, and all operations."""
@@ -85,12 +107,8 @@ class ViewOperations(Operations):
     blur_probability: BlurProbability = 0.5
     solarize_probability: SolarizeProbability = 0.0
 
-    def policy(self, size: int, views: int = 1) -> Policy:
-        """The policy for `views` views of `size` pixels."""
-        each = {"blur_probability", "solarize_probability"}
-        return Policy(
-            size=size,
-            **self.model_dump(exclude=each),
-            blur_probability=(self.blur_probability,) * views,
-            solarize_probability=(self.solarize_probability,) * views,
+    def views(self, size: int, count: int = 1) -> Policy:
+        """The policy for `count` views of `size` pixels, all alike."""
+        return self.policy(
+            size, self.scale, (self.blur_probability,) * count, (self.solarize_probability,) * count
         )

@@ -1,47 +1,139 @@
-"""The operations on one group of views: crop, flip, rotation, colour, blur, solarization."""
+"""A list of operations on the views of one group, turned into few passes over the crops."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dino_lab.components.augment import _by_batch as by_batch
-from dino_lab.components.augment import _by_crop as by_crop
-from dino_lab.components.augment._blur import kernel_radius
-from dino_lab.components.augment._colour import in_order
-from dino_lab.components.augment._crop import sample_boxes
-from dino_lab.components.augment._sampling import SampledParameters, between, per_view, uniform
-from dino_lab.errors import UserError
+from dino_lab.building.seeding import drawing_from
+from dino_lab.errors import UserError, first_line
+from dino_lab.kernels.crops.passes import change, make
+from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.protocols import Fuses, Operation, ability
+from dino_lab.registry.discovery import BUILT_IN
+
+# What one pass of the crops' own kernels computes, in this order, each at most once.
+STEPS = ("crop", "flip", "rotate", "jitter", "grey", "blur", "solarize")
+# What Kornia raises for crops that it cannot change, such as a grey one whose hue is asked for.
+KORNIAS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError, IndexError, KeyError)
 
 
 @dataclass(frozen=True)
-class Policy:
-    """Operations, in the order of the DINO code (main_dino.py), for views of one size.
+class Share:
+    """Which images of a batch are given: `batch` images in all, and from where to where those here stand."""
 
-    Blur and solarize have a probability for every view, so their lengths are the number of views. All else
-    is sampled alike for every view, and for every image by itself.
-    """
+    views: int
+    batch: int
+    images: slice
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """[V * batch, ...] to [V, images, ...]."""
+        return parameter.unflatten(0, (self.views, self.batch))[:, self.images]
+
+
+@dataclass(frozen=True)
+class FusedPass:
+    """Operations that the crops' own kernels compute at once."""
 
     size: int
-    scale: tuple[float, float]
-    flip_probability: float
-    rotation: float  # largest angle, in degrees
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    jitter_probability: float
-    grey_probability: float
-    blur_sigma: tuple[float, float]
-    blur_probability: tuple[float, ...]
-    solarize_probability: tuple[float, ...]
+    operations: tuple[Any, ...]
+
+    def sample(self, shape: tuple[int, ...], share: Share) -> SampledParameters:
+        """The parameters of the crops here, drawn for the whole batch of shape [V * batch, C, H, W]."""
+        drawn = {
+            key: share.of(value)
+            for operation in self.operations
+            for key, value in operation.generate_parameters(shape).items()
+        }
+        return SampledParameters(**drawn)
+
+    def __call__(self, x: Tensor, share: Share, generator: torch.Generator) -> Tensor:
+        """Images uint8 [B, C, H, W], or crops float32 [V * B, C, H, W], to crops float32."""
+        shape = (share.views * share.batch, *x.shape[1:])
+        with drawing_from(generator):
+            sampled = self.sample(shape, share)
+        radius = max(
+            (operation.radius for operation in self.operations if operation.step == "blur"), default=0
+        )
+        if sampled.boxes is None:
+            return change(as_crops(x, share.views), sampled, radius)
+        return make(x, sampled, self.size, radius).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class KorniaPass:
+    """One operation as Kornia computes it, on the crops that drew it."""
+
+    name: str
+    operation: Operation
+
+    def __call__(self, x: Tensor, share: Share, generator: torch.Generator) -> Tensor:
+        """As `FusedPass`; a UserError where Kornia refuses the crops."""
+        x = as_crops(x, share.views)
+        shape = (share.views * share.batch, *x.shape[1:])
+        try:
+            with drawing_from(generator):
+                drawn = self.operation.forward_parameters(shape)
+            return self._apply(x, self._of_share(drawn, shape, share))
+        except KORNIAS as error:
+            raise UserError(
+                f"operation {self.name!r} refuses crops of {shape[-2]} x {shape[-1]} pixels and "
+                f"{shape[1]} channels: {first_line(error)}"
+            ) from error
+
+    def _of_share(self, drawn: dict[str, Any], shape: tuple[int, ...], share: Share) -> dict[str, Any]:
+        """The parameters of the crops here; what is no number of each crop is the same for all."""
+        if share.images == slice(0, share.batch):
+            return drawn
+        each = self._drawn_for_each(shape)
+        own = {key: share.of(v).flatten(0, 1) if key in each else v for key, v in drawn.items()}
+        own["forward_input_shape"] = torch.tensor([len(own["batch_prob"]), *shape[1:]])
+        numbers = torch.arange(shape[0])
+        for key in each:  # one that numbers the crops numbers those here
+            if drawn[key].numel() == len(numbers) and torch.equal(drawn[key].flatten(), numbers):
+                own[key] = numbers[: len(own[key])].view_as(own[key])
+        return own
+
+    def _drawn_for_each(self, shape: tuple[int, ...]) -> frozenset[str]:
+        """The parameters whose length is that of the batch, found by drawing for two lengths."""
+        with drawing_from(torch.Generator().manual_seed(0)):
+            one, other = (self.operation.forward_parameters((N, *shape[1:])) for N in (5, 7))
+        return frozenset(key for key in one if _length(one[key]) == 5 and _length(other[key]) == 7)
+
+    def _apply(self, x: Tensor, params: dict[str, Any]) -> Tensor:
+        if not bool((params["batch_prob"] > 0.5).any()):
+            return x
+        return self.operation.forward(x, params=params).clamp(0, 1)
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, Tensor) and value.ndim else None
+
+
+def as_crops(x: Tensor, views: int) -> Tensor:
+    """Images uint8 [B, C, H, W] as float32 [V * B, C, H, W] in 0..1, each V times; crops as they are."""
+    return x if x.dtype != torch.uint8 else (x.float() / 255).repeat(views, 1, 1, 1)
+
+
+class Policy:
+    """Operations for `views` views of `size` pixels; parameters are drawn for every crop by itself.
+
+    The operations happen in the order of the list. Neighbours that follow `STEPS` are one pass of the
+    kernels of `kernels.crops`; any other is computed by Kornia.
+    """
+
+    def __init__(self, views: int, size: int, operations: Sequence[tuple[str, Operation]]) -> None:
+        self.views, self.size, self.operations = views, size, tuple(operations)
+        self.passes = _planned(size, self.operations)
 
     @property
-    def views(self) -> int:
-        """Number of crops of each image."""
-        return len(self.blur_probability)
+    def is_fused(self) -> bool:
+        """Whether the crops' own kernels compute all of it."""
+        return all(isinstance(part, FusedPass) for part in self.passes)
 
     @torch.no_grad()
     def __call__(
@@ -52,46 +144,44 @@ class Policy:
         Where they are some of a `batch`, from position `first` on, parameters are sampled for all of it.
         """
         _check(images)
-        B, _, H, W = images.shape
-        sampled = self.sample(B if batch is None else batch, H, W, generator)
-        sampled = sampled.of(slice(first, first + B)).to(images.device)
-        make = by_crop.make if images.device.type == "cpu" else by_batch.make
+        B, C = images.shape[:2]
+        share = Share(self.views, B if batch is None else batch, slice(first, first + B))
+        x = images
         with torch.autocast(images.device.type, enabled=False):
-            return make(images, sampled, self.size, kernel_radius(self.blur_sigma[1]))
+            for part in self.passes:
+                x = part(x, share, generator)
+        if x.shape[1:] != (C, self.size, self.size):
+            raise UserError(
+                f"augment: the operations ({', '.join(name for name, _ in self.operations)}) give crops "
+                f"{list(x.shape[1:])}; they should be [{C}, {self.size}, {self.size}], as `crop` makes them"
+            )
+        return x.view(self.views, B, *x.shape[1:])
 
-    def sample(self, B: int, H: int, W: int, generator: torch.Generator) -> SampledParameters:
-        """The parameters of all operations on all crops of B images of H times W pixels, on the CPU."""
-        V = self.views
-        return SampledParameters(
-            boxes=sample_boxes((V, B), H, W, self.scale, generator),
-            flipped=uniform(generator, V, B) < self.flip_probability,
-            angle=between(-self.rotation, self.rotation, uniform(generator, V, B)) if self.rotation else None,
-            **self._sample_colour(V, B, generator),
-            **self._sample_blur(V, B, generator),
-        )
 
-    def _sample_colour(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
-        blends = hue_shift = grey = None
-        if self.jitter_probability:
-            jittered = uniform(generator, V, B) < self.jitter_probability
-            *shares, share = uniform(generator, 4, V, B)
-            strengths = (self.brightness, self.contrast, self.saturation)
-            factors = [between(max(0.0, 1 - s), 1 + s, u) for s, u in zip(strengths, shares, strict=True)]
-            factor = torch.where(jittered, torch.stack(factors), 1.0)  # [3, V, B]
-            hue_shift = jittered * self.hue * (2 * share - 1)
-            blends = in_order(factor.movedim(0, -1), uniform(generator, V, B, 4))
-        if self.grey_probability:
-            grey = uniform(generator, V, B) < self.grey_probability
-        return {"blends": blends, "hue_shift": hue_shift, "grey": grey}
+def _planned(size: int, operations: Sequence[tuple[str, Operation]]) -> list[FusedPass | KorniaPass]:
+    passes: list[FusedPass | KorniaPass] = []
+    last = len(STEPS)  # the place in a fused pass of the operation before
+    for name, operation in operations:
+        step = _step(operation)
+        if step is None:
+            passes.append(KorniaPass(name, operation))
+        elif last < step and isinstance(before := passes[-1], FusedPass):
+            passes[-1] = FusedPass(size, (*before.operations, operation))
+        else:
+            passes.append(FusedPass(size, (operation,)))
+        last = len(STEPS) if step is None else step
+    return passes
 
-    def _sample_blur(self, V: int, B: int, generator: torch.Generator) -> dict[str, Tensor | None]:
-        blurred = sigma = solarized = None
-        if any(self.blur_probability):
-            blurred = per_view(self.blur_probability, B, generator)
-            sigma = between(*self.blur_sigma, uniform(generator, V, B))
-        if any(self.solarize_probability):
-            solarized = per_view(self.solarize_probability, B, generator)
-        return {"blurred": blurred, "sigma": sigma, "solarized": solarized}
+
+def _step(operation: Any) -> int | None:
+    """The operation's place in a fused pass; None where Kornia computes it.
+
+    A plugin may derive from an operation of this package and compute something else.
+    """
+    fuses = ability(operation, Fuses)
+    if fuses is None or not type(operation).__module__.startswith(BUILT_IN):
+        return None
+    return STEPS.index(fuses.step)
 
 
 def _check(images: Tensor) -> None:

@@ -66,10 +66,10 @@ class Asymmetric(nn.Module):
         local: Annotated[LocalView, Field(description="operations of the local views")] = LOCAL,
     ) -> None:
         super().__init__()
-        large = [first.policy(size), second.policy(size)]
+        large = [first.views(size), second.views(size)]
         groups = [[policy] for policy in large] if one_way else [large]
         # By size of crop: what happens to the views of a group, one policy after the other.
-        self.policies = groups + [[local.policy(local_size, local_views)]] * bool(local_views)
+        self.policies = groups + [[local.views(local_size, local_views)]] * bool(local_views)
         self.groups = tuple((sum(p.views for p in group), group[0].size) for group in self.policies)
         pairs = 1 - torch.eye(2 + local_views, 1 if one_way else 2, dtype=torch.int8)
         self.register_buffer("pairs", pairs)

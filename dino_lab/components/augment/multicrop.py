@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import Operations, Probability, Scale
-from dino_lab.components.augment._policy import Policy
 from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
@@ -63,21 +61,16 @@ class MultiCrop(nn.Module):
         if preset is not None:
             _check_preset(preset, locals())
         super().__init__()
-        large = Policy(
-            size=global_size,
-            scale=global_scale,
-            **operations.model_dump(),
-            blur_probability=_globals(blur_probability, global_views),
-            solarize_probability=_globals(solarize_probability, global_views),
+        blur, solarize = blur_probability, solarize_probability
+        large = operations.policy(
+            global_size, global_scale, _globals(blur, global_views), _globals(solarize, global_views)
         )
-        small = replace(
-            large,
-            size=local_size,
-            scale=local_scale,
-            blur_probability=blur_probability[2:] * local_views,
-            solarize_probability=solarize_probability[2:] * local_views,
-        )
-        self.policies = [policy for policy in (large, small) if policy.views]
+        self.policies = [large]
+        if local_views:
+            every = local_views
+            self.policies += [
+                operations.policy(local_size, local_scale, blur[2:] * every, solarize[2:] * every)
+            ]
         self.groups = tuple((policy.views, policy.size) for policy in self.policies)
         pairs = 1 - torch.eye(global_views + local_views, global_views, dtype=torch.int8)
         self.register_buffer("pairs", pairs)

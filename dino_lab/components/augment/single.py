@@ -29,7 +29,7 @@ class Single(nn.Module):
         ),
     ) -> None:
         super().__init__()
-        self.policy = operations.policy(size)
+        self.policy = operations.views(size)
         self.groups = ((1, size),)
         self.register_buffer("pairs", torch.ones(1, 1, dtype=torch.int8))
 

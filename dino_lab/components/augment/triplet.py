@@ -31,7 +31,7 @@ class Triplet(nn.Module):
         operations: Flat[ViewOperations] = ViewOperations(scale=(0.05, 0.4)),
     ) -> None:
         super().__init__()
-        self.policy = operations.policy(size, views=3)
+        self.policy = operations.views(size, 3)
         self.groups = ((3, size),)
         pairs = torch.zeros(3, 3, dtype=torch.int8)
         pairs[ANCHOR, OF_SAME_IMAGE], pairs[ANCHOR, OF_OTHER_IMAGE] = 1, -1

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import Operations, Pixels, Probability, Scale
-from dino_lab.components.augment._policy import Policy
 from dino_lab.registry import Flat, register
 from dino_lab.types import Views
 
@@ -40,13 +39,7 @@ class TwoView(nn.Module):
         ] = (0.0, 0.2),
     ) -> None:
         super().__init__()
-        self.policy = Policy(
-            size=size,
-            scale=scale,
-            **operations.model_dump(),
-            blur_probability=blur_probability,
-            solarize_probability=solarize_probability,
-        )
+        self.policy = operations.policy(size, scale, blur_probability, solarize_probability)
         self.groups = ((2, size),)
         self.register_buffer("pairs", 1 - torch.eye(2, dtype=torch.int8))
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dino_lab.building.seeding import drawing_from
+from dino_lab.protocols import Operation
+
 
 @dataclass(frozen=True)
 class ImageChange:
@@ -103,6 +106,17 @@ def _both_ways(images: Tensor, up: Callable[[Tensor], Tensor], down: Callable[[T
     if len(images) > 1:
         changed[1::2] = down(images[1::2])
     return changed
+
+
+def by_operation(operation: Operation) -> ImageChange:
+    """The change that an operation makes, with parameters drawn for every image."""
+
+    def apply(images: Tensor, _: float, generator: torch.Generator) -> Tensor:
+        with drawing_from(generator):
+            params = operation.forward_parameters(tuple(images.shape))
+        return operation.forward(images, params=params)
+
+    return ImageChange("as given", (1.0,), apply)
 
 
 CHANGES: dict[str, ImageChange] = {

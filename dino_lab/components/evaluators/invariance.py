@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.evaluators._changes import CHANGES, ImageChange
+from dino_lab.building.components import distinct
+from dino_lab.components.evaluators._changes import CHANGES, ImageChange, by_operation
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import BATCH, Encoder
 from dino_lab.imaging.pictures import figure_png
 from dino_lab.protocols import Data
-from dino_lab.registry import EvaluatorOptions, Flat, register
+from dino_lab.registry import EvaluatorOptions, Flat, register, registry
+from dino_lab.registry.operations import OperationParams
 
 
 def draw_curves(
@@ -52,6 +54,8 @@ LEAST = 1e-12  # distance between images that is divided by, where all features 
 class Invariance:
     """Mean cosine distance of features to those of the changed image, over that between different images.
 
+    Operations of a spec are measured as they are given: one with `p: 0.5` changes every second image.
+
     One score a change (crop, rotation, brightness, ...), the mean over its strengths: 0 where the features do
     not see the change, 1 where the changed image is as far as another one. A UserError where there are fewer
     than two test images, or they have neither one nor three channels.
@@ -66,9 +70,13 @@ class Invariance:
         seed: Annotated[
             int, Field(ge=0, lt=2**32, description="of the choice of images, the places of crops, and noise")
         ] = 0,
+        ops: Annotated[
+            tuple[OperationParams, ...],
+            Field(description="operations measured besides, as in the lists of augmentation `views`"),
+        ] = (),
         options: Flat[EvaluatorOptions] = EvaluatorOptions(),
     ) -> None:
-        self.images, self.seed = images, seed
+        self.images, self.seed, self.operations = images, seed, ops
         self.every, self.of = options.every, options.of
         self._found: tuple[Encoder, dict[str, Any]] | None = None  # between `forward` and `files`
 
@@ -78,6 +86,8 @@ class Invariance:
         strengths = "; ".join(
             f"{name} {','.join(f'{s:g}' for s in change.strengths)}" for name, change in CHANGES.items()
         )
+        for params in self.operations:
+            strengths += f"; {params.model_dump_json()}"
         return (
             f"invariance/1: {self.images} test images, drawn, seed {self.seed}, mean cosine distance to the "
             f"changed image over that between all pairs of images, mean over strengths ({strengths}), of the "
@@ -94,7 +104,7 @@ class Invariance:
         """The curves as a picture and as numbers."""
         kept, self._found = self._found, None
         found = kept[1] if kept is not None and kept[0] is encode else self._measure(encode, data)
-        axes = {name: (change.unit, change.strengths) for name, change in CHANGES.items()}
+        axes = {name: (change.unit, change.strengths) for name, change in self._changes(data).items()}
         changes = {  # the columns of each are what a report makes a chart of
             name: {axes[name][0]: axes[name][1], "relative distance": curve}
             for name, curve in found["curves"].items()
@@ -111,12 +121,20 @@ class Invariance:
         between = max(distance_between(torch.cat(plain)), LEAST)
         count = sum(map(len, batches))
         curves: dict[str, list[float]] = {}
-        for name, change in CHANGES.items():
+        for name, change in self._changes(data).items():
             curves[name] = [
                 self._moved(encode, batches, plain, change, strength) / count / between
                 for strength in change.strengths
             ]
         return {"images": count, "between": between, "curves": curves}
+
+    def _changes(self, data: Data) -> dict[str, ImageChange]:
+        """The changes that every network is asked about, and the operations of the spec."""
+        names = distinct([*CHANGES, *(params.name for params in self.operations)])[len(CHANGES) :]
+        return CHANGES | {
+            name: by_operation(registry.build("operation", params, data.size))
+            for name, params in zip(names, self.operations, strict=True)
+        }
 
     def _moved(
         self,

@@ -19,7 +19,7 @@ def test_npz(tmp_path: Path) -> None:
     check_component("data", "npz", params={"path": str(tmp_path / "tiny.npz")})
 
 
-PARTS = "augment/tint backbone/convnet head/random_projection teacher/consensus targets/hard loss/huber"
+PARTS = "augment/tint operation/fog backbone/convnet head/random_projection teacher/consensus targets/hard loss/huber"
 
 
 @pytest.mark.parametrize("part", [*PARTS.split(), "regularizer/uniformity", "evaluator/ridge"])

@@ -13,9 +13,13 @@ LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
 
 def sample_boxes(
-    shape: tuple[int, int], height: int, width: int, scale: tuple[float, float], generator: torch.Generator
+    shape: tuple[int, ...],
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Boxes [*shape, 4] of whole pixels: top, left, height, width.
+    """Boxes [*shape, 4] of whole pixels: top, left, height, width; by torch's generator where none is given.
 
     The area's share of the image is uniform in `scale`, the logarithm of the aspect ratio is uniform; of ten
     tries the first that fits counts, and where none fits the largest centred box with an allowed ratio

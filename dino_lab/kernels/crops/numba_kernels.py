@@ -22,7 +22,7 @@ BLURRED = 4096  # pixels that are blurred at once
 LANES = 64  # rows that are made columns at once: with more they leave the cache
 VECTOR = 16  # numbers that one instruction may work on: of a multiple of them none is left over
 TAPS, PAIRS = 4, 3  # rows, and pairs of rows, that are added in one pass: `_resize` and `_convolve` name each
-STEPS = 7  # of the jitter: three blends, the hue, three blends; see `_colour.jitter`
+STEPS = 7  # of the jitter: three blends, the hue, three blends; see `colour.jitter`
 HUE = 3
 LEAST = 1e-9  # of a blur's kernel, relative to its middle: less does not reach a float32
 ZERO, ONE, HALF, SIXTH = float32(0), float32(1), float32(1 / 2), float32(1 / 6)
@@ -191,7 +191,7 @@ def change(
 ) -> None:
     """Colour, blur and solarize crops `first` to `last` of [N, C, size, size] where they are.
 
-    The arrays are those of `_sampling.SampledParameters`; kernels of the blur have at most `largest_radius`
+    The arrays are those of `sampled.SampledParameters`; kernels of the blur have at most `largest_radius`
     pixels to each side.
     """
     _, C, size, _ = crops.shape
@@ -280,7 +280,7 @@ def _blend(x: Array, part: slice, of_x: float32, of_luma: float32, constant: flo
 
 @inner
 def _shift_hue(r: Array, g: Array, b: Array, hue_shift: float32) -> None:
-    """As `_colour.shift_hue`."""
+    """As `colour.shift_hue`."""
     for i in range(r.shape[0]):
         red, green, blue = r[i], g[i], b[i]
         value, lowest = max(max(red, green), blue), min(min(red, green), blue)

@@ -1,0 +1,52 @@
+"""One pass over crops, by whichever kernels the device has: Numba's, Triton's, or torch's own operations."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from dino_lab.kernels.crops import by_batch, by_crop
+from dino_lab.kernels.crops.resize import resample
+from dino_lab.kernels.crops.sampled import SampledParameters
+
+
+def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+    """Crops float32 [V, B, C, size, size] in 0..1 of images uint8 [B, C, H, W].
+
+    Of crops float32 [V * B, C, H, W] in 0..1, parts that were cut again. `largest_radius` is that of the
+    blur's kernels, in pixels.
+    """
+    if x.dtype == torch.uint8:
+        return _kernels(x).make(x, sampled, size, largest_radius)
+    assert sampled.boxes is not None
+    boxes = sampled.boxes.to(x.device)
+    none = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
+    cut = resample(x, boxes.reshape(1, -1, 4), none.reshape(1, -1), size)[0]
+    rest = SampledParameters(**{**vars(sampled), "boxes": None})
+    return change(cut, rest, largest_radius).unflatten(0, boxes.shape[:2])
+
+
+def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Tensor:
+    """Crops float32 [V * B, C, H, W] in 0..1 after a pass that cuts none, as new ones."""
+    kernels = _kernels(crops) if crops.shape[-1] == crops.shape[-2] else by_batch
+    return kernels.change(crops, sampled, largest_radius)
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    """What makes crops where x lies; the images that are no squares are left to torch."""
+    if x.device.type == "cpu":
+        return by_crop
+    if x.device.type == "cuda" and _has_triton():
+        return import_module("dino_lab.kernels.crops.by_program")
+    return by_batch
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether torch came with Triton, as its builds for CUDA on Linux do."""
+    return find_spec("triton") is not None

@@ -1,0 +1,234 @@
+"""The three ways to make crops give the same ones, and the kernels for a GPU compile; none of it needs a GPU.
+
+Triton's interpreter runs the kernels on the CPU. It has to be chosen before Triton is imported, so the
+comparison is made in one process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dino_lab.building.seeding import drawing_from
+from dino_lab.components.augment._lists import policy
+from dino_lab.components.augment._policy import FusedPass, Policy, Share
+from dino_lab.components.augment.views import ListedViews
+from dino_lab.kernels.crops import by_batch, by_crop
+from dino_lab.kernels.crops.sampled import SampledParameters
+
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="no Triton: it comes with torch for CUDA"
+)
+COLOURS: list[Any] = [{"jitter": {"hue": 0.5, "contrast": 0.9, "p": 0.9}}, {"grey": 0.3}]
+ENDS: list[Any] = [{"blur": 0.6}, {"solarize": 0.6}]
+CROP: list[Any] = [{"crop": {"scale": [0.2, 1]}}]
+LISTS: dict[str, list[Any]] = {
+    "all": [*CROP, "flip", {"rotate": {"degrees": 20}}, *COLOURS, *ENDS],
+    "without rotation": [*CROP, "flip", *COLOURS, *ENDS],
+    "crop": CROP,
+}
+# Size of the crops, height and width of the images: reduced, enlarged, and both.
+SHAPES = {"reduced": (9, 14, 17), "enlarged": (34, 13, 16)}
+V, B = 2, 3
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(C: int, H: int, W: int) -> Tensor:
+    """Smooth images, whose crops change little where a grey level is rounded."""
+    coarse = torch.rand(B, C, 4, 4, generator=seeded(1))
+    return torch.nn.functional.interpolate(coarse, (H, W), mode="bilinear").mul(255).byte()
+
+
+def drawn(ops: list[Any], size: int, C: int, H: int, W: int) -> tuple[SampledParameters, int]:
+    """What a list draws for V crops of B images, and the radius of its blur."""
+    (fused,) = policy(V, size, ops).passes
+    assert isinstance(fused, FusedPass)
+    with drawing_from(seeded(3)):
+        sampled = fused.sample((V * B, C, H, W), Share(V, B, slice(0, B)))
+    return sampled, 8
+
+
+def compare() -> None:
+    """Of every list, shape and number of channels, the largest difference of Triton's crops from torch's."""
+    from dino_lab.kernels.crops import by_program
+
+    for name in ("all", "without rotation"):
+        ops = LISTS[name]
+        for shape, (size, H, W) in SHAPES.items():
+            for C in (3, 1)[: 1 + (shape == "reduced")]:
+                sampled, radius = drawn(ops, size, C, H, W)
+                pictures = images(C, H, W)
+                theirs = by_batch.make(pictures, sampled, size, radius)
+                ours = by_program.make(pictures, sampled, size, radius)
+                rest = SampledParameters(**{**vars(sampled), "boxes": None})
+                flat = theirs.flatten(0, 1)
+                changed = by_program.change(flat, rest, radius) - by_batch.change(flat, rest, radius)
+                difference = max(float((ours - theirs).abs().max()), float(changed.abs().max()))
+                print(f"{difference:.2e} {name}, {shape}, {C} channels")
+
+
+@needs_triton
+def test_triton_makes_torchs_crops() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from test_crop_kernels import compare; compare()"
+    command = [sys.executable, "-W", "error", "-c", code, str(Path(__file__).parent)]
+    lines = subprocess.check_output(command, env=environment, text=True).splitlines()
+    print("\n".join(lines))
+    assert len(lines) == 6
+    assert max(float(line.split()[0]) for line in lines) < 5e-6
+
+
+@pytest.mark.parametrize("C", [3, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ops", LISTS.values(), ids=LISTS)
+def test_numba_makes_torchs_crops(ops: list[Any], shape: str, C: int) -> None:
+    """Numba cuts in whole grey levels as Pillow does; what is done with the same crops is the same."""
+    size, H, W = SHAPES[shape]
+    sampled, radius = drawn(ops, size, C, H, W)
+    theirs = by_batch.make(images(C, H, W), sampled, size, radius)
+    ours = by_crop.make(images(C, H, W), sampled, size, radius)
+    assert (ours - theirs).abs().mean() < 0.5 / 255
+    assert (ours - theirs).abs().max() < 6 / 255  # a jittered contrast or hue makes a level more
+    rest = SampledParameters(**{**vars(sampled), "boxes": None})
+    flat, before = theirs.flatten(0, 1), theirs.clone()
+    changed = by_crop.change(flat, rest, radius)
+    torch.testing.assert_close(changed, by_batch.change(flat, rest, radius), rtol=0, atol=5e-6)
+    assert torch.equal(theirs, before)  # crops are not changed where they lie
+
+
+# Kernel, constants, and the most registers that a thread may need: 65,536 of a multiprocessor over two
+# programs of 256 threads.
+KERNELS = {
+    "make_crops, cut": ("make_crops", {"C": 3, "CUT": True, "BLOCK": 1024}),
+    "make_crops, colours alone": ("make_crops", {"C": 3, "CUT": False, "BLOCK": 1024}),
+    "blur_lines, rows": ("blur_lines", {"C": 3, "ROWS": True, "BLOCK": 1024}),
+    "blur_lines, columns": ("blur_lines", {"C": 3, "ROWS": False, "BLOCK": 1024}),
+}
+MOST_REGISTERS = 128
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compile_without_spills(name: str, capability: int, tmp_path: Path) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from dino_lab.kernels.crops import by_program, triton_kernels
+
+    function, constants = KERNELS[name]
+    kernel = getattr(triton_kernels, function)
+    pixels = "*u8" if constants.get("CUT") else "*fp32"
+    types = {"images": pixels, "parameters": "*fp32", "crops": "*fp32", "between": "*fp32", "drawn": "*fp32"}
+    signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
+    compiled = triton.compile(
+        ASTSource(kernel, signature=signature, constexprs=constants),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": by_program.WARPS},
+    )
+    (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip("Triton came without cuobjdump, which reads the use of resources")
+    said = subprocess.check_output([tool, "-res-usage", tmp_path / "kernel.cubin"], text=True)
+    use = dict(part.split(":") for part in said.split() if part.count(":") == 1 and part[0].isupper())
+    print(f"{name}, sm_{capability}: {use['REG']} registers, {use['LOCAL']} bytes spilled, "
+          f"{compiled.metadata.shared} bytes of shared memory")  # fmt: skip
+    assert int(use["REG"]) <= MOST_REGISTERS
+    assert int(use["LOCAL"]) == int(use["STACK"]) == 0
+    assert compiled.metadata.shared <= 1024
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what a GPU would be given to do: operations of torch that compute, copies, and our kernels.
+
+    A view and an allocation are no launch. An operation of torch reads and writes its tensors whole. A
+    kernel that cuts reads the box of each crop once, and again where the contrast has to know the crop's
+    mean; it writes each crop. The blur reads and writes the crops that drew it twice. Parameters are copied
+    once each. What the kernels read more than once of the same place is taken to come from the caches.
+    """
+
+    FREE = ("empty", "view", "_unsafe_view", "flatten", "expand", "permute", "slice", "select", "detach")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        tensors = [
+            t for t in tree_leaves((args, result)) if isinstance(t, Tensor) and t.device.type == "meta"
+        ]
+        if tensors and name not in self.FREE:
+            self.launches[name] += 1
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
+        return result
+
+    def copied(self, parameters: Tensor, device: torch.device) -> Tensor:
+        self.launches["copy"] += 1
+        self.bytes += parameters.numel() * parameters.element_size()
+        return parameters
+
+    def launched(self, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        name = kernel.__name__
+        self.launches[name] += 1
+        if name == "make_crops":
+            images, rows, crops = arguments[:3]
+            assert constants["CUT"]
+            assert images.dtype == torch.uint8
+            passes = 1 + (rows[:, 6:23:3] != 0).any(1).float()  # columns: how much of the mean
+            self.bytes += int((rows[:, 2] * rows[:, 3] * passes).sum()) * crops.shape[1]
+            self.bytes += crops.numel() * crops.element_size()
+        else:
+            between = arguments[1]
+            self.bytes += 2 * between.numel() * between.element_size()
+
+
+@needs_triton
+def test_dinos_crops_take_few_launches_and_little_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two crops of 224 and eight of 96 pixels of 256 images of 256 pixels."""
+    from dino_lab.kernels.crops import by_program, passes
+
+    traffic = Traffic()
+    monkeypatch.setattr(by_program, "launch", traffic.launched)
+    monkeypatch.setattr(by_program, "moved", traffic.copied)
+    monkeypatch.setattr(passes, "_kernels", lambda x: by_program)
+    augment = ListedViews(preset="dino_v1")
+    batch = torch.empty(256, 3, 256, 256, dtype=torch.uint8, device="meta")
+    monkeypatch.setattr(Policy, "__call__", without_autocast(Policy.__call__))
+    with traffic:
+        views = augment.forward(batch, seeded(0))
+    assert [tuple(crops.shape) for crops in views.crops] == [(2, 256, 3, 224, 224), (8, 256, 3, 96, 96)]
+    print(f"launches: {dict(traffic.launches)}, {traffic.launches.total()}; {traffic.bytes / 1e9:.2f} GB")
+    assert traffic.launches["make_crops"] == 3
+    assert traffic.launches.total() <= 20
+    assert 1e9 < traffic.bytes <= 4e9
+
+
+def without_autocast(call: Any) -> Any:
+    """The call on a device that autocast does not know."""
+    from contextlib import nullcontext
+    from unittest.mock import patch
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
+            return call(*args, **kwargs)
+
+    return forward
