@@ -11,9 +11,9 @@ PYTHON = $(shell for python in $(CANDIDATES); do \
 	done)
 
 # Each worker runs whole files, in the order of tests/conftest.py: the longest first.
-SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder -m 'not hosts'
 
-.PHONY: setup demo test check bench docs
+.PHONY: setup demo test test-hosts check bench docs
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) plugins
+
+test-hosts: setup
+	$(BIN)/python -m pytest -m hosts tests
 
 check: setup
 	$(BIN)/ruff format --check .
