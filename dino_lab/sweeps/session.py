@@ -22,7 +22,7 @@ from dino_lab.sweeps.plan.forecast import Forecast, forecast
 from dino_lab.sweeps.plan.optuna_search import OptunaSearch, check_optuna
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
 from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
-from dino_lab.sweeps.ray.capacity import Machine, shortage, this_machine
+from dino_lab.sweeps.ray.capacity import Machine, at_once, is_spread, shortage, this_machine
 from dino_lab.sweeps.ray.cluster import Cluster
 from dino_lab.sweeps.ray.dispatch import Rules, dispatch
 from dino_lab.sweeps.trial_queue import STOP_FILE, TrialQueue
@@ -160,7 +160,7 @@ class Session:
     def _at_once(self) -> int:
         if not self._side_by_side:
             return 1
-        return sum(machine.at_once(self.plan.sweep.resources) for machine in self._machines)
+        return at_once(self._machines, self.plan.sweep.resources)
 
     def _train_on_ray(
         self, queue: TrialQueue, watcher: SweepWatcher, stop: Callable[[], bool], cluster: Cluster
@@ -175,6 +175,7 @@ class Session:
             epochs=max(trial.spec.train.epochs for trial in self.plan.trials),
             chosen=sweep.search.samples if sweep.search else 0,
             at_once=self._at_once(),
+            spread=is_spread(self._machines, sweep.resources),
         )
         dispatch(queue, rules, watcher, cluster, stop=stop, stop_file=self.folder / STOP_FILE)
 
