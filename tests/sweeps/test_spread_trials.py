@@ -224,9 +224,10 @@ def test_a_killed_process_is_none_and_rows_are_those_of_one_process(
 @on_ray
 def test_a_scheduler_ends_trials_early_and_the_next_has_both_nodes(sweep: Sweep, nodes: Nodes) -> None:
     running = sweep.start(
-        "{optim.lr: [3.0e-3, 1.0e-3, 1.0e-9, 1.0e-8]}",
-        "set={train.epochs: 8}",
-        "scheduler={name: asha, reduction: 2, metric: effective_rank}",
+        "{targets.temperature: [0.2, 0.03, 0.05]}",  # the higher, the more even the targets
+        "set={train.epochs: 20, train.log_every: 1, evaluators: []}",
+        "metric=loss",
+        "scheduler={name: asha, reduction: 2, metric: entropy}",
     )
     assert running.wait(240) == 0, sweep.log.read_text()
     assert sweep.states().count("stopped") >= 1
@@ -237,7 +238,9 @@ def test_a_scheduler_ends_trials_early_and_the_next_has_both_nodes(sweep: Sweep,
 
 @on_ray
 def test_ctrl_c_saves_and_a_lost_actor_is_replaced(sweep: Sweep, nodes: Nodes) -> None:
-    running = sweep.start("{seed: [0, 1]}", "set={train.epochs: 100000, train.log_every: 1, evaluators: []}")
+    running = sweep.start(
+        "{seed: [0, 1]}", "set={train.epochs: 100000, train.log_every: 1, evaluators: []}", "metric=loss"
+    )
     until(lambda: has_rows(sweep, 2), "the first steps")
     before = nodes.training()
     (actor,) = [one for one in nodes.family() if one.name().startswith("ray::_Process")]

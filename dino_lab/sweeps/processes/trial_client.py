@@ -58,14 +58,14 @@ class TrialClient:
             self._connection = connection
             here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
             _send(connection, json.dumps({"tasks": [task.text() for task in tasks], "environment": here}))
-            lines = connection.makefile("r")
-            try:
-                self._receive(lines, len(tasks), hooks)
-            except BaseException:
-                with contextlib.suppress(TrialDied, OSError):
-                    _send(connection, STOP)
-                    self._receive(lines, 0, _Hooks())
-                raise
+            with connection.makefile("r") as lines:
+                try:
+                    self._receive(lines, len(tasks), hooks)
+                except BaseException:
+                    with contextlib.suppress(TrialDied, OSError):
+                        _send(connection, STOP)
+                        self._receive(lines, 0, _Hooks())
+                    raise
 
     def _receive(self, lines: Iterable[str], expected: int, hooks: _Hooks) -> None:
         """Call the hooks until the process is gone; so many endings should have come before."""
