@@ -65,6 +65,7 @@ class Overview:
     alone: dict[str, int]  # trials outside any stack, by reason
     chosen: int  # trials that a search chooses later
     at_once: int  # stacks side by side
+    spread: bool  # whether the processes of a trial fit on several machines only
     expected: Forecast | None  # None where nothing is left to do
     folder: Path
 
@@ -122,7 +123,7 @@ class Session:
             on = torch.device(self._device if self._machine.gpus else "cpu")
             data = partial(self._shelf.data, registry=registry)
             expected = forecast(self.plan, self._stacks, chosen, at_once, registry, on, data)
-        left = (self._stacks, self._alone, chosen, at_once)
+        left = (self._stacks, self._alone, chosen, at_once, self._is_spread)
         return Overview(self.plan, self.runs, *left, expected, self.folder)
 
     def train(self, watcher: SweepWatcher, stop: Callable[[], bool]) -> None:
@@ -154,6 +155,10 @@ class Session:
         return (self._cluster.machines if self._cluster is not None else None) or [self._machine]
 
     @property
+    def _is_spread(self) -> bool:
+        return is_spread(self._machines, self.plan.sweep.resources)
+
+    @property
     def _device(self) -> str:
         return "cuda" if self.plan.sweep.resources.gpu else "cpu"
 
@@ -175,7 +180,7 @@ class Session:
             epochs=max(trial.spec.train.epochs for trial in self.plan.trials),
             chosen=sweep.search.samples if sweep.search else 0,
             at_once=self._at_once(),
-            spread=is_spread(self._machines, sweep.resources),
+            spread=self._is_spread,
         )
         dispatch(queue, rules, watcher, cluster, stop=stop, stop_file=self.folder / STOP_FILE)
 

@@ -251,5 +251,7 @@ def test_ctrl_c_saves_and_a_lost_actor_is_replaced(sweep: Sweep, nodes: Nodes) -
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130, sweep.log.read_text()
     assert "to continue, run the same command again" in sweep.log.read_text()
-    assert sweep.states() == ["interrupted"]
+    (folder,) = [one for one in sweep.folders if one.status().state == "interrupted"]
+    assert folder.status().step >= 2
+    assert (folder.path / "last.pt").exists()
     assert_nothing_is_left(nodes, both)

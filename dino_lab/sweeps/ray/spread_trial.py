@@ -20,6 +20,7 @@ from dino_lab.runs.status import Status
 from dino_lab.sweeps.processes.trial import Task, conclude
 from dino_lab.sweeps.processes.trial_client import TrialClient, TrialDied
 
+_START = 300.0  # seconds in which the actors of other processes have to start
 _LOOK = 0.5  # seconds between two looks at the other processes
 _ANSWER = 20.0  # seconds in which the actor of another process has to answer
 _LAST = 30.0  # seconds in which the other processes have to end after the first
@@ -75,7 +76,7 @@ class SpreadTrials:
         import ray
 
         try:
-            found = ray.get([actor.node.remote() for actor in self._actors])
+            found = ray.get([actor.node.remote() for actor in self._actors], timeout=_START)
         except ray.exceptions.RayError as error:
             self._kill()
             raise TrialDied(f"a process of the trial did not start: {first_line(error)}") from None
