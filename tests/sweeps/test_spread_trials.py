@@ -239,9 +239,9 @@ def test_a_scheduler_ends_trials_early_and_the_next_has_both_nodes(sweep: Sweep,
 @on_ray
 def test_ctrl_c_saves_and_a_lost_actor_is_replaced(sweep: Sweep, nodes: Nodes) -> None:
     running = sweep.start(
-        "{seed: [0, 1]}", "set={train.epochs: 100000, train.log_every: 1, evaluators: []}", "metric=loss"
+        "{seed: [0]}", "set={train.epochs: 100000, train.log_every: 1, evaluators: []}", "metric=loss"
     )
-    until(lambda: has_rows(sweep, 2), "the first steps")
+    until(lambda: has_rows(sweep, 6), "the first steps")
     before = nodes.training()
     (actor,) = [one for one in nodes.family() if one.name().startswith("ray::_Process")]
     actor.kill()
@@ -251,7 +251,8 @@ def test_ctrl_c_saves_and_a_lost_actor_is_replaced(sweep: Sweep, nodes: Nodes) -
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130, sweep.log.read_text()
     assert "to continue, run the same command again" in sweep.log.read_text()
-    (folder,) = [one for one in sweep.folders if one.status().state == "interrupted"]
-    assert folder.status().step >= 2
+    (folder,) = sweep.folders
+    assert folder.status().state == "interrupted"
+    assert folder.status().step >= 5  # it went on, and did not begin anew
     assert (folder.path / "last.pt").exists()
     assert_nothing_is_left(nodes, both)
