@@ -125,8 +125,9 @@ class Nodes:
             self._process.stdin.close()
             self._process.wait(30)
         for one in family:
-            if one.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
+        psutil.wait_procs(family, 10)  # or they would write into the folder again
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
