@@ -37,6 +37,7 @@ def print_plan(overview: Overview) -> None:
     before = f", {done} of them done before" if done else ""
     share = f"{resources.cores} core(s)" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
     share += f" in {resources.ranks} processes" if resources.ranks > 1 else ""
+    share += " on several machines" if overview.spread else ""
     more = f" and {overview.chosen} that optuna chooses" if plan.sweep.search else ""
     units = f"{overview.at_once} stack(s)" if stacked else f"{overview.at_once}"
     print(f"{len(plan.trials)} trials{before}{joined}{more}; {units} at once, {share} each")

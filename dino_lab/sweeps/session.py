@@ -22,7 +22,7 @@ from dino_lab.sweeps.plan.forecast import Forecast, forecast
 from dino_lab.sweeps.plan.optuna_search import OptunaSearch, check_optuna
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
 from dino_lab.sweeps.processes.trial import Task, run_trials, spec_of
-from dino_lab.sweeps.ray.capacity import Machine, shortage, this_machine
+from dino_lab.sweeps.ray.capacity import Machine, at_once, is_spread, shortage, this_machine
 from dino_lab.sweeps.ray.cluster import Cluster
 from dino_lab.sweeps.ray.dispatch import Rules, dispatch
 from dino_lab.sweeps.trial_queue import STOP_FILE, TrialQueue
@@ -65,6 +65,7 @@ class Overview:
     alone: dict[str, int]  # trials outside any stack, by reason
     chosen: int  # trials that a search chooses later
     at_once: int  # stacks side by side
+    spread: bool  # whether the processes of a trial fit on several machines only
     expected: Forecast | None  # None where nothing is left to do
     folder: Path
 
@@ -122,7 +123,7 @@ class Session:
             on = torch.device(self._device if self._machine.gpus else "cpu")
             data = partial(self._shelf.data, registry=registry)
             expected = forecast(self.plan, self._stacks, chosen, at_once, registry, on, data)
-        left = (self._stacks, self._alone, chosen, at_once)
+        left = (self._stacks, self._alone, chosen, at_once, self._is_spread)
         return Overview(self.plan, self.runs, *left, expected, self.folder)
 
     def train(self, watcher: SweepWatcher, stop: Callable[[], bool]) -> None:
@@ -154,13 +155,17 @@ class Session:
         return (self._cluster.machines if self._cluster is not None else None) or [self._machine]
 
     @property
+    def _is_spread(self) -> bool:
+        return is_spread(self._machines, self.plan.sweep.resources)
+
+    @property
     def _device(self) -> str:
         return "cuda" if self.plan.sweep.resources.gpu else "cpu"
 
     def _at_once(self) -> int:
         if not self._side_by_side:
             return 1
-        return sum(machine.at_once(self.plan.sweep.resources) for machine in self._machines)
+        return at_once(self._machines, self.plan.sweep.resources)
 
     def _train_on_ray(
         self, queue: TrialQueue, watcher: SweepWatcher, stop: Callable[[], bool], cluster: Cluster
@@ -175,6 +180,7 @@ class Session:
             epochs=max(trial.spec.train.epochs for trial in self.plan.trials),
             chosen=sweep.search.samples if sweep.search else 0,
             at_once=self._at_once(),
+            spread=self._is_spread,
         )
         dispatch(queue, rules, watcher, cluster, stop=stop, stop_file=self.folder / STOP_FILE)
 

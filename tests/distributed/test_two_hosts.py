@@ -158,14 +158,23 @@ def test_ray_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
     assert not (runs / "_ray").exists()
 
 
-def test_a_sweep_with_trials_of_two_processes_on_two_hosts(hosts: Hosts, tiny: Path, tmp_path: Path) -> None:
-    address, runs = hosts.ray(2), tmp_path / "runs"
+@pytest.mark.parametrize(
+    ("cores", "plan"),
+    [
+        (2, "2 at once, 2 core(s) in 2 processes each"),
+        (1, "1 at once, 2 core(s) in 2 processes on several machines each"),
+    ],
+)
+def test_a_sweep_with_trials_of_two_processes_on_two_hosts(
+    hosts: Hosts, tiny: Path, tmp_path: Path, cores: int, plan: str
+) -> None:
+    address, runs = hosts.ray(cores), tmp_path / "runs"
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         "base: tiny.yaml\nmetric: knn.5nn\ngrid: {targets.momentum: [0, 0.9]}\nresources: {processes: 2}\n"
     )
     command = hosts.start(0, "dino_lab", "sweep", sweep, "--runs", runs, "--address", address, **RAY)
     assert command.wait(240) == 0, hosts.log(0).read_text()
-    assert "2 at once, 2 core(s) in 2 processes each" in hosts.log(0).read_text()
+    assert plan in hosts.log(0).read_text()
     states = [RunFolder(folder).status().state for folder in runs.glob("tiny/*")]
     assert states == ["finished", "finished"]

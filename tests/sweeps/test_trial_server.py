@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import psutil
 import pytest
 import torch
 
+from dino_lab.distributed.world import World
 from dino_lab.runs.checkpoint import load_checkpoint
 from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.lock import locked
 from dino_lab.runs.status import Status, read_status
 from dino_lab.spec.file import dump_yaml
 from dino_lab.sweeps.processes.launch import start_server
@@ -232,3 +236,101 @@ def test_a_killed_process_of_a_trial_is_started_again(server: TrialClient, task:
     again = steps[steps.index(3) + 1 :]
     assert min(again) >= 2  # it went on, and did not begin anew
     assert again[-18:] == list(range(3, 21))
+
+
+def places(task: Task) -> list[Task]:
+    """The same trial for two processes on two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return [replace(task, place=World(rank, 2, 0, 1, meeting)) for rank in (0, 1)]
+
+
+def run_both(
+    server: TrialClient, tasks: list[Task], waiting: Callable[[int], object] = lambda _: None
+) -> list[Status]:
+    """Run both processes of a trial at one server; how it ended in each, whose rows are reported."""
+
+    def one(rank: int) -> Status:
+        endings: list[Status] = []
+        client = TrialClient(server._address)
+        client.run(
+            [tasks[rank]],
+            lambda *_: None,
+            lambda _, ending: endings.append(ending),
+            lambda _: waiting(rank),
+        )
+        return endings[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, (0, 1)))
+
+
+def test_a_task_with_a_place_is_read_as_it_was(task: Callable[..., Task]) -> None:
+    one, other = places(task())
+    assert Task.of(other.text()) == other
+    assert (one.writes, other.writes, task().writes) == (True, False, True)
+
+
+def test_processes_that_others_started_train_one_trial(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    alone = task("evaluators=[]")
+    together = [
+        replace(one, runs=f"{one.runs}/2", folder=f"{one.runs}/2/tiny/{one.hash}") for one in places(alone)
+    ]
+    assert [ending.state for ending in run_both(server, together)] == ["finished", "not run"]
+    assert run(server, alone).state == "finished"
+    found = [RunFolder(Path(one.folder)).rows()[1:] for one in (alone, together[0])]
+    assert len(found[0]) == 2
+    for a, b in zip(*found, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_processes_that_others_started_wait_together_for_a_busy_folder(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    tasks = places(task("evaluators=[]"))
+    told: list[int] = []
+    with ExitStack() as held:
+        held.enter_context(locked(Path(tasks[0].folder)))
+
+        def waiting(rank: int) -> None:
+            told.append(rank)
+            held.close()
+
+        assert run_both(server, tasks, waiting)[0].state == "finished"
+    assert 0 in told
+    assert len(told) == len(set(told))
+
+
+def test_processes_that_others_started_do_not_start_after_a_stop(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    tasks = places(task("evaluators=[]"))
+    only_one = [tasks[0], replace(tasks[1], stop_file=tasks[1].directory)]  # which exists
+    assert [ending.state for ending in run_both(server, only_one)] == ["interrupted"] * 2
+    assert not Path(tasks[0].folder, "rows.jsonl").exists()
+
+
+def is_waiting(process: psutil.Process) -> bool:
+    """Whether a process has a port open, at which others of a trial are to meet it."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.net_connections("tcp"))
+    return False
+
+
+def test_a_process_that_cannot_begin_says_so_and_the_first_can_be_killed(
+    server: TrialClient, task: Callable[..., Task]
+) -> None:
+    one, other = places(task())
+    first = TrialClient(server._address)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(run, first, one)
+        ending = run(server, replace(other, device="cuda:99"))
+        assert ending.state == "failed"
+        assert ending.reason.startswith("process 1 of 2: --device cuda:99: this machine has")
+        first.abort()
+        with pytest.raises(TrialDied):
+            waits.result(30)
+    assert not any(map(is_waiting, psutil.Process().children(recursive=True)))

@@ -6,14 +6,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dino_lab.distributed.launch import ProcessDied, Stop, launch
+from dino_lab.distributed.control import is_known, largest
+from dino_lab.distributed.launch import PAUSE, ProcessDied, Stop, launch
 from dino_lab.distributed.world import World, joined
-from dino_lab.errors import UserError, first_line
+from dino_lab.errors import FailedElsewhere, UserError, first_line
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.lock import Busy
 from dino_lab.runs.status import Status, read_status, write_status
@@ -46,6 +48,12 @@ class Task:
     plugins: tuple[str, ...] = ()
     processes: int = 1  # that train the trial together
     restarts: int = 0  # of these, after one was killed
+    place: World | None = None  # of this process among them, where they are on several machines
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's folder."""
+        return self.place is None or self.place.rank == 0
 
     def text(self) -> str:
         """One line of JSON."""
@@ -55,7 +63,8 @@ class Task:
     def of(text: str) -> Task:
         """The task that `text` was made from."""
         plain = json.loads(text)
-        return Task(**{**plain, "plugins": tuple(plain["plugins"])})
+        place = World(**plain["place"]) if plain["place"] else None
+        return Task(**{**plain, "plugins": tuple(plain["plugins"]), "place": place})
 
 
 def prepare(task: Task) -> Spec:
@@ -94,6 +103,9 @@ def run_trials(
     import torch
 
     torch.set_num_threads(tasks[0].threads)
+    if tasks[0].place is not None:
+        ending = _train_as_one_of(tasks[0], specs[0], tasks[0].place, report, waiting, asked, weak, shared)
+        return ended(tasks[0], ending)
     left = {task.hash: (task, spec) for task, spec in zip(tasks, specs, strict=True)}
     announced: set[str] = set()
     while left:
@@ -152,18 +164,11 @@ def _train_together(
     shared: SharedData | None,
 ) -> Iterator[tuple[Task, Status | None]]:
     """As `_train`, for one trial, in processes of its own; the first of them calls `report`."""
-    from dino_lab.building.execution import choose_device
-    from dino_lab.registry import registry
-    from dino_lab.training.trainer import FitOptions, fit
-
     ((task, spec),) = pairs
 
     def work(world: World, stop: Stop) -> None:
-        device = choose_device(task.device, world.local_rank, world.local_size)
-        options = FitOptions(Path(task.runs), device, task.checkpoint_every)
-        reporter = _Reporter(partial(report, task))
-        with joined(world, device, task.threads):
-            fit(spec, registry, options, listeners=[reporter], stop=cast("trainer.Stop", stop), shared=shared)
+        with _joined(task, spec, world, report, shared) as train:
+            train(stop)
 
     try:
         launch(
@@ -180,6 +185,72 @@ def _train_together(
         if read_status(Path(task.folder)).state == "not run":
             conclude(task, Status("failed", reason=first_line(error)))
     yield task, read_status(Path(task.folder))
+
+
+def _train_as_one_of(
+    task: Task,
+    spec: Spec,
+    world: World,
+    report: Callable[[Task, Numbers], None],
+    waiting: Callable[[Task], None],
+    asked: Callable[[], bool],
+    weak: Callable[[], bool],
+    shared: SharedData | None,
+) -> Status:
+    """Train a trial as one of its processes, which others have started; how it ended here.
+
+    That of the first process is how the trial ended; of the others only "failed" means anything.
+    """
+
+    def stop() -> bool | str:
+        return "stopped" if weak() else asked() or os.path.exists(task.stop_file)
+
+    announced = False
+    try:
+        with _joined(task, spec, world, report, shared) as train:
+            while not largest(int(bool(stop()))):
+                try:
+                    train(stop)
+                except (Busy, FailedElsewhere) as error:
+                    if not isinstance(getattr(error, "cause", error), Busy):
+                        raise
+                    if not announced:
+                        waiting(task)
+                    announced = True
+                    time.sleep(POLL)
+                else:
+                    return read_status(Path(task.folder)) if task.writes else Status()
+            return Status("interrupted", reason="not started")
+    except FailedElsewhere:
+        return Status()
+    except Exception as error:
+        if not is_known(error):
+            time.sleep(PAUSE)
+        recorded = read_status(Path(task.folder)) if task.writes else Status()
+        where = "" if task.writes else f"process {world.rank} of {world.size}: "
+        return recorded if recorded.state == "failed" else Status("failed", reason=where + first_line(error))
+
+
+@contextmanager
+def _joined(
+    task: Task,
+    spec: Spec,
+    world: World,
+    report: Callable[[Task, Numbers], None],
+    shared: SharedData | None,
+) -> Iterator[Callable[[Stop], object]]:
+    """Be one of the processes of a trial; within it, train until it ends or should stop."""
+    from dino_lab.building.execution import choose_device
+    from dino_lab.registry import registry
+    from dino_lab.training.trainer import FitOptions, fit
+
+    device = choose_device(task.device, world.local_rank, world.local_size)
+    options = FitOptions(Path(task.runs), device, task.checkpoint_every)
+    listeners = [_Reporter(partial(report, task))]
+    with joined(world, device, task.threads):
+        yield lambda stop: fit(
+            spec, registry, options, listeners=listeners, stop=cast("trainer.Stop", stop), shared=shared
+        )
 
 
 def conclude(task: Task, status: Status) -> None:

@@ -40,6 +40,7 @@ class TrialClient:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._own: ServerProcess | None = None
+        self._connection: socket.socket | None = None
 
     def run(
         self,
@@ -54,16 +55,17 @@ class TrialClient:
         """
         hooks = _Hooks(row, ended, waiting)
         with self._connected() as connection:
+            self._connection = connection
             here = {name: os.environ[name] for name in _OF_WORKER if name in os.environ}
             _send(connection, json.dumps({"tasks": [task.text() for task in tasks], "environment": here}))
-            lines = connection.makefile("r")
-            try:
-                self._receive(lines, len(tasks), hooks)
-            except BaseException:
-                with contextlib.suppress(TrialDied, OSError):
-                    _send(connection, STOP)
-                    self._receive(lines, 0, _Hooks())
-                raise
+            with connection.makefile("r") as lines:
+                try:
+                    self._receive(lines, len(tasks), hooks)
+                except BaseException:
+                    with contextlib.suppress(TrialDied, OSError):
+                        _send(connection, STOP)
+                        self._receive(lines, 0, _Hooks())
+                    raise
 
     def _receive(self, lines: Iterable[str], expected: int, hooks: _Hooks) -> None:
         """Call the hooks until the process is gone; so many endings should have come before."""
@@ -97,6 +99,12 @@ class TrialClient:
             lines = Path(log_of(self._address)).read_text().strip().splitlines()
             return f"the trial server is gone: {lines[-1] if lines else 'its log is empty'}"
         return "the trial server is gone"
+
+    def abort(self) -> None:
+        """Kill the trial that runs, if one does, from another thread: `run` raises TrialDied."""
+        with contextlib.suppress(OSError):
+            if self._connection is not None:
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End a server that this client has started, and its trial."""

@@ -150,12 +150,13 @@ def _train(tasks: Sequence[Task], specs: Sequence[Spec], shared: SharedData | No
 
         signal.signal(signal.SIGTERM, ask)
         gc.enable()
-        folder = Path(tasks[0].folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(old, new)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if tasks[0].writes:  # what another process of the trial prints stays in the server's own log
+            folder = Path(tasks[0].folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
         run_trials(
             tasks,
             specs,

@@ -30,6 +30,11 @@ class Machine:
             return "gpu", f"{resources.gpu:g} GPUs for one trial, and {self.name} has {self.gpus}"
         return None
 
+    def room(self, resources: Resources) -> int:
+        """How many processes of a trial with several fit on the machine, of one trial or of many."""
+        by_core = self.cpus // resources.cpu
+        return min(by_core, self.gpus) if resources.gpu else by_core
+
     def at_once(self, resources: Resources) -> int:
         """How many trials run at the same time."""
         by_core = self.cpus // resources.cores
@@ -41,9 +46,36 @@ class Machine:
 
 
 def shortage(machines: Sequence[Machine], resources: Resources) -> tuple[str, str] | None:
-    """The key of `resources` that no machine can give, and a message about the largest machine; or None."""
+    """The key of `resources` that machines cannot give, not even together, and a message; or None."""
     lacks = [machine.lacks(resources) for machine in sorted(machines, key=lambda one: (-one.gpus, -one.cpus))]
-    return None if None in lacks else lacks[0]
+    if None in lacks or is_spread(machines, resources):
+        return None
+    if len(machines) == 1 or resources.ranks == 1:
+        return lacks[0]
+    share = f"{resources.cpu} core(s)" + (" and a GPU" if resources.gpu else "")
+    return (
+        "gpu" if resources.gpu else "processes",
+        f"{resources.ranks} processes with {share} each for one trial, and all {len(machines)} machines "
+        f"together have room for {_room(machines, resources)}",
+    )
+
+
+def is_spread(machines: Sequence[Machine], resources: Resources) -> bool:
+    """Whether the processes of a trial fit on no machine, but on several together."""
+    if resources.ranks == 1 or any(machine.lacks(resources) is None for machine in machines):
+        return False
+    return _room(machines, resources) >= resources.ranks
+
+
+def at_once(machines: Sequence[Machine], resources: Resources) -> int:
+    """How many trials run at the same time on all machines."""
+    if is_spread(machines, resources):
+        return _room(machines, resources) // resources.ranks
+    return sum(machine.at_once(resources) for machine in machines)
+
+
+def _room(machines: Sequence[Machine], resources: Resources) -> int:
+    return sum(machine.room(resources) for machine in machines)
 
 
 def cores() -> int:

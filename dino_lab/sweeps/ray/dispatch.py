@@ -43,6 +43,7 @@ class Rules:
     epochs: int  # of the longest trial
     chosen: int  # trials that are not known before, at most
     at_once: int  # trials side by side
+    spread: bool  # whether the processes of a trial fit on several machines only
 
 
 def dispatch(
@@ -113,7 +114,6 @@ def _tuner(
 ) -> Any:
     from ray import tune
 
-    share = {"cpu": rules.resources.cores, "gpu": rules.resources.gpu}
     searched = rules.chosen > 0
     known = source.known
     scheduler = rules.scheduler
@@ -122,7 +122,7 @@ def _tuner(
         metric, mode = scheduler.metric, scheduler.mode
     grid = {} if searched else {"stack": tune.grid_search([callback.config(stack) for stack in known])}
     return tune.Tuner(
-        tune.with_resources(_trainable(metric, server), share),
+        tune.with_resources(_trainable(metric, server, rules.spread), _share(rules)),
         param_space=grid,
         tune_config=tune.TuneConfig(
             search_alg=search_algorithm(source, callback.config, stop) if searched else None,
@@ -141,6 +141,17 @@ def _tuner(
             callbacks=[callback],
         ),
     )
+
+
+def _share(rules: Rules) -> Any:
+    """What Tune reserves for a trial: on one machine, or a part for each of its processes."""
+    from ray import tune
+
+    resources = rules.resources
+    if not rules.spread:
+        return {"cpu": resources.cores, "gpu": resources.gpu}
+    part = {"CPU": resources.cpu} | ({"GPU": 1} if resources.gpu else {})
+    return tune.PlacementGroupFactory([part] * resources.ranks)
 
 
 class _Progress:
@@ -227,13 +238,13 @@ def _callback(source: TaskSource, watcher: TrialWatcher, stop: Callable[[], bool
     return Relay()
 
 
-def _trainable(metric: str, server: str | None) -> Callable[[dict[str, Any]], None]:
+def _trainable(metric: str, server: str | None, spread: bool) -> Callable[[dict[str, Any]], None]:
     """A function of its own for each sweep: Tune writes the resources on it."""
 
     def trial(config: dict[str, Any]) -> None:
         from dino_lab.sweeps.ray.worker import run
 
-        run(config["stack"]["texts"], metric, server)
+        run(config["stack"]["texts"], metric, server, spread)
 
     return trial
 

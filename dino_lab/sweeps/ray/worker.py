@@ -9,15 +9,21 @@ from typing import Any
 from dino_lab.runs.status import Status
 from dino_lab.sweeps.processes.trial import Task
 from dino_lab.sweeps.processes.trial_client import TrialClient
+from dino_lab.sweeps.ray.spread_trial import SpreadTrials
 
-_client: TrialClient | None = None  # of this process, in which Ray runs one trial after the other
+# Of this process, in which Ray runs one trial after the other.
+_client: TrialClient | None = None
+_spread: SpreadTrials | None = None
 
 
-def run(texts: Sequence[str], metric: str, address: str | None) -> None:
-    """Run one trial, or a stack. Raises only if its process died: Ray starts such a trial again."""
+def run(texts: Sequence[str], metric: str, address: str | None, spread: bool) -> None:
+    """Run one trial, or a stack. Raises only if its process died: Ray starts such a trial again.
+
+    The processes of a trial that is `spread` are on several machines, and this one leads them.
+    """
     from ray import tune
 
-    global _client
+    global _client, _spread
     _client = _client or TrialClient(address)
     last: dict[str, Any] = {}
 
@@ -31,4 +37,9 @@ def run(texts: Sequence[str], metric: str, address: str | None) -> None:
     def waiting(name: str) -> None:
         tune.report({**last, "of": name, "waiting": True})
 
-    _client.run([Task.of(text) for text in texts], row, ended, waiting)
+    tasks = [Task.of(text) for text in texts]
+    if spread:
+        _spread = _spread or SpreadTrials(_client)
+        _spread.run(tasks[0], row, ended, waiting)
+    else:
+        _client.run(tasks, row, ended, waiting)
