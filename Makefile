@@ -11,9 +11,9 @@ PYTHON = $(shell for python in $(CANDIDATES); do \
 	done)
 
 # Each worker runs whole files, in the order of tests/conftest.py: the longest first.
-SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder -m 'not hosts'
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder -m 'not cluster'
 
-.PHONY: setup demo test test-hosts check bench docs
+.PHONY: setup demo test test-cluster check bench docs
 
 setup: $(STAMP)
 
@@ -44,8 +44,8 @@ test: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) plugins
 
-test-hosts: setup
-	$(BIN)/python -m pytest -m hosts tests
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster tests
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -341,7 +341,7 @@ def test_list_check_names_parameters_without_a_description(
 def test_the_example_is_small() -> None:
     folder = ROOT / "plugins" / "dino-lab-example"
     lines = [line for file in folder.rglob("*.py") for line in file.read_text().splitlines() if line.strip()]
-    assert 100 < len(lines) < 180
+    assert 100 < len(lines) < 190  # ten kinds
     with installed(folder):
         from dino_lab.registry.kinds import FOLDERS
 

@@ -15,7 +15,7 @@ import pytest
 
 from dino_lab.runs.folder import RunFolder
 
-pytestmark = pytest.mark.hosts
+pytestmark = pytest.mark.cluster
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef", "RAY_worker_niceness": "0"}
 SPEED = ("images_per_second", "data_wait")
 

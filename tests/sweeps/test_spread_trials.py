@@ -23,7 +23,7 @@ from dino_lab.sweeps.ray.capacity import Machine, at_once, is_spread, shortage
 from dino_lab.sweeps.ray.head_node import lives
 from dino_lab.sweeps.ray.spread_trial import worlds
 
-on_ray = pytest.mark.hosts
+on_ray = pytest.mark.cluster
 SPEED = ("images_per_second", "data_wait")
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef", "RAY_worker_niceness": "0"}
 # A line on the standard input asks how many cores are free.

@@ -176,6 +176,7 @@ def test_a_worker_is_killed_and_its_trial_goes_on(sweep: Sweep, undisturbed: Swe
     assert not list(Path("/tmp").glob(f"dl-{running.pid}-*"))
 
 
+@pytest.mark.cluster
 def test_a_stack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -> None:
     settings = ("--set", "stack=2")
     whole = Sweep(tmp_path / "whole")
@@ -197,6 +198,7 @@ def test_a_stack_whose_process_is_killed_goes_on(sweep: Sweep, tmp_path: Path) -
         assert_allclose(np.frombuffer(tensor, "f4"), np.frombuffer(wanted[name], "f4"), rtol=0.02, atol=1e-4)
 
 
+@pytest.mark.cluster
 def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undisturbed: Sweep) -> None:
     running = sweep.start()
     until(lambda: len(sweep.steps()) == 2 and min(sweep.steps()) > 20, "both trials")
@@ -217,7 +219,10 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweep: Sweep, undistu
 
 @pytest.mark.parametrize(
     "scheduler",
-    ["{name: asha, reduction: 2, metric: effective_rank}", "{name: median, metric: effective_rank}"],
+    [
+        "{name: asha, reduction: 2, metric: effective_rank}",
+        pytest.param("{name: median, metric: effective_rank}", marks=pytest.mark.cluster),
+    ],
 )
 def test_a_scheduler_ends_the_weak_early(
     sweep: Sweep, scheduler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -236,6 +241,7 @@ def test_a_scheduler_ends_the_weak_early(
     assert "6 trials, 6 of them done before" in capsys.readouterr().out
 
 
+@pytest.mark.cluster
 def test_optuna_chooses_while_trials_run(sweep: Sweep) -> None:
     pytest.importorskip("optuna")
     space = "search: {name: optuna, samples: 4}\nspace: {optim.lr: {log_uniform: [1.0e-4, 1.0e-2]}}"
@@ -292,6 +298,7 @@ def joined(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.cluster
 def test_a_cluster_that_is_there_is_joined_and_left_as_it_was(
     tmp_path: Path, joined: tuple[subprocess.Popen[str], str]
 ) -> None:
@@ -327,6 +334,7 @@ def test_a_cluster_that_is_there_is_joined_and_left_as_it_was(
     assert not [folder for pid in workers for folder in Path("/tmp").glob(f"dl-{pid}-*")]
 
 
+@pytest.mark.cluster
 def test_trials_of_two_processes_and_their_early_end(sweep: Sweep, undisturbed: Sweep) -> None:
     """Both cores belong to one trial at a time: one that left a process, or a core, would stop the sweep."""
     sweep.run("--set", "resources={processes: 2}", *SELDOM)
