@@ -96,3 +96,29 @@ def test_what_does_not_fit_on_a_device_stays_in_memory(monkeypatch: pytest.Monke
     ((batch, _),) = stays.batches([torch.tensor([2, 0])])
     assert batch.device == meta
     assert batch.shape == (2, 3, 1, 1)
+
+
+def test_images_in_main_memory_are_copied_to_a_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy to a GPU is asynchronous only from pinned memory (torch.Tensor.to, `non_blocking`)."""
+    pinned: list[torch.Tensor] = []
+    copied: list[tuple[torch.Tensor, str, bool]] = []
+
+    def pin(x: torch.Tensor) -> torch.Tensor:
+        pinned.append(x)
+        return x
+
+    def copy(x: torch.Tensor, device: torch.device, *, non_blocking: bool = False) -> torch.Tensor:
+        copied.append((x, str(device), non_blocking))
+        return x
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    images = torch.arange(12, dtype=torch.uint8).view(4, 3, 1, 1)
+    held = Resident(images, torch.arange(4), device=torch.device("cuda:0"))
+    found, labels = next(held.batches([torch.tensor([2, 0])]))
+    assert found.tolist() == images[[2, 0]].tolist()
+    assert labels.tolist() == [2, 0]
+    assert [x is y for x, y in zip(pinned, (found, labels), strict=True)] == [True, True]
+    assert [(x is y, *rest) for (x, *rest), y in zip(copied[-2:], pinned, strict=True)] == [
+        (True, "cuda:0", True)
+    ] * 2

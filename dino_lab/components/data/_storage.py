@@ -79,8 +79,11 @@ class Resident:
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         for index in rows:
             index = index.to(self.images.device, non_blocking=True)
-            images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
-            yield images.to(self.device), labels.to(self.device)
+            batch = self.images.index_select(0, index), self.labels.index_select(0, index)
+            if self.device.type == "cuda" and self.images.device.type == "cpu":
+                batch = batch[0].pin_memory(), batch[1].pin_memory()  # or the copy would be waited for
+            images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+            yield images, labels
 
     def to(self, device: torch.device) -> Resident:
         """The same images for another device; without a copy if they lie there."""
