@@ -72,12 +72,12 @@ def _rank(rank: int, count: int, folder: str, work: Callable[[], Any], seconds: 
 def _wait(ranks: Sequence[BaseProcess], folder: Path, seconds: float) -> None:
     """Until all have ended, or one has failed: the others would wait for it."""
     end = time.monotonic() + seconds
-    while any(process.is_alive() for process in ranks):
+    while alive := [process for process in ranks if process.is_alive()]:
         if time.monotonic() > end:
             raise RankFailed(f"no end after {seconds:g} s: processes may wait for each other")
         if any(process.exitcode for process in ranks):
             break
-        next(process for process in ranks if process.is_alive()).join(0.02)
+        alive[0].join(0.02)
     # The first is the cause: when it ends, others lose their connection to it.
     for file in sorted(folder.glob("*.error"), key=lambda file: file.stat().st_mtime_ns):
         raise RankFailed(file.read_text(encoding="utf-8"))
