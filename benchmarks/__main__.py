@@ -12,6 +12,7 @@ from benchmarks import (
     packed,
     page,
     pipeline,
+    processes,
     quickstart,
     startup,
     step,
@@ -53,6 +54,7 @@ def main() -> None:
         sweep,
         knn,
         page,
+        processes,
     )
     parts = [module.main() for module in modules]
     text = "\n".join([HEAD, *parts])
