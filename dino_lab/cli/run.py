@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.interrupt import Interrupt
-    from dino_lab.distributed.launch import Stop
+    from dino_lab.distributed.launch import ProcessDied, Stop
     from dino_lab.distributed.world import World
     from dino_lab.protocols import Data, SharedData
     from dino_lab.spec.file import Document
@@ -169,8 +169,7 @@ class _Job:
         except KeyboardInterrupt:  # the second; copies end with this process
             os._exit(INTERRUPTED)
         except ProcessDied as died:
-            print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
-            return FAILED
+            return _given_up(died)
 
     def on_ray(self, address: str, processes: str | None, restarts: int, stop: Interrupt) -> int:
         """Train in several processes of a Ray cluster; the exit code."""
@@ -198,8 +197,7 @@ class _Job:
             print(lost, file=sys.stderr)
             return FAILED
         except ProcessDied as died:
-            print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
-            return FAILED
+            return _given_up(died)
 
     def beside_others(self, world: World, stop: Interrupt) -> int:
         """`train` as one of several processes, which somebody else started."""
@@ -272,6 +270,12 @@ class _Job:
         from dino_lab.cli.plain import PlainView
 
         return nullcontext(PlainView(document.spec, where))
+
+
+def _given_up(died: ProcessDied) -> int:
+    """Say which process died, more often than it may be started again; the exit code."""
+    print(f"{died}; the same command continues from the last checkpoint", file=sys.stderr)
+    return FAILED
 
 
 def _count(text: str, device: str | None) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 from dino_lab.distributed.launch import LOOK, ProcessDied, Work, log_to
 from dino_lab.distributed.world import world_of
 from dino_lab.errors import FailedElsewhere, UserError, first_line
+from dino_lab.sweeps.plan.model import Resources
 from dino_lab.sweeps.ray.capacity import Machine
 from dino_lab.sweeps.ray.cluster import Cluster, cluster
 from dino_lab.sweeps.ray.dispatch import refuse_foreign_storage
@@ -146,7 +147,8 @@ def _config(kind: Any) -> Any:
 
 def _refuse_what_is_not_there(machines: list[Machine], processes: int, gpu: bool, cores: int) -> None:
     """Ray waits without end for what a cluster does not have."""
-    fit = [min(one.cpus // cores, one.gpus) if gpu else one.cpus // cores for one in machines]
+    asked = Resources(cpu=cores, gpu=processes) if gpu else Resources(cpu=cores, processes=processes)
+    fit = [machine.room(asked) for machine in machines]
     if sum(fit) < processes:
         share = f"{cores} core(s)" + (" and a GPU" if gpu else "")
         raise UserError(

@@ -162,6 +162,7 @@ def _leave() -> None:
 
 def cores() -> int:
     """Cores that this process may use."""
+    # A container is often granted fewer than the machine has; macOS cannot tell.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from dino_lab.components.augment._lists import policy
 from dino_lab.components.augment._policy import Policy
 from dino_lab.registry import ParameterGroup
+from dino_lab.registry.ranges import Probability, Scale, Sigma
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 BlurProbability = Annotated[float, Field(ge=0, le=1, description="probability of a Gaussian blur")]
 SolarizeProbability = Annotated[
     float, Field(ge=0, le=1, description="probability that pixels of at least half the range are inverted")
 ]
 Pixels = Annotated[int, Field(gt=0, description="side of the square crops, in pixels")]
-
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    low, high = pair
-    if low > high:
-        raise ValueError(f"is a pair (low, high) with low <= high, got ({low:g}, {high:g})")
-    return pair
-
-
-def _positive(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] <= 0:
-        raise ValueError(f"must be greater than 0, got {pair[0]:g}")
-    return pair
-
-
-def _within_image(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] <= 0 or pair[1] > 1:
-        raise ValueError(
-            f"is a share of the image's area, 0 < low <= high <= 1, got ({pair[0]:g}, {pair[1]:g})"
-        )
-    return pair
-
-
-Scale = Annotated[
-    tuple[float, float],
-    AfterValidator(_ordered),
-    AfterValidator(_within_image),
-    Field(description="smallest and largest share of the image's area that a crop shows"),
-]
-Sigma = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
 
 
 class Operations(ParameterGroup):

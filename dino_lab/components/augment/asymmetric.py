@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import (
     BlurProbability,
-    Scale,
     SolarizeProbability,
     ViewOperations,
 )
 from dino_lab.registry import register
+from dino_lab.registry.ranges import Scale
 from dino_lab.types import Views
 
 

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import Pixels, ViewOperations
-from dino_lab.errors import UserError
+from dino_lab.components.augment._other_image import check_two_images, show_other_image, triplet_pairs
 from dino_lab.registry import Flat, register
 from dino_lab.types import Views
-
-ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 
 
 @register("augment", "triplet")
@@ -33,14 +31,11 @@ class Triplet(nn.Module):
         super().__init__()
         self.policy = operations.views(size, 3)
         self.groups = ((3, size),)
-        pairs = torch.zeros(3, 3, dtype=torch.int8)
-        pairs[ANCHOR, OF_SAME_IMAGE], pairs[ANCHOR, OF_OTHER_IMAGE] = 1, -1
-        self.register_buffer("pairs", pairs)
+        self.register_buffer("pairs", triplet_pairs())
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Views:
         """Images uint8 [B, C, H, W], grey or RGB, to one group of three views; UserError if B is 1."""
-        if len(images) < 2:
-            raise UserError("augment triplet: a patch of another image needs 2 images at once, got 1")
+        check_two_images(images, "triplet", "patch")
         crops = self.policy(images, generator)  # [3, B, C, H, W]
-        crops[OF_OTHER_IMAGE] = crops[OF_OTHER_IMAGE].roll(1, dims=0)
+        show_other_image(crops)
         return Views([crops], self.pairs)

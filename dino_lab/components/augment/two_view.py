@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dino_lab.components.augment._operations import Operations, Pixels, Probability, Scale
+from dino_lab.components.augment._operations import Operations, Pixels
 from dino_lab.registry import Flat, register
+from dino_lab.registry.ranges import Probability, Scale
 from dino_lab.types import Views
 
 PerView = tuple[Probability, Probability]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import Pixels
+from dino_lab.components.augment._other_image import check_two_images, show_other_image, triplet_pairs
 from dino_lab.components.augment._policy import Policy
 from dino_lab.components.augment._presets import Preset
 from dino_lab.components.augment._presets import groups as preset_groups
@@ -20,7 +21,6 @@ from dino_lab.types import Views
 
 MOST_VIEWS = 1000  # of an image, in a group
 TRIED = 10_000_000  # pixels of a group's views up to which it is tried before anything starts
-ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 Pairs = Literal["all_but_self", "one_way", "triplet", "none"]
 
 
@@ -100,9 +100,8 @@ class ListedViews(nn.Module):
         """Images uint8 [B, C, H, W], grey or RGB, to a group of crops for each size, the teacher's first."""
         views = self._forward_share(images, generator, len(images), 0)
         if self.other_image:
-            if len(images) < 2:
-                raise UserError("augment views: a view of another image needs 2 images at once, got 1")
-            views.crops[0][OF_OTHER_IMAGE] = views.crops[0][OF_OTHER_IMAGE].roll(1, dims=0)
+            check_two_images(images, "views", "view")
+            show_other_image(views.crops[0])
         return views
 
     @property
@@ -173,6 +172,4 @@ def _pairs(kind: Pairs, groups: Sequence[Group], by_size: Sequence[tuple[int, in
                 raise ValueError(
                     f"pairs: triplet takes 3 views that both networks see, not {S}, {T} of the teacher"
                 )
-            pairs = torch.zeros(3, 3, dtype=torch.int8)
-            pairs[ANCHOR, OF_SAME_IMAGE], pairs[ANCHOR, OF_OTHER_IMAGE] = 1, -1
-            return pairs
+            return triplet_pairs()

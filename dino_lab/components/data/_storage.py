@@ -7,7 +7,6 @@ host and, for CUDA, on the device. Both storages give the same batches.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from dino_lab import collectives
 from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
+from dino_lab.distributed.world import cores
 from dino_lab.errors import UserError
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
 
@@ -271,6 +271,4 @@ def never_resident() -> Iterator[None]:
 
 def workers() -> int:
     """How many threads or processes may decode for this process."""
-    # A container is often granted fewer processors than the machine has; macOS cannot tell.
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(granted, MOST_WORKERS) // collectives.local_processes())
+    return max(1, min(cores(), MOST_WORKERS) // collectives.local_processes())

@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-# How likely something is: of all views of a group, or of each of them.
-Probability = Annotated[float, Field(ge=0, le=1)]
-Probabilities = Probability | tuple[Probability, ...]
+from dino_lab.registry.ranges import Probability
 
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    low, high = pair
-    if low > high:
-        raise ValueError(f"is a pair (low, high) with low <= high, got ({low:g}, {high:g})")
-    return pair
-
-
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+# How likely an operation is: for all views of a group, or for each of them.
+Probabilities = Annotated[
+    Probability | tuple[Probability, ...],
+    Field(description="probability of it; a list has one for each view of the group"),
+]
 
 
 def chosen(probabilities: float | tuple[float, ...], N: int) -> Tensor:

@@ -6,18 +6,13 @@ from typing import Annotated, Any
 
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.operations._chances import Probabilities, Range, between, chosen
+from dino_lab.components.operations._chances import Probabilities, between, chosen
 from dino_lab.kernels.crops.blur import gaussian_blur, kernel_radius
 from dino_lab.registry import register
-
-
-def _positive(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] <= 0:
-        raise ValueError(f"must be greater than 0, got {pair[0]:g}")
-    return pair
+from dino_lab.registry.ranges import Sigma
 
 
 @register("operation", "blur")
@@ -31,13 +26,10 @@ class Blur(IntensityAugmentationBase2D):
         pixels: int,
         *,
         sigma: Annotated[
-            Range,
-            AfterValidator(_positive),
+            Sigma,
             Field(description="smallest and largest standard deviation, in pixels of the crop"),
         ] = (0.1, 2.0),
-        p: Annotated[
-            Probabilities, Field(description="probability of it; a list has one for each view of the group")
-        ] = 0.5,
+        p: Probabilities = 0.5,
     ) -> None:
         super().__init__(p=1.0)
         self.sigma, self.probability = sigma, p

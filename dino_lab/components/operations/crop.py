@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D
-from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from dino_lab.components.operations._chances import Range
 from dino_lab.kernels.crops.resize import resample, sample_boxes
 from dino_lab.registry import register
-
-
-def _within_image(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] <= 0 or pair[1] > 1:
-        raise ValueError(
-            f"is a share of the image's area, 0 < low <= high <= 1, got ({pair[0]:g}, {pair[1]:g})"
-        )
-    return pair
+from dino_lab.registry.ranges import Scale
 
 
 @register("operation", "crop")
@@ -38,11 +29,7 @@ class Crop(GeometricAugmentationBase2D):
         self,
         pixels: int,
         *,
-        scale: Annotated[
-            Range,
-            AfterValidator(_within_image),
-            Field(description="smallest and largest share of the image's area that a crop shows"),
-        ] = (0.08, 1.0),
+        scale: Scale = (0.08, 1.0),
     ) -> None:
         super().__init__(p=1.0)
         self.size, self.scale = pixels, scale

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D
-from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.operations._chances import Probabilities, chosen
+from dino_lab.kernels.crops.resize import flip
 from dino_lab.registry import register
 
 
@@ -24,9 +24,7 @@ class Flip(GeometricAugmentationBase2D):
         self,
         pixels: int,
         *,
-        p: Annotated[
-            Probabilities, Field(description="probability of it; a list has one for each view of the group")
-        ] = 0.5,
+        p: Probabilities = 0.5,
     ) -> None:
         super().__init__(p=1.0)
         self.probability = p
@@ -53,5 +51,4 @@ class Flip(GeometricAugmentationBase2D):
         transform: Tensor | None = None,
     ) -> Tensor:
         """[N, C, H, W] to the same, some of them mirrored."""
-        flipped = params["flipped"].to(input.device).view(-1, 1, 1, 1)
-        return torch.where(flipped, input.flip(-1), input)
+        return flip(input, params["flipped"].to(input.device))

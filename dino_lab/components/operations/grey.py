@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from kornia.augmentation import IntensityAugmentationBase2D
-from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.operations._chances import Probabilities, chosen
@@ -23,9 +22,7 @@ class Grey(IntensityAugmentationBase2D):
         self,
         pixels: int,
         *,
-        p: Annotated[
-            Probabilities, Field(description="probability of it; a list has one for each view of the group")
-        ] = 0.2,
+        p: Probabilities = 0.2,
     ) -> None:
         super().__init__(p=1.0)
         self.probability = p

@@ -38,9 +38,7 @@ class Jitter(IntensityAugmentationBase2D):
             float,
             Field(ge=0, le=0.5, description="largest shift to either side, in turns of the colour circle"),
         ] = 0.1,
-        p: Annotated[
-            Probabilities, Field(description="probability of it; a list has one for each view of the group")
-        ] = 0.8,
+        p: Probabilities = 0.8,
     ) -> None:
         super().__init__(p=1.0)
         self.strengths, self.hue, self.probability = (brightness, contrast, saturation), hue, p

@@ -29,9 +29,7 @@ class Rotate(GeometricAugmentationBase2D):
         degrees: Annotated[
             float, Field(ge=0, le=180, description="largest angle of rotation to either side, in degrees")
         ],
-        p: Annotated[
-            Probabilities, Field(description="probability of it; a list has one for each view of the group")
-        ] = 1.0,
+        p: Probabilities = 1.0,
     ) -> None:
         super().__init__(p=1.0)
         self.degrees, self.probability = degrees, p

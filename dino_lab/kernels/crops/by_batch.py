@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dino_lab.kernels.crops.blur import gaussian_blur
 from dino_lab.kernels.crops.colour import grayscale, jitter, solarize
-from dino_lab.kernels.crops.resize import resample
+from dino_lab.kernels.crops.resize import flip, resample
 from dino_lab.kernels.crops.rotate import rotate
 from dino_lab.kernels.crops.sampled import SampledParameters
 
@@ -30,7 +30,7 @@ def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Te
     each = sampled.to(crops.device).flat()
     x = crops.clone()
     if each.flipped is not None:
-        x = torch.where(each.flipped.view(-1, 1, 1, 1), x.flip(-1), x)
+        x = flip(x, each.flipped)
     return _change(x, each, largest_radius)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dino_lab.kernels.crops.resize import flip
 from dino_lab.kernels.crops.rotate import rotate
 from dino_lab.kernels.crops.sampled import SampledParameters
 
@@ -49,7 +50,7 @@ def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Te
     each = sampled.flat()
     x = crops.contiguous()
     if each.flipped is not None:
-        x = torch.where(each.flipped.view(-1, 1, 1, 1), x.flip(-1), x)
+        x = flip(x, each.flipped)
     elif x is crops:
         x = crops.clone()
     _in_parts(_changing(x, each, largest_radius), x)

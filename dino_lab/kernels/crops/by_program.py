@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dino_lab.kernels.crops import triton_kernels as kernels
+from dino_lab.kernels.crops.resize import flip
 from dino_lab.kernels.crops.rotate import rotate
-from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.kernels.crops.sampled import SampledParameters, moved
 
 BLOCK = 1024  # pixels that a program works on at once
 WARPS = 8
@@ -41,7 +42,7 @@ def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Te
     each = sampled.flat()
     x = crops
     if each.flipped is not None:
-        x = torch.where(each.flipped.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+        x = flip(x, each.flipped.to(x.device))
     if each.angle is not None:
         x = rotate(x, each.angle.to(x.device))
     x = x.clone() if x is crops else x.contiguous()
@@ -90,11 +91,6 @@ def _rows(N: int, each: SampledParameters, blurred: Tensor) -> Tensor:
     if each.solarized is not None:
         rows[:, SOLARIZE] = (each.solarized & ~blurred).float()
     return rows
-
-
-def moved(parameters: Tensor, device: torch.device) -> Tensor:
-    """On the device; copied from pinned memory, for which the host does not wait."""
-    return parameters.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else parameters
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -41,6 +41,11 @@ def sample_boxes(
     return torch.stack(boxes).movedim(0, -1)
 
 
+def flip(x: Tensor, chosen: Tensor) -> Tensor:
+    """Left and right exchanged in the `chosen` (bool [N]) of x [N, C, H, W]."""
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
+
+
 def _centred(height: int, width: int) -> tuple[int, int, int, int]:
     h = min(height, round(width / math.exp(LOG_RATIO[0])))
     w = min(width, round(height * math.exp(LOG_RATIO[1])))

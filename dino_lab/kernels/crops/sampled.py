@@ -24,21 +24,24 @@ class SampledParameters:
     sigma: Tensor | None = None  # [V, B], of the blur, in pixels of the crop
     solarized: Tensor | None = None  # bool [V, B]
 
-    def of(self, images: slice) -> SampledParameters:
-        """Those of some images."""
-        return self._map(lambda part: part[:, images])
-
     def flat(self) -> SampledParameters:
         """With V and B made one."""
         return self._map(lambda part: part.flatten(0, 1))
 
     def to(self, device: torch.device) -> SampledParameters:
-        """On a device; copied from pinned memory, for which the host does not wait."""
-        if device.type == "cuda":
-            return self._map(lambda part: part.pin_memory().to(device, non_blocking=True))
-        return self._map(lambda part: part.to(device))
+        """On a device, as `moved`."""
+        return self._map(lambda part: moved(part, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> SampledParameters:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
         changed: dict[str, Any] = {name: None if part is None else function(part) for name, part in parts}
         return SampledParameters(**changed)
+
+
+def moved(parameters: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, for which the host does not wait."""
+    return (
+        parameters.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else parameters.to(device)
+    )

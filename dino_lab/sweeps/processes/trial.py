@@ -128,6 +128,11 @@ def run_trials(
             time.sleep(POLL)
 
 
+def _stop(task: Task, asked: Callable[[], bool], weak: Callable[[], bool]) -> Callable[[], Any]:
+    """Says whether a trial should stop now, or as what: see `run_trials`."""
+    return lambda: "stopped" if weak() else asked() or os.path.exists(task.stop_file)
+
+
 def _train(
     pairs: Sequence[tuple[Task, Spec]],
     report: Callable[[Task, Numbers], None],
@@ -149,7 +154,7 @@ def _train(
         registry,
         options,
         listeners=lambda spec: [_Reporter(partial(report, task_of[spec.hash]))],
-        stop=lambda: "stopped" if weak() else asked() or os.path.exists(first.stop_file),
+        stop=_stop(first, asked, weak),
         shared=shared,
     ):
         busy = isinstance(outcome, Busy)
@@ -174,7 +179,7 @@ def _train_together(
         launch(
             *(work, task.processes),
             restarts=task.restarts,
-            stop=lambda: "stopped" if weak() else asked() or os.path.exists(task.stop_file),
+            stop=_stop(task, asked, weak),
         )
     except Busy:
         yield task, None
@@ -201,11 +206,7 @@ def _train_as_one_of(
 
     That of the first process is how the trial ended; of the others only "failed" means anything.
     """
-
-    def stop() -> bool | str:
-        return "stopped" if weak() else asked() or os.path.exists(task.stop_file)
-
-    announced = False
+    stop, announced = _stop(task, asked, weak), False
     try:
         with _joined(task, spec, world, report, shared) as train:
             while not largest(int(bool(stop()))):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dino_lab.distributed.world import cores
 from dino_lab.sweeps.plan.model import Resources
 
 
@@ -76,11 +76,6 @@ def at_once(machines: Sequence[Machine], resources: Resources) -> int:
 
 def _room(machines: Sequence[Machine], resources: Resources) -> int:
     return sum(machine.room(resources) for machine in machines)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def this_machine() -> Machine:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from dino_lab.distributed.world import cores
 from dino_lab.errors import UserError
 from dino_lab.sweeps.processes.launch import ServerProcess, fork_server, start_server
-from dino_lab.sweeps.ray.capacity import Machine, cores
+from dino_lab.sweeps.ray.capacity import Machine
 from dino_lab.sweeps.ray.head_node import HeadNode, lives, ray_processes
 from dino_lab.sweeps.ray.join_cluster import check_address, is_on_loopback_only, machines_at
 
