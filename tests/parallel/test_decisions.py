@@ -101,7 +101,7 @@ def test_a_process_decodes_its_share_alone(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_workers_are_divided_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(storage, "cores", lambda: 12)
     assert storage.workers() == 12
     for local, wanted in ((1, 12), (4, 3), (5, 2), (64, 1)):
         monkeypatch.setattr(collectives, "local_processes", lambda local=local: local)
