@@ -19,7 +19,15 @@ from dino_lab.spec.model import Train
 
 
 def autocast(device: torch.device, settings: Train) -> torch.autocast:
-    """The precision of the networks' matrix products, as a context."""
+    """The precision of the networks' matrix products, as a context.
+
+    On a GPU, float32 is that of IEEE 754 unless it is tf32, from here on: backward passes lie outside the
+    context. torch by itself rounds convolutions to TF32, and no other products.
+    """
+    if device.type == "cuda":
+        precision = "tf32" if settings.precision == "tf32" else "ieee"
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+            backend.fp32_precision = precision
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 

@@ -119,9 +119,9 @@ class Train(Section):
     epochs: int = Field(gt=0, description="passes over the training images")
     batch_size: int = Field(gt=0, description="images of one optimizer step")
     accumulate: int = Field(1, gt=0, description="parts that a batch is split into, to save memory")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="of matrix products; bfloat16 is faster, also on a CPU that has instructions for it",
+        description="of matrix products; tf32 is faster on a GPU, bfloat16 also on a CPU that is made for it",
     )
     compile: bool = Field(False, description="compile the networks with torch.compile")
     gradient_checkpointing: bool = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +32,16 @@ Floors = Mapping[str, Mapping[str, float]]  # of scores, as Status.floors
 Tone = Literal["good", "doubtful", "bad", "waiting"]
 
 
+@dataclass(frozen=True)
+class OnHost:
+    """A number that `finish` makes of a tensor once that is on the host."""
+
+    tensor: Tensor
+    finish: Callable[[Tensor], float]
+
+
 @torch.no_grad()
-def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor]:
+def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor | OnHost]:
     """Numbers that any method has: of the teacher's outputs [T, B, K] and the student's features.
 
     Of the images of every process.
@@ -53,13 +61,18 @@ def diagnose(student: Output, teacher: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _effective_rank(features: Tensor) -> Tensor:
+def _effective_rank(features: Tensor) -> OnHost:
     tall = (features if len(features) >= features.shape[1] else features.T).double()
     # Singular values from the small Gram matrix: 10 times cheaper than an SVD of the features. In float32 its
     # rounding would be singular values of 1e-4 of the largest, which differ with the number of processes.
-    values = torch.linalg.eigvalsh((tall.T @ tall).nan_to_num()).clamp(min=0).sqrt()
+    # The eigenvalues are the host's work: a GPU takes longer for them, and would be waited for meanwhile.
+    return OnHost((tall.T @ tall).nan_to_num(), _rank_of_gram)
+
+
+def _rank_of_gram(gram: Tensor) -> float:
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     share = values / values.sum().clamp(min=1e-12)
-    return torch.special.entr(share).sum().exp()
+    return torch.special.entr(share).sum().exp().item()
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,12 @@ from dino_lab.protocols import GivesMeasures, ability
 from dino_lab.training import shares
 from dino_lab.training.accumulate import forward
 from dino_lab.training.build import Run
-from dino_lab.training.diagnostics import diagnose, diagnose_distribution
+from dino_lab.training.diagnostics import OnHost, diagnose, diagnose_distribution
 from dino_lab.training.gradients import AveragedGradients
 from dino_lab.training.optimizer import clip_gradients, set_rates
 from dino_lab.types import Output, Views, at_least_float32
 
-Numbers = dict[str, Tensor | float]  # of a row, on whatever device they were computed
+Numbers = Mapping[str, Tensor | OnHost]  # of a row, on whatever device they were computed
 
 
 class NonFinite(Exception):
@@ -62,10 +63,7 @@ def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
             run.optimizer.zero_grad()
             with collectives.dividing(spec.train.batch_size):
                 objective, numbers = _learn(run, step, images, labels, gradients, writes=writes)
-            check = writes or run.device.type == "cpu"
-            finite, changed = update(run, step, objective, finite, check=check)
-
-            row = on_host(numbers | changed) if writes else {}
+            finite, row = update(run, step, objective, numbers, finite, writes=writes)
             yield Row(step + 1, total_steps, (step + 1) / run.steps_per_epoch, row, waited, finite)
     finally:
         gradients.close()
@@ -120,41 +118,53 @@ def compare(
     if not writes:
         return objective, {}
     of_share = {"loss": loss, **measured, **penalties}
-    numbers: Numbers = {name: collectives.mean(value.detach()) for name, value in of_share.items()}
-    numbers |= diagnose(student, teacher)
+    numbers = {name: collectives.mean(value.detach()) for name, value in of_share.items()}
     if run.targets.distribution:
         numbers |= diagnose_distribution(target.detach(), views.pairs)
         if run.loss.cross_entropy:
             numbers["kl"] = numbers["loss"] - numbers["entropy"]
-    return objective, numbers
+    return objective, {**numbers, **diagnose(student, teacher)}
 
 
-def update(run: Run, step: int, objective: Tensor, finite: Tensor, *, check: bool) -> tuple[Tensor, Numbers]:
-    """Clip the gradients, move the student, then the teacher; whether all is finite so far, and numbers.
+def update(
+    run: Run, step: int, objective: Tensor, numbers: Numbers, finite: Tensor, *, writes: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """Clip the gradients, move the student, then the teacher; whether all is finite so far, and the row.
 
-    Gradients and `objective` are those of the whole batch, so that every process decides the same.
-
-    `check` waits for the device, and raises a NonFinite before anything moves.
+    Gradients and `objective` are those of the whole batch, so that every process decides the same. With the
+    row, and on a CPU always, a NonFinite comes before anything moves; a GPU is waited for once a row.
     """
     progress = step / run.total_steps
     norm = clip_gradients(run.parameters, run.spec.optim.clip)
     finite = finite & objective.detach().isfinite() & norm.isfinite()
-    if check and not finite:
-        what = "the gradient's norm" if objective.isfinite() else "the loss"
-        value = norm.item() if objective.isfinite() else objective.item()
-        raise NonFinite(f"{what} is {value} at step {step}")
+    row: dict[str, float] = {}
+    if writes:
+        row = on_host({**numbers, "gradient_norm": norm, "objective": objective, "finite": finite})
+        if not row.pop("finite") or not math.isfinite(row["objective"]):
+            raise _non_finite(step, row["objective"], norm)
+        del row["objective"]
+    elif run.device.type == "cpu" and not finite:
+        raise _non_finite(step, objective.item(), norm)
     lr, weight_decay = set_rates(run.optimizer, run.spec.optim, run.spec.train.batch_size, progress)
     run.optimizer.step()
     run.teacher.update(run.student, progress, run.ends_epoch(step))
-    return finite, {"gradient_norm": norm, "lr": lr, "weight_decay": weight_decay}
+    return finite, row | ({"lr": lr, "weight_decay": weight_decay} if writes else {})
+
+
+def _non_finite(step: int, objective: float, norm: Tensor) -> NonFinite:
+    named, value = ("the loss", objective) if not math.isfinite(objective) else ("the gradient's norm", norm)
+    return NonFinite(f"{named} is {float(value)} at step {step}")
 
 
 def on_host(numbers: Numbers) -> dict[str, float]:
     """All numbers as Python's, in one copy from the device."""
-    on_device = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
-    copied = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
-    found = dict(zip(on_device, copied, strict=True))
-    return {name: found[name] if name in found else float(value) for name, value in numbers.items()}
+    tensors = [value.tensor if isinstance(value, OnHost) else value.detach() for value in numbers.values()]
+    copied = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()
+    parts = copied.split([tensor.numel() for tensor in tensors])
+    return {
+        name: value.finish(part.view(value.tensor.shape)) if isinstance(value, OnHost) else part.item()
+        for (name, value), part in zip(numbers.items(), parts, strict=True)
+    }
 
 
 @torch.no_grad()

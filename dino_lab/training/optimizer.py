@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dino_lab.kernels.scaling import scale_each
 from dino_lab.network import Network
 from dino_lab.protocols import HasLastLayer, ability
 from dino_lab.spec.model import AdamW, Clip, Lars, Optim, Sgd
@@ -100,7 +101,7 @@ def clip_gradients(parameters: list[nn.Parameter], clip: Clip | None) -> Tensor:
     if clip is not None:
         per = torch.stack(norms) if clip.per == "tensor" else total.expand(len(norms))
         scales = (clip.norm / (per + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, list(scales.unbind()))
+        scale_each(gradients, scales)
     return total
 
 
@@ -144,7 +145,7 @@ class LarsOptimizer(torch.optim.Optimizer):
             lengths = torch.stack(torch._foreach_norm(gradients)) + decay * sizes
             local = group["trust_coefficient"] * sizes / lengths
             local = torch.where((sizes > 0) & (lengths > 0), local, torch.ones_like(local))
-            torch._foreach_mul_(steps, list(local.unbind()))
+            scale_each(steps, local)
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, steps, alpha=group["lr"])
         torch._foreach_sub_(weights, velocities)

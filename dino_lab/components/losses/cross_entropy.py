@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from dino_lab.kernels.cross_entropy import cross_entropy
 from dino_lab.registry import register
 
 
@@ -34,9 +34,4 @@ class CrossEntropy(nn.Module):
 
     def forward(self, student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
         """[S, B, K], [T, B, K], [S, T] to a scalar."""
-        logits = student / self.temperature
-        # log softmax = logits - logsumexp, so no second tensor of S x B x K is made.
-        match = torch.einsum("sbk,tbk->st", logits, target)
-        norm = torch.einsum("sb,tb->st", logits.logsumexp(-1), target.sum(-1))
-        positive = (pairs > 0).to(match.dtype)
-        return ((norm - match) * positive).sum() / (positive.sum() * student.shape[1])
+        return cross_entropy(student, target, pairs > 0, self.temperature)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from dino_lab.components.teachers._student_copy import StudentCopy, TeacherMode
 from dino_lab.network import Network
@@ -48,9 +50,12 @@ class Ema(StudentCopy):
         torch._foreach_lerp_(averages, [weights[name].detach() for name in names], share)
         if self.buffers_from == "own":
             return
-        buffers = dict(student.named_buffers())
+        theirs, of_kind = dict(student.named_buffers()), defaultdict[torch.dtype, list[list[Tensor]]](list)
         for name, average in self.network.named_buffers():
-            if self.buffers_from == "ema" and average.is_floating_point():
-                average.lerp_(buffers[name], share)
+            of_kind[average.dtype].append([average, theirs[name]])
+        for kind, both in of_kind.items():  # a launch for all of a kind
+            own, its = map(list, zip(*both, strict=True))
+            if self.buffers_from == "ema" and kind.is_floating_point:
+                torch._foreach_lerp_(own, its, share)
             else:
-                average.copy_(buffers[name])
+                torch._foreach_copy_(own, its)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from dino_lab.kernels import gpu
 from dino_lab.kernels.crops import triton_kernels as kernels
 from dino_lab.kernels.crops.resize import flip
 from dino_lab.kernels.crops.rotate import rotate
-from dino_lab.kernels.crops.sampled import SampledParameters, moved
+from dino_lab.kernels.crops.sampled import SampledParameters
 
-BLOCK = 1024  # pixels that a program works on at once
-WARPS = 8
 # Columns of a crop's row of parameters, float32.
 BOX, FLIP, BLENDS, HUE, GREY, SOLARIZE, COLUMNS = 0, 4, 5, 23, 24, 25, 26
 
@@ -55,11 +51,11 @@ def _run(images: Tensor | None, crops: Tensor, each: SampledParameters, largest_
     N, C, size, _ = crops.shape
     B, H, W = (1, 1, 1) if images is None else (images.shape[0], *images.shape[2:])
     blurred = torch.zeros(N, dtype=torch.bool) if each.blurred is None else each.blurred
-    launch(
+    gpu.launch(
         kernels.make_crops,
         (N,),
         crops if images is None else images.contiguous(),
-        moved(_rows(N, each, blurred), crops.device),
+        gpu.moved(_rows(N, each, blurred), crops.device),
         crops,
         *(B, H, W, size),
         C=C,
@@ -70,11 +66,11 @@ def _run(images: Tensor | None, crops: Tensor, each: SampledParameters, largest_
         assert each.sigma is not None
         solarized = torch.zeros(N) if each.solarized is None else each.solarized
         columns = [indices, each.sigma[indices], solarized[indices]]
-        drawn = moved(torch.stack([column.float() for column in columns], dim=1), crops.device)
+        drawn = gpu.moved(torch.stack([column.float() for column in columns], dim=1), crops.device)
         between = torch.empty(len(indices), C, size, size, device=crops.device)
-        grid = (len(indices) * C, -(-size * size // BLOCK))
+        grid = (len(indices) * C, -(-size * size // gpu.BLOCK))
         for rows in (True, False):
-            launch(kernels.blur_lines, grid, crops, between, drawn, size, largest_radius, C=C, ROWS=rows)
+            gpu.launch(kernels.blur_lines, grid, crops, between, drawn, size, largest_radius, C=C, ROWS=rows)
     return crops
 
 
@@ -91,10 +87,3 @@ def _rows(N: int, each: SampledParameters, blurred: Tensor) -> Tensor:
     if each.solarized is not None:
         rows[:, SOLARIZE] = (each.solarized & ~blurred).float()
     return rows
-
-
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the device of its first argument; Triton asks for the current one."""
-    device = arguments[0].device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, **constants, BLOCK=BLOCK, num_warps=WARPS)

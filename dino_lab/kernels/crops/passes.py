@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from dino_lab.kernels import gpu
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.resize import resample
 from dino_lab.kernels.crops.sampled import SampledParameters
@@ -41,12 +40,6 @@ def _kernels(x: Tensor) -> ModuleType:
     """What makes crops where x lies; the images that are no squares are left to torch."""
     if x.device.type == "cpu":
         return by_crop
-    if x.device.type == "cuda" and _has_triton():
+    if gpu.runs_triton(x.device):
         return import_module("dino_lab.kernels.crops.by_program")
     return by_batch
-
-
-@cache
-def _has_triton() -> bool:
-    """Whether torch came with Triton, as its builds for CUDA on Linux do."""
-    return find_spec("triton") is not None

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dino_lab.kernels import gpu
+
 
 @dataclass(frozen=True)
 class SampledParameters:
@@ -29,19 +31,10 @@ class SampledParameters:
         return self._map(lambda part: part.flatten(0, 1))
 
     def to(self, device: torch.device) -> SampledParameters:
-        """On a device, as `moved`."""
-        return self._map(lambda part: moved(part, device))
+        """On a device, as `gpu.moved`."""
+        return self._map(lambda part: gpu.moved(part, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> SampledParameters:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
         changed: dict[str, Any] = {name: None if part is None else function(part) for name, part in parts}
         return SampledParameters(**changed)
-
-
-def moved(parameters: Tensor, device: torch.device) -> Tensor:
-    """On the device; to a GPU from pinned memory, for which the host does not wait."""
-    return (
-        parameters.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else parameters.to(device)
-    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from dino_lab.building.seeding import seed_everything
 from dino_lab.protocols import GivesAnswer, ability
 from dino_lab.training.build import Run
-from dino_lab.training.loop import NonFinite, Row, compare, next_batch, on_host, train, update, writes_row
+from dino_lab.training.loop import NonFinite, Row, compare, next_batch, train, update, writes_row
 from dino_lab.training.stacked.stack import Stack
 from dino_lab.types import Output, Views
 
@@ -98,13 +98,11 @@ def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | No
         rows: list[Row | NonFinite] = []
         waited, epoch = sum(batch[2] for batch in batches.values()), (step + 1) / runs[0].steps_per_epoch
         for i, (run, (objective, numbers)) in enumerate(zip(runs, compared, strict=True)):
-            check = writes or run.device.type == "cpu"
             try:
-                finite[i], changed = update(run, step, objective, finite[i], check=check)
+                finite[i], row = update(run, step, objective, numbers, finite[i], writes=writes)
             except NonFinite as error:
                 rows.append(error)
                 continue
-            row = on_host(numbers | changed) if writes else {}
             rows.append(Row(step + 1, total_steps, epoch, row, waited, finite[i]))
         yield rows
 

@@ -9,27 +9,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from triton_resources import needs_triton, resources
 
 from dino_lab.building.seeding import drawing_from
 from dino_lab.components.augment._lists import policy
-from dino_lab.components.augment._policy import FusedPass, Policy, Share
+from dino_lab.components.augment._policy import FusedPass, Share
 from dino_lab.components.augment.views import ListedViews
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.testing.traffic import counted
 
-needs_triton = pytest.mark.skipif(
-    find_spec("triton") is None, reason="no Triton: it comes with torch for CUDA"
-)
 COLOURS: list[Any] = [{"jitter": {"hue": 0.5, "contrast": 0.9, "p": 0.9}}, {"grey": 0.3}]
 ENDS: list[Any] = [{"blur": 0.6}, {"solarize": 0.6}]
 CROP: list[Any] = [{"crop": {"scale": [0.2, 1]}}]
@@ -113,10 +108,10 @@ def test_numba_makes_torchs_crops(ops: list[Any], shape: str, C: int) -> None:
 # Kernel, constants, and the most registers that a thread may need: 65,536 of a multiprocessor over two
 # programs of 256 threads.
 KERNELS = {
-    "make_crops, cut": ("make_crops", {"C": 3, "CUT": True, "BLOCK": 1024}),
-    "make_crops, colours alone": ("make_crops", {"C": 3, "CUT": False, "BLOCK": 1024}),
-    "blur_lines, rows": ("blur_lines", {"C": 3, "ROWS": True, "BLOCK": 1024}),
-    "blur_lines, columns": ("blur_lines", {"C": 3, "ROWS": False, "BLOCK": 1024}),
+    "make_crops, cut": ("make_crops", {"C": 3, "CUT": True}),
+    "make_crops, colours alone": ("make_crops", {"C": 3, "CUT": False}),
+    "blur_lines, rows": ("blur_lines", {"C": 3, "ROWS": True}),
+    "blur_lines, columns": ("blur_lines", {"C": 3, "ROWS": False}),
 }
 MOST_REGISTERS = 128
 
@@ -125,110 +120,27 @@ MOST_REGISTERS = 128
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_without_spills(name: str, capability: int, tmp_path: Path) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from dino_lab.kernels.crops import by_program, triton_kernels
+    from dino_lab.kernels.crops import triton_kernels
 
     function, constants = KERNELS[name]
-    kernel = getattr(triton_kernels, function)
     pixels = "*u8" if constants.get("CUT") else "*fp32"
     types = {"images": pixels, "parameters": "*fp32", "crops": "*fp32", "between": "*fp32", "drawn": "*fp32"}
-    signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
-    compiled = triton.compile(
-        ASTSource(kernel, signature=signature, constexprs=constants),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": by_program.WARPS},
-    )
-    (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    if not tool.exists():
-        pytest.skip("Triton came without cuobjdump, which reads the use of resources")
-    said = subprocess.check_output([tool, "-res-usage", tmp_path / "kernel.cubin"], text=True)
-    use = dict(part.split(":") for part in said.split() if part.count(":") == 1 and part[0].isupper())
-    print(f"{name}, sm_{capability}: {use['REG']} registers, {use['LOCAL']} bytes spilled, "
-          f"{compiled.metadata.shared} bytes of shared memory")  # fmt: skip
-    assert int(use["REG"]) <= MOST_REGISTERS
-    assert int(use["LOCAL"]) == int(use["STACK"]) == 0
-    assert compiled.metadata.shared <= 1024
-
-
-class Traffic(TorchDispatchMode):
-    """Counts what a GPU would be given to do: operations of torch that compute, copies, and our kernels.
-
-    A view and an allocation are no launch. An operation of torch reads and writes its tensors whole. A
-    kernel that cuts reads the box of each crop once, and again where the contrast has to know the crop's
-    mean; it writes each crop. The blur reads and writes the crops that drew it twice. Parameters are copied
-    once each. What the kernels read more than once of the same place is taken to come from the caches.
-    """
-
-    FREE = ("empty", "view", "_unsafe_view", "flatten", "expand", "permute", "slice", "select", "detach")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches: Counter[str] = Counter()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = function.overloadpacket.__name__
-        tensors = [
-            t for t in tree_leaves((args, result)) if isinstance(t, Tensor) and t.device.type == "meta"
-        ]
-        if tensors and name not in self.FREE:
-            self.launches[name] += 1
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
-        return result
-
-    def copied(self, parameters: Tensor, device: torch.device) -> Tensor:
-        self.launches["copy"] += 1
-        self.bytes += parameters.numel() * parameters.element_size()
-        return parameters
-
-    def launched(self, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
-        name = kernel.__name__
-        self.launches[name] += 1
-        if name == "make_crops":
-            images, rows, crops = arguments[:3]
-            assert constants["CUT"]
-            assert images.dtype == torch.uint8
-            passes = 1 + (rows[:, 6:23:3] != 0).any(1).float()  # columns: how much of the mean
-            self.bytes += int((rows[:, 2] * rows[:, 3] * passes).sum()) * crops.shape[1]
-            self.bytes += crops.numel() * crops.element_size()
-        else:
-            between = arguments[1]
-            self.bytes += 2 * between.numel() * between.element_size()
+    use = resources(getattr(triton_kernels, function), types, constants, capability, tmp_path)
+    assert use.registers <= MOST_REGISTERS
+    assert use.spilled == 0
+    assert use.shared <= 1024
 
 
 @needs_triton
-def test_dinos_crops_take_few_launches_and_little_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dinos_crops_take_few_launches_and_little_traffic() -> None:
     """Two crops of 224 and eight of 96 pixels of 256 images of 256 pixels."""
-    from dino_lab.kernels.crops import by_program, passes
-
-    traffic = Traffic()
-    monkeypatch.setattr(by_program, "launch", traffic.launched)
-    monkeypatch.setattr(by_program, "moved", traffic.copied)
-    monkeypatch.setattr(passes, "_kernels", lambda x: by_program)
     augment = ListedViews(preset="dino_v1")
     batch = torch.empty(256, 3, 256, 256, dtype=torch.uint8, device="meta")
-    monkeypatch.setattr(Policy, "__call__", without_autocast(Policy.__call__))
-    with traffic:
+    with counted() as traffic:
         views = augment.forward(batch, seeded(0))
     assert [tuple(crops.shape) for crops in views.crops] == [(2, 256, 3, 224, 224), (8, 256, 3, 96, 96)]
-    print(f"launches: {dict(traffic.launches)}, {traffic.launches.total()}; {traffic.bytes / 1e9:.2f} GB")
+    launches, read_and_written = traffic.launches.total(), traffic.bytes.total()
+    print(f"launches: {dict(traffic.launches)}, {launches}; {read_and_written / 1e9:.2f} GB")
     assert traffic.launches["make_crops"] == 3
-    assert traffic.launches.total() <= 20
-    assert 1e9 < traffic.bytes <= 4e9
-
-
-def without_autocast(call: Any) -> Any:
-    """The call on a device that autocast does not know."""
-    from contextlib import nullcontext
-    from unittest.mock import patch
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
-            return call(*args, **kwargs)
-
-    return forward
+    assert launches <= 20
+    assert 1e9 < read_and_written <= 4e9
