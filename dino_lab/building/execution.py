@@ -5,11 +5,15 @@ Results change by rounding only.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
 from dino_lab import collectives
 from dino_lab.building.check import checkpoint_gradients
+from dino_lab.building.compiled_libraries import remove_unfinished
 from dino_lab.errors import UserError
 from dino_lab.kernels.batch_norm import synchronise_batch_norm
 from dino_lab.kernels.convolution import use_one_position_convolution
@@ -26,7 +30,8 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
     """
     if device.type == "cuda":
         precision = "tf32" if settings.precision == "tf32" else "ieee"
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        backends: Any = torch.backends  # whose types torch leaves out
+        for backend in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
             backend.fp32_precision = precision
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
 
@@ -45,6 +50,9 @@ def arrange_training(network: Network, settings: Train) -> None:
     if settings.gradient_checkpointing:
         checkpoint_gradients(network)
     if settings.compile:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds
+
+        remove_unfinished(Path(cache_dir()))
         # Where a batch is divided the parts of a network are called one by one.
         divided = settings.accumulate > 1 or collectives.processes() > 1
         parts = (network.backbone, network.head, network.predictor) if divided else (network,)

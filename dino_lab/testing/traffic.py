@@ -71,7 +71,7 @@ class Traffic(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()  # beside products of matrices, convolutions and attention
         self.waits: Counter[str] = Counter()
