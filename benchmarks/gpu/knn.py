@@ -1,0 +1,68 @@
+"""Exact k-NN on the GPU: the evaluator, all cosines at once by torch, and the evaluator on the CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.gpu.worker import Work, spread
+from benchmarks.knn import CLASSES, SIZE, TEMPERATURE, K, features, ours
+from benchmarks.timing import Job, interleaved, ratios, timed
+from dino_lab.evaluation.outputs import Split
+
+FULL, HALF, PLAIN = "evaluator, float32", "evaluator, bfloat16 candidates", "torch, all cosines at once"
+TOY = (600, 200, 32)
+
+
+def plain(splits: dict[str, Split]) -> float:
+    """Accuracy as one would write it down, with all cosines in memory."""
+    bank, test = splits["bank"], splits["test"]
+    cosines = F.normalize(test.features, dim=1) @ F.normalize(bank.features, dim=1).T
+    values, index = cosines.topk(K)
+    votes = torch.zeros(len(cosines), CLASSES, device=cosines.device)
+    votes.scatter_add_(1, bank.labels[index], (values / TEMPERATURE).exp())
+    return float((votes.argmax(1) == test.labels).float().mean())
+
+
+def search(work: Work) -> None:
+    """Interleaved rounds; the accuracies must agree."""
+    size = TOY if work.toy else SIZE
+    device = torch.device(work.device)
+    here = features(*size)
+    there = {
+        name: Split(
+            its.labels.to(device), {key: value.to(device) for key, value in its.representations.items()}
+        )
+        for name, its in here.items()
+    }
+    jobs: dict[str, Job] = {
+        FULL: partial(ours, there, "float32"),
+        HALF: partial(ours, there, "bfloat16"),
+        PLAIN: partial(plain, there),
+    }
+    accuracies = {name: job() for name, job in jobs.items()}
+    times = interleaved(jobs, work.device, 3 if work.toy else 9, seconds=8)
+    times["evaluator on the CPU, float32"] = [timed(partial(ours, here, "float32"), "cpu") for _ in range(2)][
+        1:
+    ]
+    accuracies["evaluator on the CPU, float32"] = ours(here, "float32")
+    base = accuracies["evaluator on the CPU, float32"]
+    bank, test, width = size
+    table = f"k-NN: {bank:,} x {test:,} features of width {width}, k = {K}"
+    for name, each in times.items():
+        same = abs(float(str(accuracies[name])) - float(str(base))) < (0.02 if work.toy else 1e-3)
+        work.row(
+            table,
+            k_NN=name,
+            ms=spread(each, 1000),
+            times_the_evaluator=spread(ratios(each, times[FULL][: len(each)])),
+            accuracy=accuracies[name],
+            passed=same,
+        )
+
+
+def measure(work: Work) -> None:
+    """One table."""
+    work.attempt("k-NN", lambda: search(work), 25)

@@ -1,0 +1,202 @@
+"""The training step: against the reference's, by precision, compiled; its phases, kernels, launches and waits."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from benchmarks import step
+from benchmarks.gpu.augmentation import TOY_STEP
+from benchmarks.gpu.profiling import LAUNCHING, OTHERS, WAITING, Phases, calls, counted, kernels, launches
+from benchmarks.gpu.worker import Work, spread
+from benchmarks.timing import interleaved, ratios, timed
+from dino_lab.training.loop import train
+
+# Dense products, TFLOP/s: NVIDIA's data sheets of A100, H100 SXM, H200 and B200 (bfloat16; TF32 is half).
+SHEETS = {"A100": 312.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0}
+COUNTED = 99.9  # GFLOP an image of this step, counted by hand
+SPEED, MEMORY, UTILISATION, LAUNCHES = 2.5, 0.7, 45.0, 900  # asked
+EAGER = (step.REFERENCE, step.FULL, step.TF32, step.HALF)
+PROFILED = 3  # steps
+
+
+def sheet(name: str, precision: torch.dtype, *, tf32: bool = False) -> float | None:
+    """Products a second, TFLOP/s, that the data sheet of a card promises; None if it is not known here."""
+    card = next((peak for key, peak in SHEETS.items() if key in name), None)
+    if card is None or (precision == torch.float32 and not tf32):
+        return None
+    return card / 2 if tf32 else card
+
+
+def _ceilings(work: Work, setting: step.Setting) -> dict[str, dict[str, float | None]]:
+    """Of each way the TFLOP/s of one product of large matrices, and those of the data sheet."""
+    card = torch.cuda.get_device_name() if work.on_gpu else ""
+    kinds = {
+        step.FULL: (torch.float32, False),
+        step.TF32: (torch.float32, True),
+        step.HALF: (torch.bfloat16, False),
+    }
+    return {
+        name: {
+            "large product": step.ceiling(setting, dtype, tf32=tf32) / 1e12,
+            "data sheet": sheet(card, dtype, tf32=tf32),
+        }
+        for name, (dtype, tf32) in kinds.items()
+    }
+
+
+def first(work: Work, setting: step.Setting) -> None:
+    """The losses of the first step, which have to agree."""
+    ours, theirs = step.first_losses(setting)
+    passed = abs(ours - theirs) < (1e-2 if work.on_gpu else 1e-4) * theirs
+    work.row("First loss, same weights and crops", dino_lab=ours, reference=theirs, passed=passed)
+    assert passed, (ours, theirs)
+
+
+def memory(work: Work, setting: step.Setting) -> None:
+    """Peak memory of each, by itself."""
+    found = {name: step.peak_memory(step.make_step(setting, n) for n in [name]) for name in EAGER}
+    for name, peak in found.items():
+        work.row("Peak memory", step=name, GiB=peak, over_the_reference=peak / found[step.REFERENCE])
+    ratio = found[step.HALF] / found[step.REFERENCE]
+    work.asked("peak memory over the reference, bfloat16", ratio, f"at most {MEMORY:g}", ratio <= MEMORY)
+
+
+def eager(work: Work, setting: step.Setting) -> None:
+    """Interleaved rounds of the reference and of ours in three precisions."""
+    operations, batch = step.operations(setting), step.batch_size(setting)
+    ceilings = _ceilings(work, setting)
+    table = f"Steps: {setting.title}"
+    work.note(
+        table,
+        f"Counted: {operations / batch / 1e9:.1f} GFLOP an image (of ViT-S/16 with these crops {COUNTED}, by hand). "
+        "MFU: these over the data sheet's dense TFLOP/s, and over those of one large product.",
+    )
+    steps = {name: step.make_step(setting, name) for name in EAGER}
+    times = interleaved(steps, work.device, setting.rounds, warm=2, seconds=25)
+    _rows(work, table, times, batch, operations, ceilings)
+    _ask(work, "bfloat16", times, step.HALF, operations, ceilings[step.HALF])
+
+
+def compiled(work: Work, setting: step.Setting) -> None:
+    """The same of the compiled step, beside the reference and the step that is not compiled."""
+    operations, batch = step.operations(setting), step.batch_size(setting)
+    ceilings = _ceilings(work, setting)
+    table = f"Compiled: {setting.title}"
+    job = step.make_step(setting, step.COMPILED)
+    work.note(table, f"Seconds of the first step, which compiles: {timed(job, work.device):.1f}.")
+    others = {name: step.make_step(setting, name) for name in (step.REFERENCE, step.HALF)}
+    times = interleaved({**others, step.COMPILED: job}, work.device, setting.rounds, warm=2, seconds=15)
+    ceilings[step.COMPILED] = ceilings[step.HALF]
+    _rows(work, table, times, batch, operations, ceilings)
+    _ask(work, "bfloat16, compiled", times, step.COMPILED, operations, ceilings[step.HALF])
+    steps = train(step.prepare(setting, step.WAYS[step.COMPILED], crops=True))
+    profiled(work, "compiled", iter(lambda: next(steps), None))
+
+
+def _rows(
+    work: Work,
+    table: str,
+    times: dict[str, list[float]],
+    batch: int,
+    operations: float,
+    ceilings: dict[str, dict[str, float | None]],
+) -> None:
+    for name, seconds in times.items():
+        shares = {
+            f"%_of_{kind.replace(' ', '_')}": spread([operations / t / 1e10 / peak for t in seconds])
+            for kind, peak in ceilings.get(name, {}).items()
+            if peak is not None
+        }
+        work.row(
+            table,
+            step=name,
+            images_per_s=spread([batch / t for t in seconds]),
+            times_the_reference=spread(ratios(times[step.REFERENCE], seconds)),
+            **shares,
+            large_product_TFLOP_per_s=ceilings.get(name, {}).get("large product"),
+        )
+
+
+def _ask(
+    work: Work,
+    name: str,
+    times: dict[str, list[float]],
+    ours: str,
+    operations: float,
+    ceilings: dict[str, float | None],
+) -> None:
+    """The asked figures, which are those of a GPU."""
+    faster = spread(ratios(times[step.REFERENCE], times[ours]))
+    met = faster["median"] >= SPEED if work.on_gpu else None
+    work.asked(f"step over the reference, {name}", faster, f"at least {SPEED:g}", met)
+    peak = ceilings["data sheet"]
+    if peak is not None:
+        used = operations / statistics.median(times[ours]) / 1e10 / peak
+        work.asked(f"MFU, {name}, %", used, f"at least {UTILISATION:g}", used >= UTILISATION)
+
+
+def phases(work: Work, setting: step.Setting) -> None:
+    """Times of the phases of a step in bfloat16 that makes its own crops."""
+    run = step.prepare(setting, step.WAYS[step.HALF], crops=True)
+    rows, found = train(run), Phases(run)
+    list(islice(rows, 3))
+    count = 2 if work.toy else 10
+    with found.watching():
+        list(islice(rows, count))
+    whole = [1000 * timed(lambda: next(rows), work.device) for _ in range(count)]
+    times = found.times()
+    middle = statistics.median(whole)
+    for name, each in times.items():
+        share = 100 * statistics.median(each) / middle
+        work.row("Phases of a step in bfloat16", phase=name, ms=spread(each), percent_of_the_step=share)
+    work.row("Phases of a step in bfloat16", phase="the step", ms=spread(whole))
+
+
+def launched(work: Work, setting: step.Setting) -> None:
+    """Kernels, launches and waits of a step in bfloat16 that makes its own crops."""
+    rows = train(step.prepare(setting, step.WAYS[step.HALF], crops=True))
+    profiled(work, "not compiled", rows)
+
+
+def profiled(work: Work, name: str, rows: object) -> None:
+    """A profile of some steps, none of which writes a row."""
+    steps = iter(rows)  # type: ignore[call-overload]
+    list(islice(steps, 3))
+    with counted(work.device) as found:
+        list(islice(steps, PROFILED))
+    counts = calls(found)
+    table = f"Calls a step, bfloat16, {name}"
+    for call in (*LAUNCHING, *WAITING, *OTHERS):
+        if counts[call]:
+            work.row(table, call=call, a_step=counts[call] / PROFILED)
+    if work.on_gpu:
+        made = launches(found) / PROFILED
+        work.asked(f"launches of a step, {name}", made, f"at most {LAUNCHES}", made <= LAUNCHES)
+        waits = sum(counts[call] for call in WAITING) / PROFILED
+        work.asked(f"waits of a step without a row, {name}", waits, "0", waits < 0.5)
+    for kernel, milliseconds, times in kernels(found):
+        work.row(
+            f"Kernels by time, {name}",
+            kernel=kernel[:90],
+            ms_a_step=milliseconds / PROFILED,
+            a_step=times / PROFILED,
+        )
+
+
+def measure(work: Work) -> None:
+    """Speed and memory first, then what tells where the time goes, and last what has to be compiled."""
+    setting = replace(TOY_STEP if work.toy else step.ON_GPU, device=work.device)
+    work.attempt("first loss", lambda: first(work, setting), 30)
+    work.attempt("steps", lambda: eager(work, setting), 60)
+    if work.on_gpu:
+        work.attempt("memory", lambda: memory(work, setting), 25)
+    work.attempt("phases", lambda: phases(work, setting), 25)
+    work.attempt("launches", lambda: launched(work, setting), 30)
+    if work.on_gpu:
+        work.attempt("compiled step", lambda: compiled(work, setting), 100)
+    else:
+        work.note("Compiled", "Memory and the compiled step are measured on a GPU alone.")

@@ -1,0 +1,45 @@
+"""Small trials on one GPU: one after the other, in processes of their own, and packed."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks import together
+from benchmarks.gpu.worker import Work, spread
+from benchmarks.timing import ratios
+from dino_lab.spec.file import load
+
+ASKED = 3.0  # times one at a time, or `pack` is not worth its code
+TOY = {
+    "a toy": (("backbone={width: 24, depth: 2, heads: 2}", "data.train_images=128", "train.batch_size=16"), 2)
+}
+
+
+def _steps_of_a_trial(settings: together.Settings) -> int:
+    """Optimizer steps of a whole trial."""
+    spec = load(together.QUICKSTART, settings).spec
+    images = spec.data.model_dump()["train_images"]
+    return int(images // spec.train.batch_size * spec.train.epochs)
+
+
+def trials(work: Work, name: str, settings: together.Settings, steps: int) -> None:
+    """Interleaved rounds of the three ways."""
+    rounds = 1 if work.toy else together.ROUNDS
+    rates = together.measure(settings, steps, torch.device(work.device), rounds, work.left() - 10)
+    for way, each in rates.items():
+        work.row(
+            f"{together.TRIALS} trials: {name}",
+            how=way,
+            trial_steps_per_s=spread(each),
+            trials_an_hour=spread(each, 3600 / _steps_of_a_trial(settings)),
+            times_one_at_a_time=spread(ratios(each, rates[together.ONE])),
+        )
+    faster = spread(ratios(rates[together.PACKED], rates[together.ONE]))
+    met = faster["median"] >= ASKED if work.on_gpu else None
+    work.asked(f"{together.PACKED}, {name}", faster, f"at least {ASKED:g} times one at a time", met)
+
+
+def measure(work: Work) -> None:
+    """Each network."""
+    for name, (settings, steps) in (TOY if work.toy else together.ON_GPU).items():
+        work.attempt(name, lambda n=name, its=settings, s=steps: trials(work, n, its, s), 50)
