@@ -1,4 +1,4 @@
-"""Crops on the GPU: Triton's kernels against torch, torch compiled, and Kornia; beside the step that waits for them."""
+"""Crops on the GPU by Triton, by torch, compiled, and by Kornia; beside the step that waits for them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def share(work: Work, trained: step.Setting, setting: Setting) -> None:
     table = f"Share of a step: {trained.title}"
     for name, each in times.items():
         work.row(table, what=name, ms=spread(each, 1000))
-    met = spread(part)["median"] <= SHARE if work.on_gpu else None
+    met = spread(part)["median"] <= SHARE if work.judges else None
     work.asked("augmentation, % of a ViT-S/16 step in bfloat16", spread(part), f"at most {SHARE:g}", met)
 
 

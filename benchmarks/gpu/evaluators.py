@@ -28,9 +28,9 @@ WRITTEN = {
     "spectrum": ("{name: spectrum}", 0.005),
     "retrieval": ("{name: retrieval}", 0.01),
     "invariance": ("{name: invariance, images: 60}", 0.005),
-    "attention_masks": ("{name: attention_masks}", 0.005),
-    "attention_boxes": ("{name: attention_boxes, centre: true}", 0.02),
-    "dense": ("{name: dense}", 0.02),
+    "attention_masks": ("{name: attention_masks, images: 60}", 0.005),
+    "attention_boxes": ("{name: attention_boxes, images: 60, centre: true}", 0.02),
+    "dense": ("{name: dense, images: 60}", 0.02),
 }
 
 

@@ -64,7 +64,7 @@ def _images(toy: bool, channels: int = 3) -> tuple[Tensor, int]:
 
 
 def _own(device: torch.device) -> ModuleType:
-    """What makes crops of a batch on the GPU; for the CPU the same by Triton's interpreter, if it was asked for."""
+    """What makes crops of a batch on the GPU; on a CPU Triton's interpreter does, if it was asked for."""
     if device.type == "cuda":
         return passes._kernels(torch.empty(1, dtype=torch.uint8, device=device))
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"

@@ -57,6 +57,8 @@ def _text(value: Any) -> str:
             return ""
         case bool():
             return "yes" if value else "no"
+        case {"median": middle, "n": 1}:
+            return f"{_number(middle)} (n = 1)"
         case {"median": middle, "low": low, "high": high, "n": count}:
             return f"{_number(middle)} ({_number(low)} to {_number(high)}, n = {count})"
         case int() | float():

@@ -144,4 +144,7 @@ def _unfinished(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _last_lines(said: IO[bytes]) -> str:
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
+    timeouts = [number for number, line in enumerate(lines) if line.startswith("Timeout (")]
+    if timeouts:  # faulthandler names the innermost call first
+        return "\n".join(lines[timeouts[-1] :][:LINES])
     return "\n".join(lines[-LINES:]) or "ended without a word"

@@ -45,6 +45,11 @@ class Work:
         self.on_gpu = options.device == "cuda"
         self._file, self._end = file, time.monotonic() + options.seconds - MARGIN
 
+    @property
+    def judges(self) -> bool:
+        """Whether a figure can be held against what is asked."""
+        return self.on_gpu and not self.toy
+
     def left(self) -> float:
         """Seconds until the part should have ended."""
         return self._end - time.monotonic()
