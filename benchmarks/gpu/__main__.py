@@ -31,15 +31,19 @@ from benchmarks.gpu.runner import Part, Result, run_parts
 from benchmarks.gpu.worker import Options
 
 TOTAL = 530.0  # seconds; what surrounds the parts takes the rest of nine minutes
+HERE = "benchmarks.gpu"
 PARTS = (
-    Part("kernels", "Kernels, GPU against CPU", "benchmarks.gpu.kernels:measure", 50),
-    Part("methods", "Methods, 20 steps, GPU against CPU", "benchmarks.gpu.methods:measure", 60),
-    Part("evaluators", "Evaluators, GPU against CPU", "benchmarks.gpu.evaluators:measure", 40),
-    Part("augmentation", "Augmentation", "benchmarks.gpu.augmentation:measure", 60),
-    Part("step", "Training step", "benchmarks.gpu.step:measure", 130),
-    Part("cifar", "ResNet-18 on images of CIFAR's size", "benchmarks.gpu.cifar:measure", 80),
-    Part("together", "Small trials together", "benchmarks.gpu.together:measure", 60),
-    Part("knn", "k-NN", "benchmarks.gpu.knn:measure", 30),
+    Part("kernels", "Kernels, GPU against CPU", f"{HERE}.kernels:measure", 45),
+    Part("methods", "Methods, GPU against CPU", f"{HERE}.methods:measure", 45),
+    Part("evaluators", "Evaluators, GPU against CPU", f"{HERE}.evaluators:measure", 35),
+    Part("augmentation", "Augmentation", f"{HERE}.augmentation:measure", 45),
+    Part("step", "Training step", f"{HERE}.step:measure", 75),
+    Part("compiled_step", "Training step, compiled", f"{HERE}.step:measure_compiled", 110),
+    Part("cifar", "ResNet-18 on images of CIFAR's size", f"{HERE}.cifar:measure", 45),
+    Part("together", "Small trials together", f"{HERE}.together:measure", 50),
+    Part("knn", "k-NN", f"{HERE}.knn:measure", 20),
+    Part("compiled_cifar", "ResNet-18, compiled", f"{HERE}.cifar:measure_compiled", 30),
+    Part("compiled_crops", "Crops by torch, compiled", f"{HERE}.augmentation:measure_compiled", 20),
 )
 VERSIONS = ("torch", "triton", "torchvision", "timm", "kornia", "numba", "pydantic")
 

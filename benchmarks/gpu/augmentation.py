@@ -154,14 +154,18 @@ def share(work: Work, trained: step.Setting, setting: Setting) -> None:
 
 
 def measure(work: Work) -> None:
-    """Both settings, the share, then what has to be compiled first."""
+    """Both settings, and the share."""
     settings = TOY if work.toy else (IMAGENET, CIFAR)
     trained = TOY_STEP if work.toy else step.ON_GPU
     trained = replace(trained, device=work.device)
     work.attempt("crops of large images", lambda: eager(work, settings[0]), 25)
     work.attempt("share", lambda: share(work, trained, settings[0]), 25)
     work.attempt("crops of small images", lambda: eager(work, settings[1]), 15)
+
+
+def measure_compiled(work: Work) -> None:
+    """Torch's way to make crops, compiled; last of all, as Triton's kernels take its place."""
     if work.on_gpu:
-        work.attempt("compiled crops", lambda: graph(work, settings[0]), 40)
+        work.attempt("compiled crops", lambda: graph(work, TOY[0] if work.toy else IMAGENET), work.left())
     else:
-        work.note("Compiled", "torch.compile of the crops is measured on a GPU alone.")
+        work.note("Compiled", "Compiled crops are measured on a GPU alone.")

@@ -27,6 +27,7 @@ from dino_lab.training.loop import Row, train
 
 FILE = Path(__file__).parents[2] / "experiments" / "dino_resnet18_cifar10.yaml"
 SIZE, TOY_SIZE = (50_000, 10_000), (64, 32)
+BATCHES = {"toy": (8, 16), "full": (128, 512)}
 DRAWN = 2_000  # different random images
 EPOCHS, ALL_EPOCHS, SECONDS = 3, 200, 480  # the last two are asked
 SIMCLR = (
@@ -129,13 +130,18 @@ def epochs(work: Work, method: str, batch: int) -> None:
 
 
 def measure(work: Work) -> None:
-    """Not compiled first, as a compilation takes its time."""
-    small, large = (8, 16) if work.toy else (128, 512)
+    """Nothing is compiled here."""
+    small, large = BATCHES[work.options.size]
     work.attempt("DINO", lambda: speed(work, "DINO", (small, large)), 40)
     work.attempt("epochs", lambda: epochs(work, "DINO", large), 40)
     work.attempt("SimCLR", lambda: speed(work, "SimCLR", (large,)), 20)
-    if work.on_gpu:
-        work.attempt("DINO, compiled", lambda: speed(work, "DINO", (large, small), compiled=True), 60)
-        work.attempt("SimCLR, compiled", lambda: speed(work, "SimCLR", (large,), compiled=True), 40)
-    else:
-        work.note(_table(work), "The compiled step is measured on a GPU alone.")
+
+
+def measure_compiled(work: Work) -> None:
+    """The same compiled."""
+    if not work.on_gpu:
+        work.note("Compiled", "Compiled steps are measured on a GPU alone.")
+        return
+    small, large = BATCHES[work.options.size]
+    work.attempt("DINO, compiled", lambda: speed(work, "DINO", (large, small), compiled=True), 60)
+    work.attempt("SimCLR, compiled", lambda: speed(work, "SimCLR", (large,), compiled=True), 40)

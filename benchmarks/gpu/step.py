@@ -12,7 +12,7 @@ from benchmarks import step
 from benchmarks.gpu.augmentation import TOY_STEP
 from benchmarks.gpu.profiling import LAUNCHING, OTHERS, WAITING, Phases, calls, counted, kernels, launches
 from benchmarks.gpu.worker import Work, spread
-from benchmarks.timing import interleaved, ratios, timed
+from benchmarks.timing import Job, interleaved, ratios, timed
 from dino_lab.training.loop import train
 
 # Dense products in bfloat16, TFLOP/s, of NVIDIA's data sheets; in TF32 it is half. The first match counts.
@@ -100,8 +100,7 @@ def compiled(work: Work, setting: step.Setting) -> None:
     ceilings[step.COMPILED] = ceilings[step.HALF]
     _rows(work, table, times, batch, operations, ceilings)
     _ask(work, "bfloat16, compiled", times, step.COMPILED, operations, ceilings[step.HALF])
-    steps = train(step.prepare(setting, step.WAYS[step.COMPILED], crops=True))
-    profiled(work, "compiled", iter(lambda: next(steps), None))
+    profiled(work, "compiled", job)
 
 
 def _rows(
@@ -164,17 +163,17 @@ def phases(work: Work, setting: step.Setting) -> None:
 
 
 def launched(work: Work, setting: step.Setting) -> None:
-    """Kernels, launches and waits of a step in bfloat16 that makes its own crops."""
-    rows = train(step.prepare(setting, step.WAYS[step.HALF], crops=True))
-    profiled(work, "not compiled", rows)
+    """Kernels, launches and waits of a step in bfloat16 that is not compiled."""
+    profiled(work, "not compiled", step.make_step(setting, step.HALF))
 
 
-def profiled(work: Work, name: str, rows: object) -> None:
-    """A profile of some steps, none of which writes a row."""
-    steps = iter(rows)  # type: ignore[call-overload]
-    list(islice(steps, 3))
+def profiled(work: Work, name: str, job: Job) -> None:
+    """A profile of some steps, none of which writes a row or makes crops."""
+    for _ in range(3):
+        job()
     with counted(work.device) as found:
-        list(islice(steps, PROFILED))
+        for _ in range(PROFILED):
+            job()
     counts = calls(found)
     table = f"Calls a step, bfloat16, {name}"
     for call in (*LAUNCHING, *WAITING, *OTHERS):
@@ -194,16 +193,24 @@ def profiled(work: Work, name: str, rows: object) -> None:
         )
 
 
+def _setting(work: Work) -> step.Setting:
+    return replace(TOY_STEP if work.toy else step.ON_GPU, device=work.device)
+
+
 def measure(work: Work) -> None:
-    """Speed and memory first, then what tells where the time goes, and last what has to be compiled."""
-    setting = replace(TOY_STEP if work.toy else step.ON_GPU, device=work.device)
+    """Speed and memory first, then what tells where the time goes."""
+    setting = _setting(work)
     work.attempt("first loss", lambda: first(work, setting), 30)
     work.attempt("steps", lambda: eager(work, setting), 60)
     if work.on_gpu:
         work.attempt("memory", lambda: memory(work, setting), 25)
     work.attempt("phases", lambda: phases(work, setting), 25)
     work.attempt("launches", lambda: launched(work, setting), 30)
+
+
+def measure_compiled(work: Work) -> None:
+    """By itself: Inductor takes longer than all else."""
     if work.on_gpu:
-        work.attempt("compiled step", lambda: compiled(work, setting), 100)
+        work.attempt("compiled step", lambda: compiled(work, _setting(work)), work.left())
     else:
-        work.note("Compiled", "Memory and the compiled step are measured on a GPU alone.")
+        work.note("Compiled", "The compiled step is measured on a GPU alone.")
