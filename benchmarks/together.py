@@ -138,18 +138,19 @@ def _processes(settings: Settings, device: torch.device) -> Iterator[Callable[[i
         for ours, _ in pairs:
             assert ours.recv()
 
-    yield step_all
-    for ours, _ in pairs:
-        ours.send(0)
-    for worker in workers:
-        worker.join()
+    try:
+        yield step_all
+    finally:
+        for worker in workers:  # they hold nothing that has to be put in order
+            worker.kill()
+            worker.join()
 
 
 def _work(orders: Connection, settings: Settings, trial: int, device: torch.device, threads: int) -> None:
     torch.set_num_threads(threads)
     rows = train(prepare(settings, trial, device))
-    while steps := orders.recv():
-        _make(rows, steps, device)
+    while True:
+        _make(rows, orders.recv(), device)
         orders.send(True)
 
 
