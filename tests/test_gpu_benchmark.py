@@ -6,15 +6,23 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.comparing import Comparison, compare, largest, relative
+from benchmarks.gpu.methods import Trained, differences
 from benchmarks.gpu.page import page
+from benchmarks.gpu.profiling import calls, counted, kernels, launches
 from benchmarks.gpu.runner import Part, Result, run_parts
-from benchmarks.gpu.worker import Options
+from benchmarks.gpu.step import sheet
+from benchmarks.gpu.worker import Options, Work
+from benchmarks.step import OneBatch
+from benchmarks.timing import interleaved, ratios
 
 TOY = Options("toy", "cpu", 0.0)
 FAKES = """
@@ -68,6 +76,7 @@ def test_a_failure_ends_neither_its_part_nor_the_next(tmp_path: Path) -> None:
     assert good.error == ""
     assert good.figures[0] == {"table": "Numbers", "cells": {"the value": 2.5, "passed": True}}
     assert list(tmp_path.glob("*.jsonl")) == []
+    assert (tmp_path / "gpu.log").read_text().count("\nZeroDivisionError: division by zero") == 1
 
 
 def test_another_process_goes_on_behind_what_ended_the_one_before(tmp_path: Path) -> None:
@@ -146,6 +155,73 @@ def test_a_wrong_request_has_one_line(
     assert code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def work_of(tmp_path: Path) -> tuple[Work, Path]:
+    return Work(Options("toy", "cpu", 60.0), tmp_path / "figures"), tmp_path / "figures"
+
+
+def test_a_difference_is_relative_to_the_norm_of_what_is_right() -> None:
+    a, b = [torch.tensor([3.0, 0.0]), torch.tensor([1.0])], [torch.tensor([0.0, 4.0]), torch.tensor([1.0])]
+    assert relative(a, b) == pytest.approx(5 / 17**0.5)
+    assert largest(a[0], b[0]) == 4.0
+
+
+@pytest.mark.parametrize(("difference", "passed"), [(0.1, True), (0.11, False), (float("nan"), False)])
+def test_what_is_too_far_or_no_number_does_not_pass(difference: float, passed: bool, tmp_path: Path) -> None:
+    work, file = work_of(tmp_path)
+    compare(work, "T", [Comparison("one", 0.1, lambda device, toy: difference)], 5)
+    assert work.failed is not passed
+    cells = [line["cells"] for line in map(json.loads, file.read_text().splitlines()) if "cells" in line]
+    assert [its["passed"] for its in cells] == [passed]
+
+
+def test_difference_of_two_trainings() -> None:
+    first = [torch.zeros(2)]
+    base = Trained([2.0, 1.0], [4.0, 1.0], [torch.tensor([3.0, 4.0])], first)
+    other = Trained([2.0, 1.5], [5.0, 9.0], [torch.tensor([3.0, 3.0])], first)
+    found = {"first loss": 0.0, "first gradient": 0.25, "losses": 0.5, "weights": 1 / 5}
+    assert differences(other, base) == pytest.approx(found)
+
+
+def test_rounds_end_with_their_time_but_one_is_counted() -> None:
+    made: list[str] = []
+    jobs = {name: partial(made.append, name) for name in ("a", "b")}
+    assert {name: len(times) for name, times in interleaved(jobs, "cpu", 3).items()} == {"a": 3, "b": 3}
+    assert made == ["a", "b"] * 4
+    assert len(interleaved(jobs, "cpu", 3, warm=2, seconds=0)["a"]) == 1
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_data_sheets_are_found_by_the_name_of_the_card() -> None:
+    assert sheet("NVIDIA H100 80GB HBM3", torch.bfloat16) == 989
+    assert sheet("NVIDIA H100 PCIe", torch.bfloat16) == 756
+    assert sheet("NVIDIA H100 80GB HBM3", torch.float32, tf32=True) == 494.5
+    assert sheet("NVIDIA H100 80GB HBM3", torch.float32) is None
+    assert sheet("a card of another year", torch.bfloat16) is None
+
+
+def test_a_profile_counts_calls_and_times_operations() -> None:
+    x = torch.randn(64, 64)
+    with counted("cpu") as found:
+        for _ in range(3):
+            x @ x
+    assert calls(found)["aten::mm"] == 3
+    name, milliseconds, times = kernels(found)[0]
+    assert (name, times) == ("aten::mm", 3)
+    assert milliseconds > 0
+    with pytest.raises(AssertionError, match="saw no kernel"):
+        launches(found)
+
+
+def test_one_batch_is_every_batch() -> None:
+    data = OneBatch(4, 16)
+    batches = data.train(4, 0, 7)
+    (images, labels), (again, _) = next(batches), next(batches)
+    assert images.shape == (4, 3, 16, 16)
+    assert torch.equal(images, again)
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert data.to(torch.device("cpu")).train_images == data.train_images == 400
 
 
 # Every part but `together`, which starts four processes more, and those that compile. Ray is refused: the

@@ -3,7 +3,8 @@
     python -m benchmarks.gpu --to FOLDER [--parts NAME,NAME] [--size toy --device cpu] [--cifar FOLDER]
 
 FOLDER/gpu.jsonl has a line for the machine and one for each part, FOLDER/gpu.md the same as a part of
-BENCHMARKS.md; both are written again after each part. A part that fails or takes too long ends by itself.
+BENCHMARKS.md; both are written again after each part. FOLDER/gpu.log has what parts with a failure said. A
+part that fails or takes too long ends by itself.
 Exit code 0 if every part went well, 1 if not, 2 where the request was wrong.
 """
 
@@ -33,12 +34,12 @@ from benchmarks.gpu.worker import Options
 TOTAL = 530.0  # seconds; what surrounds the parts takes the rest of nine minutes
 HERE = "benchmarks.gpu"
 PARTS = (
-    Part("kernels", "Kernels, GPU against CPU", f"{HERE}.kernels:measure", 45),
+    Part("kernels", "Kernels, GPU against CPU", f"{HERE}.kernels:measure", 40),
     Part("methods", "Methods, GPU against CPU", f"{HERE}.methods:measure", 45),
     Part("evaluators", "Evaluators, GPU against CPU", f"{HERE}.evaluators:measure", 35),
     Part("augmentation", "Augmentation", f"{HERE}.augmentation:measure", 45),
-    Part("step", "Training step", f"{HERE}.step:measure", 75),
-    Part("compiled_step", "Training step, compiled", f"{HERE}.step:measure_compiled", 110),
+    Part("step", "Training step", f"{HERE}.step:measure", 85),
+    Part("compiled_step", "Training step, compiled", f"{HERE}.step:measure_compiled", 105),
     Part("cifar", "ResNet-18 on images of CIFAR's size", f"{HERE}.cifar:measure", 45),
     Part("together", "Small trials together", f"{HERE}.together:measure", 50),
     Part("knn", "k-NN", f"{HERE}.knn:measure", 20),

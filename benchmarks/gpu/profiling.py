@@ -33,7 +33,7 @@ def counted(device: str) -> Iterator[Any]:
     """A profile of what happens inside, which the device has done at its end."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     synchronize(device)
-    with profile(activities=activities) as found:
+    with profile(activities=activities, acc_events=True) as found:
         yield found
         # Recorded, and taken away again below: it is no part of what is measured.
         synchronize(device)

@@ -19,6 +19,8 @@ import psutil
 
 from benchmarks.gpu.worker import BROKEN, Options
 
+LOG = "gpu.log"  # of all that parts with a failure said
+LOGGED = 50_000  # bytes of each, the last ones
 LINES = 8  # last ones of what a part said, where it failed
 AGAIN = (
     10.0  # seconds without which no process is started to go on behind an attempt that ended the one before
@@ -50,7 +52,8 @@ class Result:
 def run_parts(parts: Sequence[Part], options: Options, folder: Path, total: float) -> Iterator[Result]:
     """The parts in turn, all within `total` seconds; what one leaves of its time, the next may use.
 
-    While a part runs its figures are in `folder`, in a file of its own.
+    While a part runs its figures are in `folder`, in a file of its own; the output of parts that fail is kept
+    there, in gpu.log.
     """
     end = time.monotonic() + total
     for number, part in enumerate(parts):
@@ -72,6 +75,8 @@ def _run(part: Part, options: Options, file: Path, seconds: float) -> Result:
             left = seconds - (time.monotonic() - began)
             done = tuple(line["attempt"] for line in _lines(file) if "begun" in line)
             code = _process(part, replace(options, seconds=left, done=done), file, said, left)
+            if code != 0:
+                _keep(said, file.with_name(LOG), part.name)
             lines = _lines(file)
             broken = [name for name in _unfinished(lines) if name not in done]
             why = f"killed after {left:.0f} s" if code is None else _last_lines(said)
@@ -139,6 +144,12 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 def _unfinished(lines: Sequence[dict[str, Any]]) -> list[str]:
     ended = {line["attempt"] for line in lines if "error" in line}
     return [line["attempt"] for line in lines if "begun" in line and line["attempt"] not in ended]
+
+
+def _keep(said: IO[bytes], log: Path, name: str) -> None:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - LOGGED))
+    with log.open("ab") as file:
+        file.write(f"---- {name}\n".encode() + said.read() + b"\n")
 
 
 def _last_lines(said: IO[bytes]) -> str:

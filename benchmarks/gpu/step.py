@@ -65,7 +65,8 @@ def first(work: Work, setting: step.Setting) -> None:
 
 def memory(work: Work, setting: step.Setting) -> None:
     """Peak memory of each, by itself."""
-    found = {name: step.peak_memory(step.make_step(setting, n) for n in [name]) for name in EAGER}
+    names = (step.REFERENCE, step.FULL, step.HALF)
+    found = {name: step.peak_memory(step.make_step(setting, n) for n in [name]) for name in names}
     for name, peak in found.items():
         work.row("Peak memory", step=name, GiB=peak, over_the_reference=peak / found[step.REFERENCE])
     ratio = found[step.HALF] / found[step.REFERENCE]
@@ -83,7 +84,7 @@ def eager(work: Work, setting: step.Setting) -> None:
         "MFU: these over the data sheet's dense TFLOP/s, and over those of one large product.",
     )
     steps = {name: step.make_step(setting, name) for name in EAGER}
-    times = interleaved(steps, work.device, setting.rounds, warm=2, seconds=25)
+    times = interleaved(steps, work.device, setting.rounds, warm=2, seconds=20)
     _rows(work, table, times, batch, operations, ceilings)
     _ask(work, "bfloat16", times, step.HALF, operations, ceilings[step.HALF])
 

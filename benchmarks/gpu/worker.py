@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -67,33 +68,32 @@ class Work:
         cells = {"figure": figure, "measured": measured, "asked": asked, "met": met}
         self._write({"table": ASKED, "cells": cells})
 
-    def attempt(self, name: str, job: Callable[[], object], seconds: float) -> bool:
+    def attempt(self, name: str, job: Callable[[], object], seconds: float) -> None:
         """Do a job, unless it was begun before; its failure ends nothing but itself.
 
         One that takes longer than `seconds` ends the process, and so does one that loses the device's
         context; the next process goes on behind it.
         """
         if name in self.options.done:
-            return False
+            return
         seconds = min(seconds, self.left())
         if seconds < LEAST:
             self.failed = True
             self._write({"attempt": name, "error": "not begun: no time was left"})
-            return False
+            return
         self._write({"attempt": name, "begun": seconds})
         faulthandler.dump_traceback_later(seconds, exit=True)
         try:
             job()
         except Exception as error:
             self.failed = True
+            traceback.print_exc()
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:600]
             self._write({"attempt": name, "error": said})
         else:
             self._write({"attempt": name, "error": None})
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        self._free()
-        return True
+        self._free()  # a device that hangs may hang here, too
+        faulthandler.cancel_dump_traceback_later()
 
     def _free(self) -> None:
         if "torch" not in sys.modules:
