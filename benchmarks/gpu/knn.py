@@ -54,7 +54,7 @@ def search(work: Work) -> None:
         same = abs(accuracies[name] - accuracies[ON_CPU]) <= 1e-3  # a tie of rounding may fall either way
         work.row(
             table,
-            k_NN=name,
+            by=name,
             ms=spread(each, 1000),
             times_the_evaluator=spread(ratios(each, times[FULL][: len(each)])),
             accuracy=accuracies[name],
