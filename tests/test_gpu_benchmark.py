@@ -116,7 +116,7 @@ def test_files_of_all_parts(
     assert [(its["part"], its["ok"]) for its in parts] == [("fails", False), ("good", True)]
     assert "good: " in capsys.readouterr().out
     text = (tmp_path / "out" / "gpu.md").read_text()
-    assert "| speed | 3 (2 to 4, n = 3) | at least 2.5 | yes |" in text
+    assert "| speed | 3 (2 to 4, n = 3) | at least 2.5 |  |" in text  # toys do not tell
     assert "| Part good | " in text
     assert "| yes | 1 of 1 |" in text
     assert "divide: ZeroDivisionError" in text
@@ -182,6 +182,14 @@ def test_difference_of_two_trainings() -> None:
     other = Trained([2.0, 1.5], [5.0, 9.0], [torch.tensor([3.0, 3.0])], first)
     found = {"first loss": 0.0, "first gradient": 0.25, "losses": 0.5, "weights": 1 / 5}
     assert differences(other, base) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(("size", "device", "met"), [("full", "cuda", True), ("toy", "cuda", None)])
+def test_asked_figures_are_judged_at_full_size_alone(
+    size: str, device: str, met: bool | None, tmp_path: Path
+) -> None:
+    Work(Options(size, device, 60.0), tmp_path / "figures").asked("speed", 3.0, "at least 2.5", True)
+    assert json.loads((tmp_path / "figures").read_text())["cells"]["met"] is met
 
 
 def test_rounds_end_with_their_time_but_one_is_counted() -> None:

@@ -121,12 +121,11 @@ def epochs(work: Work, method: str, batch: int) -> None:
         method=method,
         batch=batch,
         seconds_an_epoch=spread(each),
-        seconds_of_k_NN=seconds,
-        minutes_of_200_epochs_and_k_NN=whole / 60,
+        **{"seconds of k-NN": seconds, "minutes of 200 epochs and k-NN": whole / 60},
         **cells,
     )
-    met = whole <= SECONDS if work.judges else None
-    work.asked(f"200 epochs of {method}, batch {batch}, projected, minutes", whole / 60, "at most 8", met)
+    figure = f"200 epochs of {method}, batch {batch}, projected, minutes"
+    work.asked(figure, whole / 60, f"at most {SECONDS / 60:g}", whole <= SECONDS)
 
 
 def measure(work: Work) -> None:

@@ -46,11 +46,6 @@ class Work:
         self.on_gpu = options.device == "cuda"
         self._file, self._end = file, time.monotonic() + options.seconds - MARGIN
 
-    @property
-    def judges(self) -> bool:
-        """Whether a figure can be held against what is asked."""
-        return self.on_gpu and not self.toy
-
     def left(self) -> float:
         """Seconds until the part should have ended."""
         return self._end - time.monotonic()
@@ -63,9 +58,10 @@ class Work:
         """A sentence under a table."""
         self._write({"table": table, "note": text})
 
-    def asked(self, figure: str, measured: Any, asked: str, met: bool | None) -> None:
-        """A figure of which a value is asked; `met` is None where this device cannot tell."""
-        cells = {"figure": figure, "measured": measured, "asked": asked, "met": met}
+    def asked(self, figure: str, measured: Any, asked: str, met: bool) -> None:
+        """A figure of which a value is asked; whether it is met only a GPU tells, at full size."""
+        judged = met if self.on_gpu and not self.toy else None
+        cells = {"figure": figure, "measured": measured, "asked": asked, "met": judged}
         self._write({"table": ASKED, "cells": cells})
 
     def attempt(self, name: str, job: Callable[[], object], seconds: float) -> None:
