@@ -169,7 +169,7 @@ def launched(work: Work, setting: step.Setting) -> None:
     profiled(work, "not compiled", step.make_step(setting, step.HALF))
 
 
-def rows(work: Work, setting: step.Setting) -> None:
+def row_waits(work: Work, setting: step.Setting) -> None:
     """Waits of steps each of which writes a row."""
     each = replace(setting, settings=(*setting.settings, "train.log_every=1"))
     found = _profile(work, step.make_step(each, step.HALF))
@@ -226,7 +226,7 @@ def measure(work: Work) -> None:
         work.attempt("memory", lambda: memory(work, setting), 25)
     work.attempt("phases", lambda: phases(work, setting), 25)
     work.attempt("launches", lambda: launched(work, setting), 30)
-    work.attempt("waits", lambda: rows(work, setting), 20)
+    work.attempt("waits", lambda: row_waits(work, setting), 20)
 
 
 def measure_compiled(work: Work) -> None:
