@@ -34,8 +34,8 @@ whole run, 2026-11-26, AMD EPYC, 2 cores beside other programs, `--seed 11`: 20,
 settings, 5,000 sweeps and 2,000 run folders; 2 cases failed, by one cause (a row whose epoch is no
 number), and pass since it was mended. None took over 5 s or 1 GB.
 
-Where there is a GPU, `python -m benchmarks.augment`, `.step` and `.together` measure on it; no figure of
-one is here yet.
+What asks for a GPU is one command of nine minutes, `python -m benchmarks.gpu --to FOLDER`, which writes a
+part of this page; no figure of one is here yet.
 """
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks import step
 from benchmarks.augment_peers import BATCHED, PEERS, Crops, Setting, dino_lab, kornia
 from benchmarks.report import section, spread, table
+from benchmarks.timing import Job, interleaved, ratios
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD
 from dino_lab.training.loop import train
 
@@ -77,27 +78,21 @@ def main(cores: int = 2) -> str:
 
 def on_gpu(trained: step.Setting, setting: Setting) -> str:
     """Crops of a batch on the device of `trained`, beside the training step that waits for them."""
-    device = torch.device(trained.device)
-    rows = train(step.prepare(trained, "bfloat16")[0])
-    batch = step.prepare(trained, "bfloat16")[0].spec.train.batch_size
+    device, batch = torch.device(trained.device), step.batch_size(trained)
     images = pictures(batch, setting.pixels).to(device)
-    jobs: dict[str, Callable[[], object]] = {
+    rows = train(step.prepare(trained, step.WAYS[step.HALF]))
+    rest = "training step in bfloat16, without them"
+    jobs: dict[str, Job] = {
         OURS: partial(dino_lab(setting, device), images),
         "Kornia": partial(kornia(setting, device), images),
-        "training step in bfloat16, without them": lambda: next(rows),
+        rest: lambda: next(rows),
     }
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for round_ in range(trained.rounds + 2):
-        for name, job in jobs.items():
-            seconds = step.timed(job, trained.device)
-            if round_ > 1:
-                times[name].append(1000 * seconds)
-    base, rest = times[OURS], times["training step in bfloat16, without them"]
+    times = interleaved(jobs, trained.device, trained.rounds, warm=2)
     lines = [
-        [name, spread(each, 1), spread([a / b for a, b in zip(each, base, strict=True)], 1)]
+        [name, spread([1000 * t for t in each], 1), spread(ratios(each, times[OURS]), 1)]
         for name, each in times.items()
     ]
-    share = spread([100 * a / (a + b) for a, b in zip(base, rest, strict=True)], 1)
+    share = spread([100 * a / (a + b) for a, b in zip(times[OURS], times[rest], strict=True)], 1)
     text = table(["", "ms a batch, median (range)", "times dino-lab's, in pairs"], lines)
     text += f"\n\nShare of a step that makes its own crops: {share} %. Asked: 20 times Kornia, at most 5 %."
     return section(f"Augmentation on a GPU: {trained.title}", "python -m benchmarks.augment", text)

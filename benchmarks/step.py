@@ -14,8 +14,7 @@ from __future__ import annotations
 import copy
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import section, spread, table
+from benchmarks.timing import Job, interleaved, ratios, timed
+from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, Labelled
+from dino_lab.components.data._storage import Batch, Resident
 from dino_lab.kernels import linear
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
@@ -43,6 +45,7 @@ class Setting:
     title: str
     device: str
     settings: tuple[str, ...] = ()  # over step.yaml
+    pixels: int = 32  # of a side of the images
     rounds: int = 9
     large: int = 2048  # rows of the matrices whose product is the ceiling
 
@@ -52,16 +55,54 @@ ON_GPU = Setting(
     "ViT-S/16, 2 x 224 + 8 x 96 px, 65,536 prototypes, batch 128",
     "cuda",
     (
-        "data={name: shapes, train_images: 128, test_images: 10, size: 256}",
+        "data.size=256",
         "augment={name: multicrop, preset: dino_v1}",
         "backbone={name: vit, width: 384, depth: 12, heads: 6, patch: 16, drop_path: 0.1}",
         "head.dim=65536",
         "train.batch_size=128",
     ),
+    pixels=256,
     rounds=20,
     large=8192,
 )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one of our steps is computed."""
+
+    precision: str
+    tf32: bool = False
+    compiled: bool = False
+
+
 REFERENCE, FULL, HALF = "as the reference", "dino-lab, float32", "dino-lab, bfloat16"
+TF32, COMPILED = "dino-lab, TF32", "dino-lab, bfloat16, compiled"
+WAYS = {
+    FULL: Way("float32"),
+    TF32: Way("float32", tf32=True),
+    HALF: Way("bfloat16"),
+    COMPILED: Way("bfloat16", compiled=True),
+}
+
+
+class OneBatch(Labelled):
+    """Random images whose every batch is the same, so that reading them takes no time."""
+
+    def __init__(self, images: int, pixels: int, steps: int = 100) -> None:
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(0, 256, (images, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
+        split = Resident(drawn, torch.arange(images) % 10)
+        names = tuple(map(str, range(10)))
+        super().__init__(split, split, names, pixels, IMAGENET_MEAN, IMAGENET_STD)
+        self.train_images = steps * images  # an epoch, at whose end a row is written
+
+    def train_share(self, batch_size: int, seed: int, start: int, images: slice) -> Iterator[Batch]:
+        """The images, without end."""
+        storage = self.storage("train")
+        assert isinstance(storage, Resident)
+        while True:
+            yield storage.images[images], storage.labels[images]
 
 
 class Fixed:
@@ -149,86 +190,121 @@ def _clip(network: nn.Module, limit: float) -> None:
                 parameter.grad.data.mul_(limit / (norm + 1e-6))
 
 
-def prepare(setting: Setting, precision: str) -> tuple[Run, Views]:
-    """A run whose every batch gives the same crops."""
-    settings = [*setting.settings, f"train.precision={precision}"]
+def prepare(setting: Setting, way: Way, *, crops: bool = False) -> Run:
+    """A run of the setting, whose every batch gives the same crops unless `crops` are to be made."""
+    settings = [*setting.settings, f"train.precision={way.precision}", f"train.compile={way.compiled}"]
     spec = load(Path(__file__).with_name("step.yaml"), settings).spec
-    run = build(spec, registry, torch.device(setting.device))
+    data = OneBatch(spec.train.batch_size, setting.pixels)
+    device = torch.device(setting.device)
+    run = build(spec, registry, device, data)
+    if crops:
+        return run
     images, _ = next(run.data.train(spec.train.batch_size, 0, 0))
-    views = run.augment.forward(images, run.generator(0))
-    return replace(run, augment=Fixed(views, run)), views
+    return replace(run, augment=Fixed(run.augment.forward(images, run.generator(0)), run))
+
+
+def views_of(run: Run) -> Views:
+    """The crops of every batch of a prepared run."""
+    assert isinstance(run.augment, Fixed)
+    return run.augment.views
 
 
 def first_losses(setting: Setting) -> tuple[float, float]:
     """Loss of the first step, ours and the reference's, without stochastic depth."""
-    run, views = prepare(setting, "float32")
+    run = prepare(setting, WAYS[FULL])
     for module in run.student.modules():
         if hasattr(module, "drop_prob"):
             vars(module)["drop_prob"] = 0.0
     reference = ReferenceStep(run)
     # log_every hides most losses: take the one number that the step itself computes.
     row = next(train(replace(run, spec=_every_row(run))))
-    return row.numbers["loss"], reference(_normalised(run, views))
+    return row.numbers["loss"], reference(_normalised(run))
 
 
-def _normalised(run: Run, views: Views) -> list[Tensor]:
+def _normalised(run: Run) -> list[Tensor]:
     # The reference's loaders do it; ours is a part of the step.
-    return [run.student.normalize(group) for group in views.crops]
+    return [run.student.normalize(group) for group in views_of(run).crops]
 
 
 def _every_row(run: Run) -> Spec:
     return run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"log_every": 1})})
 
 
-def timed(step: Callable[[], object], device: str) -> float:
-    """Seconds of a call, until the device has done it."""
-    began = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+@contextmanager
+def multiplying_in(*, tf32: bool) -> Iterator[None]:
+    """Inside, a GPU multiplies float32 matrices in TF32, or in float32."""
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    matrices.allow_tf32 = convolutions.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        matrices.allow_tf32, convolutions.allow_tf32 = before
 
 
-def _ways(setting: Setting) -> dict[str, Callable[[], Callable[[], object]]]:
-    """How each step is prepared."""
-
-    def ours(precision: str) -> Callable[[], object]:
-        rows: Iterator[object] = train(prepare(setting, precision)[0])
-        return lambda: next(rows)
-
-    def theirs() -> Callable[[], object]:
-        run, views = prepare(setting, "float32")
-        reference, crops = ReferenceStep(run), _normalised(run, views)
+def make_step(setting: Setting, name: str) -> Job:
+    """A step that is computed in the way of that name: the reference's, or one of `WAYS`."""
+    if name == REFERENCE:
+        run = prepare(setting, WAYS[FULL])
+        reference, crops = ReferenceStep(run), _normalised(run)
         return lambda: reference(crops)
+    way = WAYS[name]
+    rows = train(prepare(setting, way))
 
-    return {REFERENCE: theirs, FULL: lambda: ours("float32"), HALF: lambda: ours("bfloat16")}
+    def step() -> None:
+        with multiplying_in(tf32=way.tf32):
+            next(rows)
+
+    return step
 
 
-def _peak(make: Callable[[], Callable[[], object]]) -> str:
+def peak_memory(make: Iterable[Job]) -> float:
     """GiB of the GPU's memory at most, of two steps by themselves."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    step = make()
-    step()
-    step()
-    return f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
+    before = torch.cuda.memory_allocated()
+    for step in make:
+        step()
+        step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def _operations(setting: Setting) -> float:
+def operations(setting: Setting) -> float:
     """Multiplications and additions of the products of one of our steps."""
-    steps = train(prepare(setting, "float32")[0])
+    steps = train(prepare(setting, WAYS[FULL]))
     next(steps)
     with FlopCounterMode(display=False) as counter:
         next(steps)
     return float(counter.get_total_flops())
 
 
-def _ceiling(setting: Setting, dtype: torch.dtype) -> float:
+def ceiling(setting: Setting, dtype: torch.dtype, *, tf32: bool = False) -> float:
     """Operations a second of one product of large matrices."""
     n = setting.large
     a, b = (torch.randn(n, n, device=setting.device, dtype=dtype) for _ in range(2))
-    times = [timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
+    with multiplying_in(tf32=tf32):
+        times = [timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
     return 2 * n**3 / statistics.median(times[2:])
+
+
+def batch_size(setting: Setting) -> int:
+    """Images of a step."""
+    return load(Path(__file__).with_name("step.yaml"), setting.settings).spec.train.batch_size
+
+
+def rows_of(
+    times: Mapping[str, list[float]], batch: int, work: float, ceilings: Mapping[str, float]
+) -> list[list[str]]:
+    """Name, images/s, times the reference and % of the ceiling, of seconds of rounds."""
+    return [
+        [
+            name,
+            spread([batch / t for t in seconds], 1),
+            spread(ratios(times[REFERENCE], seconds)),
+            spread([100 * work / t / ceilings[name] for t in seconds], 0) if name in ceilings else "",
+        ]
+        for name, seconds in times.items()
+    ]
 
 
 def main() -> str:
@@ -237,34 +313,21 @@ def main() -> str:
     on_gpu = setting.device == "cuda"
     ours, theirs = first_losses(setting)
     assert abs(ours - theirs) < (1e-2 if on_gpu else 1e-4) * theirs, (ours, theirs)
-    ways = _ways(setting)
-    peaks = {name: _peak(make) if on_gpu else "" for name, make in ways.items()}
-    operations = _operations(setting)
-    ceilings = {FULL: _ceiling(setting, torch.float32), HALF: _ceiling(setting, torch.bfloat16)}
-    steps = {name: make() for name, make in ways.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(setting.rounds + 1):
-        for name, step in steps.items():
-            seconds = timed(step, setting.device)
-            if round_:  # the first round warms up
-                times[name].append(seconds)
-    base, batch = times[REFERENCE], prepare(setting, "float32")[0].spec.train.batch_size
-    rows = [
-        [
-            name,
-            spread([batch / t for t in seconds], 1),
-            spread([a / b for a, b in zip(base, seconds, strict=True)]),
-            spread([100 * operations / t / ceilings[name] for t in seconds], 0) if name in ceilings else "",
-            *([peaks[name]] if on_gpu else []),
-        ]
-        for name, seconds in times.items()
-    ]
+    names, batch = (REFERENCE, FULL, HALF), batch_size(setting)
+    peaks = [f"{peak_memory(make_step(setting, n) for n in [name]):.1f}" for name in names if on_gpu]
+    work = operations(setting)
+    ceilings = {FULL: ceiling(setting, torch.float32), HALF: ceiling(setting, torch.bfloat16)}
+    steps = {name: make_step(setting, name) for name in names}
+    rows = rows_of(interleaved(steps, setting.device, setting.rounds), batch, work, ceilings)
     header = ["step", "images/s, median (range)", "times the reference, in pairs", "% of the ceiling"]
+    if on_gpu:
+        header.append("peak memory, GiB")
+        rows = [[*row, peak] for row, peak in zip(rows, peaks, strict=True)]
     text = (
         f"First loss, same weights and crops: {ours:.6f} here, {theirs:.6f} as the reference writes it.\n\n"
     )
-    text += table([*header, *(["peak memory, GiB"] if on_gpu else [])], rows)
-    text += f"\n\nOur step has {operations / batch / 1e9:.1f} GFLOP an image. The ceiling: "
+    text += table(header, rows)
+    text += f"\n\nOur step has {work / batch / 1e9:.1f} GFLOP an image. The ceiling: "
     text += ", ".join(f"{rate / 1e12:.2f} TFLOP/s ({name.split()[-1]})" for name, rate in ceilings.items())
     text += (
         ". Asked on the CPU: 1.1 and 1.6 times the reference; on a GPU 2.5 times, 45 % and 0.7 of the memory."

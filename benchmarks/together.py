@@ -7,6 +7,7 @@ slowest counts. No evaluation, no checkpoint. The rows of one at a time and of t
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import section, spread, table
+from benchmarks.timing import ratios, synchronize
 from dino_lab.registry import registry
 from dino_lab.spec.file import load
 from dino_lab.training.build import Run, build
+from dino_lab.training.data_cache import Shelf
 from dino_lab.training.loop import Row, train
 from dino_lab.training.stacked.loop import train_stacked
 
@@ -29,6 +32,8 @@ TEMPERATURES = (0.02, 0.03, 0.04, 0.05)
 QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
 SMALL = "backbone={name: vit, width: 192, depth: 12, heads: 3, patch: 4}"
 RESNET = "backbone={name: timm, model: resnet18, stem: small}"
+ONE, EACH, PACKED = "one at a time", "a process each", f"packed by {TRIALS}"
+SHELF = Shelf()  # trials of a process share their images
 # Name, settings over the quickstart, steps of a round.
 ON_CPU = {"ViT of the quickstart, batch 64": ((), 3)}
 ON_GPU = {
@@ -42,7 +47,8 @@ Settings = tuple[str, ...]
 def prepare(settings: Settings, trial: int, device: torch.device) -> Run:
     """One trial of a sweep over temperatures."""
     own = (f"targets.temperature={TEMPERATURES[trial]}", "train.epochs=1000", "train.log_every=1000000")
-    return build(load(QUICKSTART, [*own, *settings]).spec, registry, device)
+    spec = load(QUICKSTART, [*own, *settings]).spec
+    return build(spec, registry, device, SHELF.data(spec, registry))
 
 
 def main() -> str:
@@ -63,34 +69,43 @@ def _name(device: torch.device) -> str:
 
 
 def _rows(name: str, settings: Settings, steps: int, device: torch.device) -> list[list[str]]:
+    rates = measure(settings, steps, device)
+    return [[name, way, spread(rate, 1), spread(ratios(rate, rates[ONE]))] for way, rate in rates.items()]
+
+
+def measure(
+    settings: Settings, steps: int, device: torch.device, rounds: int = ROUNDS, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """Trial steps a second by `ONE`, `EACH` and `PACKED` in rounds of so many steps.
+
+    No round begins after `seconds`, but one is always counted.
+    """
+    began = time.perf_counter()
     _check(settings, device)
     one = train(prepare(settings, 0, device))
     packed = [prepare(settings, trial, device) for trial in range(TRIALS)]
     together = train_stacked(packed)
     with _processes(settings, device) as step_all:
         ways: dict[str, tuple[Callable[[int], None], int]] = {
-            "one at a time": (lambda count: _make(one, count, device), 1),
-            "a process each": (step_all, TRIALS),
-            f"packed by {TRIALS}": (lambda count: _make(together, count, device), TRIALS),
+            ONE: (lambda count: _make(one, count, device), 1),
+            EACH: (step_all, TRIALS),
+            PACKED: (lambda count: _make(together, count, device), TRIALS),
         }
         rates: dict[str, list[float]] = {way: [] for way in ways}
-        for round_ in range(ROUNDS + 1):
+        for round_ in range(rounds + 1):
+            if round_ > 1 and time.perf_counter() - began > seconds:
+                break
             for way, (make, trials) in ways.items():
-                began = time.perf_counter()
+                started = time.perf_counter()
                 make(steps if round_ else WARM)
                 if round_:
-                    rates[way].append(trials * steps / (time.perf_counter() - began))
-    base = rates["one at a time"]
-    return [
-        [name, way, spread(rate, 1), spread([a / b for a, b in zip(rate, base, strict=True)])]
-        for way, rate in rates.items()
-    ]
+                    rates[way].append(trials * steps / (time.perf_counter() - started))
+    return rates
 
 
 def _make(rows: Iterator[object], steps: int, device: torch.device) -> None:
     assert sum(1 for _ in islice(rows, steps)) == steps
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device.type)
 
 
 def _check(settings: Settings, device: torch.device) -> None:
@@ -123,18 +138,19 @@ def _processes(settings: Settings, device: torch.device) -> Iterator[Callable[[i
         for ours, _ in pairs:
             assert ours.recv()
 
-    yield step_all
-    for ours, _ in pairs:
-        ours.send(0)
-    for worker in workers:
-        worker.join()
+    try:
+        yield step_all
+    finally:
+        for worker in workers:  # they hold nothing that has to be put in order
+            worker.kill()
+            worker.join()
 
 
 def _work(orders: Connection, settings: Settings, trial: int, device: torch.device, threads: int) -> None:
     torch.set_num_threads(threads)
     rows = train(prepare(settings, trial, device))
-    while steps := orders.recv():
-        _make(rows, steps, device)
+    while True:
+        _make(rows, orders.recv(), device)
         orders.send(True)
 
 
