@@ -30,7 +30,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _convolution_pays(x, weight):
         return F.linear(x, weight, bias)
     columns = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, in, rows, 1], channel last in memory
-    y = F.conv2d(columns, weight[:, :, None, None], bias)
+    # Of one pixel a dilation changes nothing. Without it torch takes its own, slow convolution where it has
+    # one thread and fewer than 16 images (aten/src/ATen/native/Convolution.cpp, use_mkldnn).
+    y = F.conv2d(columns, weight[:, :, None, None], bias, dilation=2)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
