@@ -73,9 +73,7 @@ def together(work: Callable[[], T]) -> T:
         found = work()
     except Exception as raised:
         error = raised
-    failures: list[Any] = [None] * processes()
-    mine = portable(error) if error is not None else None
-    distributed.all_gather_object(failures, mine, group=_group)
+    failures = exchange(portable(error) if error is not None else None)
     failed = [(i, failure) for i, failure in enumerate(failures) if failure is not None]
     if not failed:
         return found  # type: ignore[return-value]
@@ -105,19 +103,28 @@ def disagreeing(value: int) -> list[int]:
     return [i for i, other in enumerate(values) if int(other) != int(values[0])]
 
 
+def exchange(mine: T) -> list[T]:
+    """What every process gives, by rank; each has to be one that can be pickled."""
+    if processes() == 1:
+        return [mine]
+    given: list[Any] = [None] * processes()
+    distributed.all_gather_object(given, mine, group=_group)
+    return given
+
+
 def share_state(state: dict[str, Any] | None) -> dict[str, Any]:
     """The nested `state` of the first process, on all: tensors as they are, in main memory elsewhere."""
     if processes() == 1:
         assert state is not None
         return state
     tensors: list[Tensor] = []
-    message = _pickled(state, tensors) if rank() == 0 else None
+    message = pickled(state, tensors) if rank() == 0 else None
     content, shapes = _send((message, [(tensor.shape, tensor.dtype) for tensor in tensors]))
     if rank() > 0:
         tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
     for tensor in tensors:
         distributed.broadcast(tensor.detach().cpu().contiguous() if rank() == 0 else tensor, 0, group=_group)
-    return state if rank() == 0 else _unpickled(content, tensors)  # type: ignore[return-value]
+    return state if rank() == 0 else unpickled(content, tensors)  # type: ignore[return-value]
 
 
 def portable(error: Exception) -> Exception:
@@ -155,8 +162,8 @@ def _send(message: object) -> Any:
     return told[0]
 
 
-def _pickled(state: object, tensors: list[Tensor]) -> bytes:
-    """The structure of a state; its tensors go into the list."""
+def pickled(state: object, tensors: list[Tensor]) -> bytes:
+    """The structure of an object; its tensors go into the list."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj: Any) -> int | None:
@@ -170,7 +177,9 @@ def _pickled(state: object, tensors: list[Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpickled(content: bytes, tensors: list[Tensor]) -> Any:
+def unpickled(content: bytes, tensors: list[Tensor]) -> Any:
+    """What `pickled` was given, with tensors in place of those that it took out."""
+
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, pid: int) -> Tensor:
             return tensors[pid]

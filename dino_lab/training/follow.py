@@ -20,6 +20,7 @@ from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
+from dino_lab.training.data_cache import of_machine
 from dino_lab.training.loop import NoBatch, NonFinite, train
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def follow_run(
     """Train along; gives the Outcome that the first process has found."""
     if (outcome := follow()) is not None:
         return outcome
-    run = together(lambda: build(spec, registry, device, shared))
+    run = together(lambda: build(spec, registry, device, of_machine(spec, registry, shared)))
     start, was_finished = follow()
     run.load_state_dict(share_state(None))
     if was_finished:

@@ -35,6 +35,7 @@ from dino_lab.runs.status import State, Status, write_status
 from dino_lab.spec.identity import identity_of
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
+from dino_lab.training.data_cache import of_machine
 from dino_lab.training.diagnostics import Reader, Verdict, followed_score
 from dino_lab.training.follow import Decision, agree, compare_weights, follow_run, wish_of
 from dino_lab.training.loop import NoBatch, NonFinite, Row, train
@@ -153,7 +154,7 @@ def prepared(
             if outcome is not None:
                 yield outcome
                 return
-            run = together(lambda: build(spec, registry, options.device, shared))
+            run = together(lambda: build(spec, registry, options.device, of_machine(spec, registry, shared)))
             over = before.state == "finished"
             trainer = lead(
                 lambda: Trainer(run, folder, lock, before, options, listeners), lambda one: (one.step, over)
