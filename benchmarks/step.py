@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import section, spread, table
 from benchmarks.timing import Job, interleaved, ratios, timed
+from dino_lab.building.execution import use_tf32
 from dino_lab.components.data._labelled import IMAGENET_MEAN, IMAGENET_STD, Labelled
 from dino_lab.components.data._storage import Batch, Resident
 from dino_lab.kernels import linear
@@ -72,7 +73,6 @@ class Way:
     """How one of our steps is computed."""
 
     precision: str
-    tf32: bool = False
     compiled: bool = False
 
 
@@ -80,7 +80,7 @@ REFERENCE, FULL, HALF = "as the reference", "dino-lab, float32", "dino-lab, bflo
 TF32, COMPILED = "dino-lab, TF32", "dino-lab, bfloat16, compiled"
 WAYS = {
     FULL: Way("float32"),
-    TF32: Way("float32", tf32=True),
+    TF32: Way("tf32"),
     HALF: Way("bfloat16"),
     COMPILED: Way("bfloat16", compiled=True),
 }
@@ -230,32 +230,14 @@ def _every_row(run: Run) -> Spec:
     return run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"log_every": 1})})
 
 
-@contextmanager
-def multiplying_in(*, tf32: bool) -> Iterator[None]:
-    """Inside, a GPU multiplies float32 matrices in TF32, or in float32."""
-    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matrices.allow_tf32, convolutions.allow_tf32
-    matrices.allow_tf32 = convolutions.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        matrices.allow_tf32, convolutions.allow_tf32 = before
-
-
 def make_step(setting: Setting, name: str) -> Job:
     """A step that is computed in the way of that name: the reference's, or one of `WAYS`."""
     if name == REFERENCE:
         run = prepare(setting, WAYS[FULL])
         reference, crops = ReferenceStep(run), _normalised(run)
         return lambda: reference(crops)
-    way = WAYS[name]
-    rows = train(prepare(setting, way))
-
-    def step() -> None:
-        with multiplying_in(tf32=way.tf32):
-            next(rows)
-
-    return step
+    rows = train(prepare(setting, WAYS[name]))
+    return lambda: next(rows)
 
 
 def peak_memory(make: Iterable[Job]) -> float:
@@ -282,8 +264,8 @@ def ceiling(setting: Setting, dtype: torch.dtype, *, tf32: bool = False) -> floa
     """Operations a second of one product of large matrices."""
     n = setting.large
     a, b = (torch.randn(n, n, device=setting.device, dtype=dtype) for _ in range(2))
-    with multiplying_in(tf32=tf32):
-        times = [timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
+    use_tf32(tf32)
+    times = [timed(lambda: linear.linear(a, b), setting.device) for _ in range(9)]
     return 2 * n**3 / statistics.median(times[2:])
 
 

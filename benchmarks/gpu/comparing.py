@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.worker import Work
+from dino_lab.building.execution import use_tf32
 
 CPU = torch.device("cpu")
 
@@ -23,14 +24,9 @@ class Comparison:
     find: Callable[[torch.device, bool], float]  # of the device, and whether sizes are those of toys
 
 
-def in_float32() -> None:
-    """Products of float32 matrices and convolutions in float32 from now on, not in TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-
 def compare(work: Work, table: str, comparisons: Sequence[Comparison], seconds: float) -> None:
     """A row for each; one that fails, or takes longer than `seconds`, leaves the others alone."""
-    in_float32()
+    use_tf32(False)
     device = torch.device(work.device)
     for one in comparisons:
 

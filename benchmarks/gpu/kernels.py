@@ -30,7 +30,9 @@ from dino_lab.kernels.crops import by_batch, by_crop, passes
 from dino_lab.kernels.crops.blur import gaussian_blur
 from dino_lab.kernels.crops.colour import grayscale, jitter, solarize
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.kernels.cross_entropy import cross_entropy
 from dino_lab.kernels.linear import linear
+from dino_lab.kernels.scaling import scale_each
 
 VIEWS = 2
 CUT: list[Any] = [{"crop": {"scale": [0.2, 1]}}, "flip"]
@@ -179,6 +181,23 @@ def _vit(device: torch.device, toy: bool) -> tuple[Any, Tensor]:
     return model, images.to(device)
 
 
+def _cross_entropy(device: torch.device, toy: bool) -> list[Tensor]:
+    S, T, B, K = 3, 2, 4, 1_000 if toy else 65_536
+    student = torch.randn(S, B, K, generator=seeded()).to(device).requires_grad_()
+    target = torch.randn(T, B, K, generator=seeded(1)).mul(3).softmax(-1).to(device)
+    loss = cross_entropy(student, target, 1 - torch.eye(S, T, device=device), 0.1)
+    loss.backward()
+    assert student.grad is not None
+    return [loss, student.grad]
+
+
+def _scaling(device: torch.device, toy: bool) -> list[Tensor]:
+    sizes = (3, 1_000) if toy else (3, 1_000, 40_000, 2_000_000)
+    tensors = [torch.randn(size, generator=seeded(size)).to(device) for size in sizes]
+    scale_each(tensors, torch.rand(len(sizes), generator=seeded()).to(device))
+    return tensors
+
+
 _ALL = [*CUT, *COLOURS, *ENDS]
 KERNELS = (
     Comparison("crops: the device's kernels against torch on the CPU", 1e-4, crops(_ALL, by_batch)),
@@ -204,6 +223,8 @@ KERNELS = (
     Comparison("convolution at one position, bfloat16", 1e-2, layer(_convolution)),
     Comparison("CLS token of a ViT, float32, with gradients", 1e-4, layer(_class_token)),
     Comparison("CLS token of a ViT, against timm's whole model", 1e-4, whole_model),
+    Comparison("cross-entropy and its gradient, float32", 1e-5, layer(_cross_entropy)),
+    Comparison("tensors times a number each", 0.0, layer(_scaling)),
     Comparison("attention in a ViT, bfloat16", 5e-2, layer(_attention)),
 )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.comparing import CPU, in_float32, relative
+from benchmarks.gpu.comparing import CPU, relative
 from benchmarks.gpu.worker import Work
 from dino_lab.protocols import Augment
 from dino_lab.registry import registry
@@ -97,7 +97,6 @@ def differences(one: Trained, base: Trained) -> dict[str, float]:
 
 def measure(work: Work) -> None:
     """A row for each method."""
-    in_float32()
     device, shelf = torch.device(work.device), Shelf()
     settings, steps = ((*SMALL, *TOY), 3) if work.toy else (SMALL, STEPS)
     table = f"Relative difference in {steps} steps"

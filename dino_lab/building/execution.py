@@ -29,11 +29,15 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
     context. torch by itself rounds convolutions to TF32, and no other products.
     """
     if device.type == "cuda":
-        precision = "tf32" if settings.precision == "tf32" else "ieee"
-        backends: Any = torch.backends  # whose types torch leaves out
-        for backend in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-            backend.fp32_precision = precision
+        use_tf32(settings.precision == "tf32")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+def use_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of float32 products to TF32, or not, from here on."""
+    backends: Any = torch.backends  # whose types torch leaves out
+    for backend in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        backend.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:

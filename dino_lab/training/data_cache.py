@@ -83,7 +83,7 @@ class _Shared:
 
 
 def _in_shared_memory(data: SharedData | None) -> _Shared | None:
-    """The data in a file, of main memory where the system has a folder for such; None if it cannot be sent."""
+    """The data in a file of main memory, where the system has a folder for such; None if it cannot be."""
     if data is None:
         return None
     tensors: list[Tensor] = []

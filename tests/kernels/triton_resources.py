@@ -19,7 +19,7 @@ needs_triton = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Use:
-    """Registers of a thread, bytes that it spills to memory, bytes of shared memory of a program."""
+    """Registers of a thread, bytes of its stack and local memory, bytes of shared memory of a program."""
 
     registers: int
     spilled: int
