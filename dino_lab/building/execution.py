@@ -6,7 +6,6 @@ Results change by rounding only.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,9 +34,8 @@ def autocast(device: torch.device, settings: Train) -> torch.autocast:
 
 def use_tf32(allowed: bool) -> None:
     """Let GPUs round the factors of float32 products to TF32, or not, from here on."""
-    backends: Any = torch.backends  # whose types torch leaves out
-    for backend in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-        backend.fp32_precision = "tf32" if allowed else "ieee"
+    # torch's newer names for these make whoever reads the older ones fail (torch.export does).
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:
