@@ -123,6 +123,12 @@ class GivesLabels(Data, Protocol):
         ...
 
 
+class MayLackLabels(Data, Protocol):
+    """Data that may be images alone, all of class 0; evaluators that compare labels are then left out."""
+
+    labelled: bool
+
+
 class GivesReport(Data, Protocol):
     """Data that may pass over some of what it was given, and reports it."""
 
@@ -515,6 +521,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesAnnotations,
         GivesSegments,
         GivesLabels,
+        MayLackLabels,
         GivesReport,
     ),
     "augment": (CropsShares,),

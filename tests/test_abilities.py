@@ -37,6 +37,7 @@ from dino_lab.protocols import (
     GivesTokens,
     HasClassNames,
     HasLastLayer,
+    MayLackLabels,
     NeedsAbilities,
     NeedsRepresentations,
     SharedData,
@@ -96,7 +97,7 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
         protocols.kind_of(Loss)
 
 
-DATA = {SharedData, HasClassNames, GivesLabels, GivesReport, GivesShares}
+DATA = {SharedData, HasClassNames, GivesLabels, MayLackLabels, GivesReport, GivesShares}
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 
 from dino_lab.building.components import misfits
 from dino_lab.errors import Misfit, UserError, first_line
-from dino_lab.protocols import Augment, ComparesLabels, Data, Evaluator, GivesLabels, GivesReport, ability
+from dino_lab.protocols import (
+    Augment,
+    ComparesLabels,
+    Data,
+    Evaluator,
+    GivesLabels,
+    GivesReport,
+    MayLackLabels,
+    ability,
+)
 
 
 def check_data(
@@ -36,13 +46,37 @@ def check_data(
             check_labels(evaluator, data)
 
 
-def data_lines(data: Data) -> list[str]:
-    """What was found of the data, in lines to print."""
+def scorable(evaluators: Mapping[str, Evaluator], data: Data) -> tuple[dict[str, Evaluator], tuple[str, ...]]:
+    """The evaluators, by name, that the data can be scored by, and the names of the others.
+
+    Those that compare labels are left out where the images have none.
+    """
+    lacking = ability(data, MayLackLabels)
+    if lacking is None or lacking.labelled:
+        return dict(evaluators), ()
+    left = {name for name, one in evaluators.items() if _compared(one)}
+    kept = {name: one for name, one in evaluators.items() if name not in left}
+    return kept, tuple(name for name in evaluators if name in left)
+
+
+def data_lines(data: Data, left_out: Sequence[str] = ()) -> list[str]:
+    """What was found of the data, in lines to print; `left_out` are evaluators that cannot score by it."""
     if (reporting := ability(data, GivesReport)) is not None:
-        return reporting.found().lines()
-    return [
-        f"data: {data.train_images} training and {data.test_images} test images of {data.classes} classes"
-    ]
+        lines = reporting.found().lines()
+    else:
+        counts = f"{data.train_images} training and {data.test_images} test images"
+        lines = [f"data: {counts} of {data.classes} classes"]
+    if left_out:
+        names = ", ".join(left_out)
+        lines.append(f"note: without labels there is no {names}; spectrum and invariance need none")
+    return lines
+
+
+def check_labelled(teacher: str, data: Data) -> None:
+    """A Misfit where a teacher tells the classes of images without labels."""
+    lacking = ability(data, MayLackLabels)
+    if lacking is not None and not lacking.labelled:
+        raise Misfit(("teacher",), f"{teacher} tells the classes of images, and these have no labels")
 
 
 def check_labels(evaluator: Evaluator, data: Data) -> None:
@@ -50,16 +84,14 @@ def check_labels(evaluator: Evaluator, data: Data) -> None:
 
     Data that do not give their labels are taken at their number of classes.
     """
-    comparing = ability(evaluator, ComparesLabels)
-    name = evaluator.protocol.partition("/")[0]
-    if comparing is None or not comparing.compares_labels:
+    compared, name = _compared(evaluator), evaluator.protocol.partition("/")[0]
+    if not compared:
         return
     labelled = ability(data, GivesLabels)
     if labelled is None:
         if data.classes < 2:
             raise UserError(_one_class(name, "the"))
         return
-    compared = comparing.compares_labels
     labels = {split: labelled.labels(split) for split in compared}
     if not all(map(len, labels.values())):
         return  # whoever asks for the split says that there is none
@@ -71,6 +103,12 @@ def check_labels(evaluator: Evaluator, data: Data) -> None:
             f"evaluator {name} compares test with training images, and they have no class in common; leave "
             "it out, or take retrieval with database: test"
         )
+
+
+def _compared(evaluator: Evaluator) -> tuple[Literal["train", "test"], ...]:
+    """The splits whose labels an evaluator compares."""
+    comparing = ability(evaluator, ComparesLabels)
+    return () if comparing is None else comparing.compares_labels
 
 
 def _one_class(name: str, which: str) -> str:

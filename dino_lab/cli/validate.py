@@ -51,7 +51,7 @@ def _data_facts(spec: Spec) -> list[str]:
     import torch
 
     from dino_lab.building.components import make_component, make_evaluators
-    from dino_lab.building.data_check import check_data, data_lines
+    from dino_lab.building.data_check import check_data, data_lines, scorable
     from dino_lab.components.data._storage import never_resident
     from dino_lab.registry import registry
 
@@ -67,9 +67,9 @@ def _data_facts(spec: Spec) -> list[str]:
             raise
         return ["data: not there yet; the run downloads it"]
     augment = make_component(spec, registry, cpu, "augment")
-    evaluators = make_evaluators(spec.evaluators, registry).values()
-    check_data(data, augment, evaluators, spec.train.batch_size, cpu)
-    return data_lines(data)
+    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), data)
+    check_data(data, augment, evaluators.values(), spec.train.batch_size, cpu)
+    return data_lines(data, left_out)
 
 
 def schema(

@@ -15,6 +15,7 @@ from torch import nn
 
 from dino_lab.building.check import check_needs
 from dino_lab.building.components import make_evaluators, misfits
+from dino_lab.building.data_check import scorable
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import Scored, score
@@ -43,7 +44,7 @@ class Subject:
     data_params: Params
     cache: Path | None = None  # where floors are kept
     step: int = 0  # of the checkpoint
-    warning: str = ""  # where the last checkpoint is damaged
+    warning: str = ""  # that the last checkpoint is damaged, or evaluators are left out
 
     def score(self, of: Literal["teacher", "student"] | None = None, *, files: bool = True) -> list[Scored]:
         """What each evaluator finds, its files too if they are wanted; `of` overrides whose features."""
@@ -109,17 +110,32 @@ def run_subject(
         )
     size = (evaluation and evaluation.size) or run.size
     check_size(run.backbone("student"), size)
+    evaluators, warning = _scorable(spec.evaluators, run.data, registry)
     return Subject(
         network=run.backbone,
         data=run.data,
         size=size,
         autocast=run.autocast,
-        evaluators=tuple(make_evaluators(spec.evaluators, registry).items()),
+        evaluators=tuple(evaluators.items()),
         data_params=spec.data,
         cache=beside if (beside := path.resolve().parent.parent / FOLDER).is_dir() else None,
         step=run.step,
-        warning=run.warning,
+        warning="; ".join(filter(None, (run.warning, warning))),
     )
+
+
+def _scorable(params: Sequence[Params], data: Data, registry: Registry) -> tuple[dict[str, Any], str]:
+    """The evaluators that the data can be scored by, and a warning where others are left out.
+
+    A UserError where there is none.
+    """
+    evaluators, left_out = scorable(make_evaluators(params, registry), data)
+    if not left_out:
+        return evaluators, ""
+    said = f"the images have no labels, which {', '.join(left_out)} compares"
+    if not evaluators:
+        raise UserError(f"{said}; spectrum and invariance need none")
+    return evaluators, said
 
 
 def check_evaluators(evaluators: Sequence[Params], names: dict[str, str], registry: Registry) -> None:
@@ -194,11 +210,12 @@ def _subject(source: _Source, registry: Registry, device: torch.device, evaluati
     network = Network(backbone, nn.Identity(), mean=source.mean, std=source.std).to(device)
     use_faster_linear(network, device)
     check_size(network, source.size)
-    evaluators: dict[str, Any] = make_evaluators(evaluation.evaluators, registry)
+    evaluators, warning = _scorable(evaluation.evaluators, data, registry)
     for evaluator in evaluators.values():
         evaluator.of = "network"
     return Subject(
-        lambda of: network, data, source.size, nullcontext, tuple(evaluators.items()), evaluation.data
+        *(lambda of: network, data, source.size, nullcontext, tuple(evaluators.items()), evaluation.data),
+        warning=warning,
     )
 
 

@@ -16,10 +16,10 @@ NAMES = 5  # of classes that a line has
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Images of a split, and how many classes they have."""
+    """Images of a split, and how many classes they have; None where they have no labels."""
 
     images: int
-    classes: int
+    classes: int | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DataReport:
     def lines(self) -> list[str]:
         """A line of what was found, one of what was passed over, and one a note."""
         splits = [
-            f"{name} {_count(split.images, 'image')} of {_count(split.classes, 'class')}"
+            f"{name} {_count(split.images, 'image')} {_of_classes(split.classes)}"
             for name, split in self.splits.items()
         ]
         names = ", ".join(printable(name, 40) for name in self.class_names[:NAMES])
@@ -70,6 +70,10 @@ def passed_over(folder: Path, listed: Mapping[str, Sequence[Path]]) -> tuple[Pas
 def same_name(name: str) -> str:
     """A name in the form (Unicode NFC) in which two that look alike are equal."""
     return unicodedata.normalize("NFC", name)
+
+
+def _of_classes(classes: int | None) -> str:
+    return "without labels" if classes is None else f"of {_count(classes, 'class')}"
 
 
 def _count(number: int, what: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from dino_lab.building.check import check
 from dino_lab.building.components import make_component, make_evaluators, make_method, misfits
-from dino_lab.building.data_check import check_data
+from dino_lab.building.data_check import check_data, check_labelled, scorable
 from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
 from dino_lab.evaluation.scoring import Scored, score
@@ -51,6 +51,7 @@ class Run:
     loss: Loss
     regularizers: dict[str, Regularizer]  # by the name that a row gives them
     evaluators: dict[str, Evaluator]  # by the name that a row gives them
+    left_out: tuple[str, ...]  # evaluators that the data cannot be scored by
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
 
@@ -116,12 +117,13 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluators = make_evaluators(spec.evaluators, registry)
+    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), data)
     check_data(data, augment, evaluators.values(), spec.train.batch_size, device)
     method = make_method(
         spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
     )
     if (checking := ability(method.teacher, ChecksClasses)) is not None:
+        check_labelled(spec.teacher.name, data)
         with misfits("head", "dim"):
             checking.check_classes(data.classes)
     parts: tuple[Any, ...] = (method.student, method.teacher)  # which may have a network of its own
@@ -134,6 +136,7 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         device=device,
         data=data,
         evaluators=evaluators,
+        left_out=left_out,
         **vars(method)
         | {"regularizers": {REGULARIZER + name: part for name, part in method.regularizers.items()}},
         optimizer=make_optimizer(spec.optim, method.student),

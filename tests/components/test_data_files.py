@@ -423,8 +423,9 @@ def test_folder_errors(tmp_path: Path) -> None:
     (split / "none" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="the test split holds no image"):
         ImageFolder(CPU, path=str(split), size=8, test="none")
-    with pytest.raises(UserError, match="holds no class folders"):
-        ImageFolder(CPU, path=str(split), size=8, train="train/cat")
+    (split / "bare").mkdir()
+    with pytest.raises(UserError, match="holds neither class folders nor images"):
+        ImageFolder(CPU, path=str(split), size=8, train="bare")
 
 
 def test_folder_names_the_truncated_image(tmp_path: Path) -> None:

@@ -310,12 +310,6 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert opened(tmp_path).class_names == ("bus", "car", "train")
 
 
-def test_images_without_class_folders(tmp_path: Path) -> None:
-    grow(tmp_path, 8)
-    with pytest.raises(UserError, match=r"holds no class folders, but 8 images; .* into one folder"):
-        opened(tmp_path)
-
-
 def test_classes_one_level_further_down_are_told(tmp_path: Path) -> None:
     grow(tmp_path / "data" / "a", 10)
     grow(tmp_path / "data" / "b", 10, 50)

@@ -24,7 +24,7 @@ class ClassFolders:
         self.rest = Listing()
         names = subfolders(folder, self.rest)
         if not names:
-            raise UserError(f"{shown(folder)}: holds no class folders{self._loose_images()}")
+            raise UserError(f"{shown(folder)}: holds neither class folders nor images")
         self._check_splits(names, key)
         self._check_twins(names)
         for name in names:
@@ -34,13 +34,6 @@ class ClassFolders:
             else:
                 self.rest.skip(EMPTY, folder / name)
             self.rest.add(Listing([], found.passed_over))
-
-    def _loose_images(self) -> str:
-        loose = len(self.rest.passed_over.get(LOOSE, ()))
-        one = shown(self.folder / "all")
-        return (
-            f", but {loose} images; without classes put them into one folder, such as {one}" if loose else ""
-        )
 
     def _check_splits(self, names: list[str], key: str) -> None:
         train, held_out = _named_like(TRAIN, names), _named_like(HELD_OUT, names)
@@ -65,6 +58,12 @@ class ClassFolders:
                     f"{shown(self.folder / name)}: another folder has this name in another form of Unicode; "
                     "put the images of both into one"
                 )
+
+
+def has_loose_images_alone(folder: Path) -> bool:
+    """Whether a folder holds images, and no folder that may be a class."""
+    rest = Listing()
+    return not subfolders(folder, rest) and LOOSE in rest.passed_over
 
 
 def subfolders(folder: Path, rest: Listing) -> list[str]:

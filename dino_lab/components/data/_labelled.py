@@ -63,6 +63,7 @@ class Labelled:
     """A training and a test split of square RGB images; the methods of the protocol `Data`."""
 
     channels = 3
+    labelled = True  # whether labels say something of the images
     passed_over: tuple[PassedOver, ...] = ()  # what lies beside the images and is not used
     notes: tuple[str, ...] = ()  # what else a user should know
     class_names: tuple[str, ...]
@@ -120,15 +121,20 @@ class Labelled:
         labels = {"train": self.labels("train"), "test": self.labels("test")}
         there = {name: its for name, its in labels.items() if len(its)}
         return DataReport(
-            splits={name: SplitReport(len(its), len(its.unique())) for name, its in there.items()},
-            class_names=tuple(self.class_names),
+            splits={
+                name: SplitReport(len(its), len(its.unique()) if self.labelled else None)
+                for name, its in there.items()
+            },
+            class_names=tuple(self.class_names) if self.labelled else (),
             passed_over=self.passed_over,
             notes=self.notes + self._class_notes(labels["train"], labels["test"]),
         )
 
     def _class_notes(self, train: Tensor, test: Tensor) -> tuple[str, ...]:
         """About classes that not both splits have."""
-        notes = []
+        notes: list[str] = []
+        if not self.labelled:
+            return ()
         if len(train) and (alien := ~torch.isin(test, train)).any():
             names = ", ".join(printable(self.class_names[i], 40) for i in test[alien].unique()[:3].tolist())
             notes.append(

@@ -87,6 +87,7 @@ def _plan(data: Labelled, source: dict[str, Any]) -> Manifest:
         std=data.std,
         source=source,
         finished=False,
+        labelled=data.labelled,
         found=(*(f"passed over: {its}" for its in data.passed_over), *data.notes),
     )
 

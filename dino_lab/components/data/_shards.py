@@ -43,6 +43,7 @@ class Manifest:
     std: tuple[float, ...]
     source: dict[str, Any]  # the data of the spec that it was made from
     finished: bool
+    labelled: bool = True
     found: tuple[str, ...] = ()  # what was passed over when it was packed, and other notes
 
     @classmethod

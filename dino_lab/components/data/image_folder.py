@@ -6,16 +6,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from PIL import Image
 from pydantic import Field
 
-from dino_lab.components.data._class_folders import ClassFolders, subfolders
+from dino_lab.components.data._class_folders import ClassFolders, has_loose_images_alone, subfolders
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
+from dino_lab.components.data._unlabelled import Pool, is_folder_alone, pool
 from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import DEAD, Listing, shown
@@ -23,12 +24,18 @@ from dino_lab.imaging.report import passed_over, same_name
 from dino_lab.registry import Flat, register
 
 UNASKED = "folder that is neither data.train nor data.test"
+UNLABELLED = "unlabelled"  # the one class of images without labels
 LONGEST_NAME = 100  # characters of a class's name
 
 
 @register("data", "image_folder")
 class ImageFolder(FromFiles):
     """Images of `path/train/<class>/` and `path/test/<class>/`, or of `path/<class>/` with `test_fraction`.
+
+    Images that lie in no folder of a class have no labels; `labels: none` says so of any folder. Neither have
+    images of several folders (a list), of a pattern (`photos/**/*.jpg`) and of a text file with a path in
+    each line. They need `test_fraction`, or folders `train` and `test`. Evaluators that compare labels are
+    then left out.
 
     With `test_fraction` an image belongs to the test split if a hash of its path below `path` says so: adding
     images moves no other one, and a class of one image is trained on. Classes are numbered in the order of
@@ -40,7 +47,12 @@ class ImageFolder(FromFiles):
         self,
         device: torch.device,
         *,
-        path: Annotated[str, Field(description="folder that holds the two splits, or the class folders")],
+        path: Annotated[
+            str | Annotated[list[str], Field(min_length=1)],
+            Field(
+                description="folder of the splits, classes or images; without labels also others: see above"
+            ),
+        ],
         size: Size,
         train: Annotated[str, Field(description="folder of the training split, below `path`")] = "train",
         test: Annotated[str, Field(description="folder of the test split, below `path`")] = "test",
@@ -52,11 +64,15 @@ class ImageFolder(FromFiles):
                 description="share of the images that is the test split; null: the folder `test`",
             ),
         ] = None,
+        labels: Annotated[
+            Literal["folders", "none"],
+            Field(description="classes are folders, or images have none"),
+        ] = "folders",
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
-        root = named_folder(path)
-        files = _splits(root, train, test) if test_fraction is None else _hashed(root, test_fraction)
+        files = _find(path, train, test, test_fraction, labels)
         files.check(options.on_bad_image)
+        root, self.labelled = files.root, files.labelled
         self.passed_over = passed_over(root, files.rest.passed_over)
         self.notes = files.notes()
         super().__init__(
@@ -95,6 +111,7 @@ class _Found:
     train: list[tuple[Path, int]]
     test: list[tuple[Path, int]]
     rest: Listing
+    labelled: bool = True
 
     def check(self, on_bad_image: OnBadImage) -> None:
         """A UserError where a split is empty, or a link that may have been a class leads nowhere."""
@@ -113,7 +130,7 @@ class _Found:
 
     def notes(self) -> tuple[str, ...]:
         """That one class was found where there are folders that may be meant as classes."""
-        if len(self.classes) > 1:
+        if len(self.classes) > 1 or not self.labelled:
             return ()
         parents = {file.parent for file, _ in self.train + self.test}
         above = os.path.commonpath(parents)
@@ -121,6 +138,37 @@ class _Found:
             return ()
         below = f"{len(parents)} folders below {shown(above)}"
         return (f"{below} are one class; with that as data.path each would be a class",)
+
+
+def _find(path: str | list[str], train: str, test: str, test_fraction: float | None, labels: str) -> _Found:
+    if labels == "folders" and is_folder_alone(path):
+        root = named_folder(path if isinstance(path, str) else path[0])
+        if not has_loose_images_alone(root):
+            return _splits(root, train, test) if test_fraction is None else _hashed(root, test_fraction)
+    if test_fraction is not None:
+        return _unlabelled(pool(path), test_fraction)
+    root = Path(path if isinstance(path, str) else path[0]).expanduser()
+    if not is_folder_alone(path) or not (root / train).is_dir() or not (root / test).is_dir():
+        raise Misfit(
+            ("data", "test_fraction"),
+            "images without labels are divided by it: set data.test_fraction: 0.1, or make the folders "
+            f"{printable(train, 60)} and {printable(test, 60)}",
+        )
+    splits = [pool(str(root / name)) for name in (train, test)]
+    rest = splits[0].rest
+    rest.add(splits[1].rest)
+    files = [[(file, 0) for file in split.images] for split in splits]
+    return _Found(root, [UNLABELLED], files[0], files[1], rest, labelled=False)
+
+
+def _unlabelled(found: Pool, test_fraction: float) -> _Found:
+    """A share of the images for each split, by the hash of their names; each has one where there are two."""
+    hashes = {file: _hash(name) for file, name in found.images.items()}
+    least = sorted(hashes.values())
+    limit = min(max(test_fraction, least[min(1, len(least) - 1)]), least[-1])
+    train = [(file, 0) for file, value in hashes.items() if value >= limit]
+    test = [(file, 0) for file, value in hashes.items() if value < limit]
+    return _Found(found.root, [UNLABELLED], train, test, found.rest, labelled=False)
 
 
 def _splits(root: Path, train: str, test: str) -> _Found:
@@ -150,7 +198,7 @@ def _hashed(root: Path, test_fraction: float) -> _Found:
     folders = ClassFolders(root, "test_fraction")
     found = _Found(root, list(folders.images), [], [], folders.rest)
     for label, files in enumerate(folders.images.values()):
-        hashes = {file: _hash(root, file) for file in files}
+        hashes = {file: _hash(file.relative_to(root).as_posix()) for file in files}
         limit = min(test_fraction, max(hashes.values()))
         found.train += [(file, label) for file in files if hashes[file] >= limit]
         found.test += [(file, label) for file in files if hashes[file] < limit]
@@ -171,7 +219,7 @@ def _split_folder(root: Path, name: str, split: str) -> Path:
     return root / name
 
 
-def _hash(root: Path, file: Path) -> float:
-    """A number in 0..1 that depends on the path below `root` alone."""
-    name = file.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
-    return float(int.from_bytes(hashlib.sha256(name).digest()[:4], "big") / 2**32)
+def _hash(name: str) -> float:
+    """A number in 0..1 that depends on the name alone."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return float(int.from_bytes(hashlib.sha256(encoded).digest()[:4], "big") / 2**32)

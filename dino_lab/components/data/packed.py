@@ -44,6 +44,7 @@ class Packed(Labelled):
             raise Misfit(("data", "path"), f"{path} has no {MANIFEST}; `dino-lab pack` makes such a folder")
         if not manifest.finished:
             raise Misfit(("data", "path"), f"{path} is not finished; the same `dino-lab pack` again goes on")
+        self.labelled = manifest.labelled
         self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(

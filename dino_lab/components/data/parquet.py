@@ -47,7 +47,7 @@ class Parquet(FromFiles):
         test: Annotated[str, Field(description="pattern of the test files")] = "test*.parquet",
         image_column: Annotated[str, Field(description="column of encoded images")] = "image",
         label_column: Annotated[
-            str | None, Field(description="column of whole numbers, the classes; null: one class")
+            str | None, Field(description="column of whole numbers, the classes; null: there are no labels")
         ] = "label",
         mask_column: Annotated[
             str | None, Field(description="column of encoded masks of the images' size; null: there are none")
@@ -65,6 +65,7 @@ class Parquet(FromFiles):
         )
         train_rows = Rows(train_files, columns) if train_files else None
         test_rows = Rows(test_files, columns)
+        self.labelled = label_column is not None
         self.passed_over = _beside(folder, {*train_files, *test_files})
         super().__init__(
             device,
