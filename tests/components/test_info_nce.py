@@ -93,6 +93,28 @@ def test_simclr_is_equation_1(sizes: tuple[int, int], temperature: float) -> Non
     assert loss.item() == pytest.approx(simclr(z, temperature), rel=1e-10)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+@pytest.mark.parametrize("sizes", [(2, 3), (5, 4), (3, 16)])
+def test_dcl_is_its_formula(sizes: tuple[int, int], temperature: float) -> None:
+    """arXiv 2110.06848, the loss of view k of sample i: -<z_i1, z_i2> / tau + log of the sum over both views of
+    all other samples.
+    """
+    z = draw(2, *sizes)
+    views = z.tolist()
+    terms = []
+    for i in range(sizes[0]):
+        for k in (0, 1):
+            others = [
+                math.exp(dot(views[k][i], views[v][j]) / temperature)
+                for v in (0, 1)
+                for j in range(sizes[0])
+                if j != i
+            ]
+            terms.append(math.log(sum(others)) - dot(views[0][i], views[1][i]) / temperature)
+    loss = InfoNce(sizes[1], temperature=temperature, decoupled=True)
+    assert loss(z, z, TWO_VIEWS).item() == pytest.approx(sum(terms) / len(terms))
+
+
 def test_every_other_view_is_a_candidate_of_simclr() -> None:
     """All at right angles: the positive is one of 2B - 1 equal candidates, none of them the query itself."""
     B = 6
@@ -246,7 +268,14 @@ def make_loss(**given: object) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("pairs", [TWO_VIEWS, ONE_WAY, TRIPLET, MULTICROP], ids=lambda p: str(p.tolist()))
 @pytest.mark.parametrize(
-    "given", [{}, {"in_batch": False, "queue": 5}, {"in_batch": "paired", "queue": 2}, {"normalize": False}]
+    "given",
+    [
+        {},
+        {"in_batch": False, "queue": 5},
+        {"in_batch": "paired", "queue": 2},
+        {"normalize": False},
+        {"decoupled": True},
+    ],
 )
 @pytest.mark.parametrize("B", [1, 2, 5])
 @pytest.mark.parametrize("same", [False, True])

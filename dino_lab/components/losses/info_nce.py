@@ -24,8 +24,9 @@ class InfoNce(nn.Module):
 
     SimCLR (arXiv 2002.05709, Eq. 1): in_batch. MoCo v2 (arXiv 1911.05722, Eq. 1): no in_batch, a queue. MoCo
     v3 (arXiv 2104.02057, Alg. 1): in_batch: paired, `scale_by_temperature`; it adds the two directions, this
-    is their mean. Patch discrimination: neither, -1 pairs. With several processes the targets of all of them
-    are candidates, and gradients reach them as on one process.
+    is their mean. Patch discrimination: neither, -1 pairs. DCL (arXiv 2110.06848): `decoupled`, positives are
+    no candidates, so that small batches learn faster. With several processes the targets of all of them are
+    candidates, and gradients reach them as on one process.
     """
 
     negatives = True
@@ -45,12 +46,16 @@ class InfoNce(nn.Module):
         ] = True,
         queue: Annotated[int, Field(ge=0, description="targets of earlier steps; MoCo: 65536")] = 0,
         normalize: Annotated[bool, Field(description="scale student and target to unit length first")] = True,
+        decoupled: Annotated[
+            bool, Field(description="leave positives out of the denominator, as DCL does")
+        ] = False,
         scale_by_temperature: Annotated[
             bool, Field(description="multiply the loss by 2 * temperature, as MoCo v3")
         ] = False,
     ) -> None:
         super().__init__()
         self.temperature, self.in_batch, self.normalize = temperature, in_batch, normalize
+        self.decoupled = decoupled
         self.scale = 2 * temperature if scale_by_temperature else 1.0
         # Random directions until real targets have pushed them out, as in MoCo's code.
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=-1))
@@ -59,9 +64,11 @@ class InfoNce(nn.Module):
         """[S, B, K], [T, B, K], [S, T] to a scalar; in training mode the targets then join the queue."""
         student, target = self._directions(student), self._directions(target)
         logits, positive, candidate = self._candidates(student, target, pairs)
-        total = logits.masked_fill(~candidate, -torch.inf).logsumexp(-1, keepdim=True)
+        counted = candidate & ~positive if self.decoupled else candidate
+        total = logits.masked_fill(~counted, -torch.inf).logsumexp(-1, keepdim=True)
         # Selected, not multiplied: a view without any candidate has a total of -inf.
-        loss = torch.where(positive, total - logits, 0.0).sum() / positive.sum()
+        pulled = positive & counted.any(-1, keepdim=True)
+        loss = torch.where(pulled, total - logits, 0.0).sum() / positive.sum()
         if self.training and len(self.queue):
             newest = _everyones(target).detach().flatten(0, 1).to(self.queue)
             # A new tensor, because backward needs the old one.
