@@ -20,6 +20,7 @@ from dino_lab.components.targets.center import Center
 from dino_lab.components.targets.sinkhorn import Sinkhorn
 from dino_lab.testing.ranks import on_processes
 from dino_lab.training.diagnostics import diagnose, diagnose_distribution
+from dino_lab.training.loop import on_host
 from dino_lab.types import Output, Views
 
 T, B, K = 2, 7, 4
@@ -66,8 +67,11 @@ def computed() -> dict[str, Tensor]:
             targets = make().double()
             found[f"{name}: target"] = [targets(mine, 0.0), targets(mine, 0.5)][1]
             found |= {f"{name}: {key}": state for key, state in targets.state_dict().items()}
-        found |= diagnose(Output(mine, mine, mine), mine)
-        found |= diagnose_distribution(mine.softmax(-1), PAIRS)
+        numbers = {
+            **diagnose(Output(mine, mine, mine), mine),
+            **diagnose_distribution(mine.softmax(-1), PAIRS),
+        }
+        found |= on_host(numbers)
         found["accuracy"] = collectives.mean(InfoNce(K).measure(mine, mine.flip(2), PAIRS)["accuracy"])
     return found
 
