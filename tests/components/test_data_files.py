@@ -418,7 +418,11 @@ def test_folder_errors(tmp_path: Path) -> None:
     split = tmp_path / "split"
     grow(split / "train", 2)
     grow(split / "val", 2, ("cat", "fox"))
-    with pytest.raises(UserError, match=r"data\.test: .* no folder 'test'; there is: train, val"):
+    assert ImageFolder(CPU, path=str(split), size=8).notes[0] == (
+        "there is no folder 'test', so 'val' is the test split"
+    )
+    grow(split / "valid", 2, ("cat", "fox"))
+    with pytest.raises(UserError, match=r"data\.test: .* no folder 'test'; there is: train, val, valid"):
         ImageFolder(CPU, path=str(split), size=8)
     (split / "none" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="the test split holds no image"):

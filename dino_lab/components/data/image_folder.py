@@ -24,6 +24,8 @@ from dino_lab.imaging.report import passed_over, same_name
 from dino_lab.registry import Flat, register
 
 UNASKED = "folder that is neither data.train nor data.test"
+# Names that folders of splits have, where they are not called `train` and `test`.
+USUAL = {"train": ("training",), "test": ("val", "valid", "validation", "testing", "dev", "eval")}
 UNLABELLED = "unlabelled"  # the one class of images without labels
 LONGEST_NAME = 100  # characters of a class's name
 
@@ -36,6 +38,8 @@ class ImageFolder(FromFiles):
     images of several folders (a list), of a pattern (`photos/**/*.jpg`) and of a text file with a path in
     each line. They need `test_fraction`, or folders `train` and `test`. Evaluators that compare labels are
     then left out.
+
+    Where there is no folder `test`, one called val, valid or validation is taken for it, with a line.
 
     With `test_fraction` an image belongs to the test split if a hash of its path below `path` says so: adding
     images moves no other one, and a class of one image is trained on. Classes are numbered in the order of
@@ -112,6 +116,7 @@ class _Found:
     test: list[tuple[Path, int]]
     rest: Listing
     labelled: bool = True
+    said: tuple[str, ...] = ()  # which folders were taken for splits
 
     def check(self, on_bad_image: OnBadImage) -> None:
         """A UserError where a split is empty, or a link that may have been a class leads nowhere."""
@@ -129,7 +134,10 @@ class _Found:
                 )
 
     def notes(self) -> tuple[str, ...]:
-        """That one class was found where there are folders that may be meant as classes."""
+        """Folders that were taken for splits, and that may be meant as classes where one was found."""
+        return self.said + self._missed_classes()
+
+    def _missed_classes(self) -> tuple[str, ...]:
         if len(self.classes) > 1 or not self.labelled:
             return ()
         parents = {file.parent for file, _ in self.train + self.test}
@@ -148,17 +156,18 @@ def _find(path: str | list[str], train: str, test: str, test_fraction: float | N
     if test_fraction is not None:
         return _unlabelled(pool(path), test_fraction)
     root = Path(path if isinstance(path, str) else path[0]).expanduser()
-    if not is_folder_alone(path) or not (root / train).is_dir() or not (root / test).is_dir():
+    names, said = _names_of_splits(root, train, test) if is_folder_alone(path) else ([], ())
+    if not names or not all((root / name).is_dir() for name in names):
         raise Misfit(
             ("data", "test_fraction"),
             "images without labels are divided by it: set data.test_fraction: 0.1, or make the folders "
             f"{printable(train, 60)} and {printable(test, 60)}",
         )
-    splits = [pool(str(root / name)) for name in (train, test)]
+    splits = [pool(str(root / name)) for name in names]
     rest = splits[0].rest
     rest.add(splits[1].rest)
     files = [[(file, 0) for file in split.images] for split in splits]
-    return _Found(root, [UNLABELLED], files[0], files[1], rest, labelled=False)
+    return _Found(root, [UNLABELLED], files[0], files[1], rest, labelled=False, said=said)
 
 
 def _unlabelled(found: Pool, test_fraction: float) -> _Found:
@@ -174,12 +183,13 @@ def _unlabelled(found: Pool, test_fraction: float) -> _Found:
 def _splits(root: Path, train: str, test: str) -> _Found:
     """Of a folder for each split, with a folder for each class."""
     rest = Listing()
-    others = set(subfolders(root, rest)) - {part for name in (train, test) for part in Path(name).parts[:1]}
+    folders, said = _names_of_splits(root, train, test)
+    others = set(subfolders(root, rest)) - {part for name in folders for part in Path(name).parts[:1]}
     for name in sorted(others):
         rest.skip(UNASKED, root / name)
     splits = [
         ClassFolders(_split_folder(root, name, split), split)
-        for name, split in ((train, "train"), (test, "test"))
+        for name, split in zip(folders, ("train", "test"), strict=True)
     ]
     for split in splits:
         rest.add(split.rest)
@@ -190,7 +200,19 @@ def _splits(root: Path, train: str, test: str) -> _Found:
         [(file, label[same_name(name)]) for name, its in split.images.items() for file in its]
         for split in splits
     ]
-    return _Found(root, classes, files[0], files[1], rest)
+    return _Found(root, classes, files[0], files[1], rest, said=said)
+
+
+def _names_of_splits(root: Path, train: str, test: str) -> tuple[list[str], tuple[str, ...]]:
+    """The folders of both splits, and a note for each that has another of the usual names."""
+    names, said = [], []
+    for split, name in (("train", train), ("test", test)):
+        usual = [one for one in subfolders(root, Listing()) if one.lower() in USUAL[split]]
+        if name == split and not (root / name).is_dir() and len(usual) == 1:
+            said.append(f"there is no folder {name!r}, so {usual[0]!r} is the {split} split")
+            name = usual[0]
+        names.append(name)
+    return names, tuple(said)
 
 
 def _hashed(root: Path, test_fraction: float) -> _Found:
