@@ -51,12 +51,10 @@ def scorable(evaluators: Mapping[str, Evaluator], data: Data) -> tuple[dict[str,
 
     Those that compare labels are left out where the images have none.
     """
-    lacking = ability(data, MayLackLabels)
-    if lacking is None or lacking.labelled:
+    if not _lacks_labels(data):
         return dict(evaluators), ()
-    left = {name for name, one in evaluators.items() if _compared(one)}
-    kept = {name: one for name, one in evaluators.items() if name not in left}
-    return kept, tuple(name for name in evaluators if name in left)
+    kept = {name: one for name, one in evaluators.items() if not _compared(one)}
+    return kept, tuple(name for name in evaluators if name not in kept)
 
 
 def data_lines(data: Data, left_out: Sequence[str] = ()) -> list[str]:
@@ -74,8 +72,7 @@ def data_lines(data: Data, left_out: Sequence[str] = ()) -> list[str]:
 
 def check_labelled(teacher: str, data: Data) -> None:
     """A Misfit where a teacher tells the classes of images without labels."""
-    lacking = ability(data, MayLackLabels)
-    if lacking is not None and not lacking.labelled:
+    if _lacks_labels(data):
         raise Misfit(("teacher",), f"{teacher} tells the classes of images, and these have no labels")
 
 
@@ -103,6 +100,11 @@ def check_labels(evaluator: Evaluator, data: Data) -> None:
             f"evaluator {name} compares test with training images, and they have no class in common; leave "
             "it out, or take retrieval with database: test"
         )
+
+
+def _lacks_labels(data: Data) -> bool:
+    may_lack = ability(data, MayLackLabels)
+    return may_lack is not None and not may_lack.labelled
 
 
 def _compared(evaluator: Evaluator) -> tuple[Literal["train", "test"], ...]:

@@ -5,6 +5,7 @@ Results change by rounding only.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,14 +53,20 @@ def arrange_training(network: Network, settings: Train) -> None:
     if settings.gradient_checkpointing:
         checkpoint_gradients(network)
     if settings.compile:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds
-
-        remove_unfinished(Path(cache_dir()))
+        _clean_compiled_libraries()
         # Where a batch is divided the parts of a network are called one by one.
         divided = settings.accumulate > 1 or collectives.processes() > 1
         parts = (network.backbone, network.head, network.predictor) if divided else (network,)
         for part in filter(None, parts):
             part.compile()
+
+
+@cache
+def _clean_compiled_libraries() -> None:
+    """Once in a process, before it compiles for the first time."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # takes seconds
+
+    remove_unfinished(Path(cache_dir()))
 
 
 def choose_device(text: str | None, place: int = 0, of: int = 1) -> torch.device:

@@ -28,12 +28,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shm"
 
 
-def test_one_process_makes_them_and_all_see_them(
-    tiny_spec: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec, made = tiny_spec(), []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for each time that a process made the data."""
+    calls: list[int] = []
     original = data_cache._made
-    monkeypatch.setattr(data_cache, "_made", lambda *given: (made.append(1), original(*given))[1])
+    monkeypatch.setattr(data_cache, "_made", lambda *given: (calls.append(1), original(*given))[1])
+    return calls
+
+
+def test_one_process_makes_them_and_all_see_them(
+    tiny_spec: Callable[..., Any], folder: Path, made: list[int]
+) -> None:
+    spec = tiny_spec()
 
     def work() -> tuple[int, list[torch.Tensor], int]:
         data: Any = of_machine(spec, registry, None)
@@ -54,12 +61,10 @@ def test_one_process_makes_them_and_all_see_them(
 
 
 def test_machines_have_each_their_own(
-    tiny_spec: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_spec: Callable[..., Any], folder: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four processes two are on a machine."""
-    spec, made = tiny_spec(), []
-    original = data_cache._made
-    monkeypatch.setattr(data_cache, "_made", lambda *given: (made.append(1), original(*given))[1])
+    spec = tiny_spec()
     monkeypatch.setattr("socket.gethostname", lambda: f"host{torch.distributed.get_rank() // 2}")
 
     def work() -> tuple[int, bool]:
