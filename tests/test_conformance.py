@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +63,8 @@ FROM_FILES = {
     ("data", "parquet"): ".",
     ("data", "voc"): "voc",
     ("data", "packed"): "pack",
+    ("data", "hf"): "folders",
+    ("data", "video"): "videos",
 }
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
@@ -76,7 +79,7 @@ COMPONENTS = [
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders, VOC and a pack."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
@@ -93,7 +96,21 @@ def files(tmp_path: Path) -> Path:
         pq.write_table(table, tmp_path / f"{split}.parquet")
     data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
     pack(data, {}, tmp_path / "pack", lambda done, total: None)
+    (tmp_path / "videos").mkdir()
+    for i in range(6):
+        _write_video(tmp_path / "videos" / f"{i}.mp4")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
+
+
+def _write_video(file: Path) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 20, 18, "yuv420p"
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(0, 255, (18, 20, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
@@ -120,7 +137,8 @@ def test_every_built_in_keeps_its_contract(
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
         files = request.getfixturevalue("files")
-        params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
+        path = str(files / FROM_FILES[kind, name])
+        params = {"dataset" if name == "hf" else "path": path} | ({} if name == "packed" else {"size": 16})
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
