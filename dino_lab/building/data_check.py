@@ -78,8 +78,8 @@ def data_lines(data: Data, evaluation_data: Data, left_out: Sequence[str] = ()) 
     if left_out:
         names = ", ".join(left_out)
         lines.append(
-            f"note: without labels there is no {names}; evaluate_on names images that have some, and "
-            "spectrum and invariance need none"
+            f"note: without labels there is no {names}; spectrum and invariance need none, and evaluate_on "
+            "names images that have labels"
         )
     return lines
 
