@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from dino_lab.components.data._class_labels import Several
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
-from dino_lab.components.data._masks import Masks, Objects
+from dino_lab.components.data._labelled import FileOptions, Size
+from dino_lab.components.data._masked_files import FromMaskedFiles
+from dino_lab.components.data._masks import Objects
 from dino_lab.components.data._paths import named_path
 from dino_lab.components.data._rows import Columns, Rows, number_texts, read_schema
 from dino_lab.components.data._storage import Split
@@ -25,7 +25,7 @@ from dino_lab.registry import Flat, register
 
 
 @register("data", "parquet")
-class Parquet(FromFiles):
+class Parquet(FromMaskedFiles):
     """Images of Parquet files: a column struct{bytes, path} and a column of labels, whole numbers or text.
 
     `path` is a folder, in which `train` and `test` are glob patterns, one or many files each; or it is a
@@ -36,6 +36,8 @@ class Parquet(FromFiles):
     `binary`, where all that is not 0 is the object, or `numbered`, 0 background, 1, 2, ... the objects and
     255 void. The encoded files are read into memory.
     """
+
+    without = "there are no masks; data.mask_column names the column that has them"
 
     def __init__(
         self,
@@ -71,45 +73,19 @@ class Parquet(FromFiles):
     ) -> None:
         folder, train_files, test_files = _find(path, train, test)
         columns = Columns(image_column, label_column, mask_column, hidden_labels, several_labels)
-        train_rows = Rows(train_files, columns) if train_files else None
-        test_rows = Rows(test_files, columns)
+        sources: dict[Split, Rows] = {"test": Rows(test_files, columns)}
+        if train_files:
+            sources = {"train": Rows(train_files, columns), **sources}
+        splits = list(sources.values())
         self.labelled = label_column is not None
-        splits_of_rows = [rows for rows in (train_rows, test_rows) if rows is not None]
         names: tuple[str, ...] | None = ("all",)
         if label_column is not None:
-            names = number_texts(splits_of_rows) or _class_names(splits_of_rows[0].files[0], label_column)
-        self.passed_over = _beside(folder, {*train_files, *test_files}) + _hidden(splits_of_rows)
-        if several := sum(rows.several for rows in splits_of_rows):
+            names = number_texts(splits) or _class_names(splits[0].files[0], label_column)
+        self.passed_over = _beside(folder, {*train_files, *test_files}) + _hidden(splits)
+        if several := sum(rows.several for rows in splits):
             self.notes = (f"{several} images have several labels, of which the first is taken",)
-        super().__init__(
-            device,
-            train_rows,
-            test_rows,
-            names,
-            size=size,
-            **options.model_dump(),
-        )
-        self._masks: dict[str, Masks] = {}
-        if mask_column is not None:
-            splits = ("train", train_rows, self._train), ("test", test_rows, self._test)
-            self._masks = {
-                n: Masks(rows, kept, size, masks, self.reading)
-                for n, rows, kept in splits
-                if rows is not None
-            }
-
-    def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
-        """Images, labels, object masks, part masks and boxes: see the protocol; an object is one part."""
-        return self._of(split).annotated(indices)
-
-    def segmented(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The objects one by one, and their classes: see the protocol."""
-        return self._of(split).segmented(indices)
-
-    def _of(self, split: Split) -> Masks:
-        if split not in self._masks:
-            raise UserError("there are no masks; data.mask_column names the column that has them")
-        return self._masks[split]
+        objects = None if mask_column is None else masks
+        super().__init__(device, sources, names, size=size, options=options, objects=objects)
 
 
 def _find(path: str, train: str | None, test: str) -> tuple[Path, list[Path], list[Path]]:
