@@ -108,6 +108,8 @@ DATA = {SharedData, HasClassNames, GivesLabels, MayLackLabels, GivesReport, Give
         ("data", "shapes", {*DATA, GivesAnnotations}),
         ("data", "image_folder", DATA),
         ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
+        ("data", "coco", {*DATA, GivesAnnotations, GivesSegments}),
+        ("data", "davis", {*DATA, GivesAnnotations, GivesSegments}),
         ("augment", "multicrop", {CropsShares}),
         ("augment", "triplet", set()),
         ("head", "prototypes", {HasLastLayer}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -62,6 +63,8 @@ FROM_FILES = {
     ("data", "image_folder"): "folders",
     ("data", "parquet"): ".",
     ("data", "voc"): "voc",
+    ("data", "coco"): "coco",
+    ("data", "davis"): "davis",
     ("data", "packed"): "pack",
     ("data", "hf"): "folders",
     ("data", "video"): "videos",
@@ -80,7 +83,7 @@ COMPONENTS = [
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders, VOC and a pack."""
+    """A training split of 9 images and a test split of 6, in 3 classes, in each layout."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -92,6 +95,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i}.png").write_bytes(buffer.getvalue())
             _add_to_voc(tmp_path / "voc", "val" if split == "test" else split, i, buffer.getvalue())
+            _add_to_davis(tmp_path / "davis", "val" if split == "test" else split, i, buffer.getvalue())
+        _write_coco(tmp_path / "coco", "val2017" if split == "test" else "train2017", rows)
         table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
     data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
@@ -111,6 +116,34 @@ def _write_video(file: Path) -> None:
             pixels = np.random.default_rng(i).integers(0, 255, (18, 20, 3), dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+def _write_coco(root: Path, split: str, images: list[dict[str, bytes]]) -> None:
+    square = [5, 4, 15, 4, 15, 12, 5, 12]
+    content = {
+        "categories": [{"id": i + 1, "name": f"class{i}"} for i in range(3)],
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(len(images))],
+        "annotations": [
+            {"image_id": i, "category_id": i % 3 + 1, "segmentation": [square], "area": 80}
+            for i in range(len(images))
+        ],
+    }
+    for folder in ("annotations", split):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    for i, image in enumerate(images):
+        (root / split / f"{i}.png").write_bytes(image["bytes"])
+
+
+def _add_to_davis(root: Path, split: str, i: int, image: bytes) -> None:
+    mask = np.zeros((20, 18), np.uint8)
+    mask[4:12, 5:15] = 1
+    folders = [root / kind / "480p" / f"{split}video" for kind in ("JPEGImages", "Annotations")]
+    for folder in (*folders, root / "ImageSets/2017"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (folders[0] / f"{i:05}.jpg").write_bytes(image)
+    Image.fromarray(mask).save(folders[1] / f"{i:05}.png")
+    (root / "ImageSets/2017" / f"{split}.txt").write_text(f"{split}video\n")
 
 
 def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from dino_lab.components.data._image_splits import UNLABELLED, tested_names
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
-from dino_lab.components.data.image_folder import LONGEST_NAME, UNLABELLED, _hash
 from dino_lab.errors import UserError, printable
 from dino_lab.imaging.decode import BadImage
 from dino_lab.imaging.files import HIDDEN, Listing, shown
@@ -69,7 +69,7 @@ class Video(FromFiles):
         ]
         self.passed_over = passed_over(root, rest.passed_over)
         self.notes = (f"frames of {len(lengths)} videos, one in {every:g} s",)
-        names = tuple(printable(name, LONGEST_NAME) for name in classes) or (UNLABELLED,)
+        names = tuple(printable(name, 100) for name in classes) or (UNLABELLED,)
         super().__init__(device, splits[0], splits[1], names, size=size, **options.model_dump())
 
 
@@ -148,7 +148,6 @@ def _divided(videos: list[Path], root: Path, test_fraction: float) -> tuple[list
         raise UserError(
             f"{shown(root)}: {len(videos)} readable video; it takes one to train on and one to test on"
         )
-    hashes = {video: _hash(video.relative_to(root).as_posix()) for video in videos}
-    ascending = sorted(hashes.values())
-    limit = min(max(test_fraction, ascending[1]), ascending[-1])
-    return [v for v in videos if hashes[v] >= limit], [v for v in videos if hashes[v] < limit]
+    names = {video: video.relative_to(root).as_posix() for video in videos}
+    tested = tested_names(names.values(), test_fraction)
+    return [v for v in videos if names[v] not in tested], [v for v in videos if names[v] in tested]
