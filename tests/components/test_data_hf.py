@@ -96,7 +96,7 @@ def test_a_folder_of_images_and_a_slice_of_a_split(tmp_path: Path) -> None:
     [
         ({"test": "validation"}, "test", "there is: test, train"),
         ({"label_column": "breed"}, "label_column", "columns of classes: none"),
-        ({"label_column": "score"}, "label_column", "float64"),
+        ({"label_column": "score"}, "label_column", "float is no label"),
         ({"image_column": "image"}, "image_column", "there is: picture"),
     ],
 )
@@ -118,7 +118,7 @@ def test_slices_of_a_written_split(tmp_path: Path) -> None:
 
 def test_a_missing_label_is_named(tmp_path: Path) -> None:
     path = _written(tmp_path / "set", label=(datasets.Value("int64"), [1, None]))
-    with pytest.raises(UserError, match="row 1: label is missing"):
+    with pytest.raises(UserError, match="row 1: the label is missing or hidden"):
         HuggingFace(CPU, dataset=path, size=8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from dino_lab.components.data._class_labels import label_of, numbered
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.errors import Misfit, UserError, first_line, printable
 from dino_lab.extras import want
@@ -56,11 +58,9 @@ class HuggingFace(FromFiles):
     ) -> None:
         tables = [_load(dataset, subset, revision, *asked) for asked in ((train, "train"), (test, "test"))]
         image = _image_column(tables[0], image_column)
-        names = _class_names(tables, label_column)
-        training, tested = (
-            _Split(table, image, label_column, names, f"{printable(dataset, 100)}, {printable(split, 60)}")
-            for table, split in zip(tables, (train, test), strict=True)
-        )
+        where = [f"{printable(dataset, 100)}, {printable(split, 60)}" for split in (train, test)]
+        labels, names = _labels(tables, label_column, where)
+        training, tested = map(_Split, tables, [image, image], labels, where)
         self.labelled = label_column is not None
         if revision is None and not os.path.isdir(dataset):
             self.notes = ("the newest revision of the data set; data.revision says which one for good",)
@@ -70,18 +70,10 @@ class HuggingFace(FromFiles):
 class _Split:
     """One split; its table lies in files that are mapped into memory."""
 
-    def __init__(
-        self, table: Any, image: str, label: str | None, names: tuple[str, ...] | None, where: str
-    ) -> None:
+    def __init__(self, table: Any, image: str, labels: torch.Tensor, where: str) -> None:
         kind = _library().Image(decode=False)
-        self._images, self._column, self._where = (
-            table.select_columns([image]).cast_column(image, kind),
-            image,
-            where,
-        )
-        self.labels = torch.zeros(len(table), dtype=torch.int64)
-        if label is not None:
-            self.labels = _numbers(table, label, names, where)
+        self._images = table.select_columns([image]).cast_column(image, kind)
+        self._column, self.labels, self._where = image, labels, where
 
     def open(self, index: int) -> Image.Image:
         found = self._images[index][self._column]
@@ -154,38 +146,32 @@ def _image_column(table: Any, asked: str | None) -> str:
     raise Misfit(("data", "image_column"), f"{wrong}; there is: {printable(there, 200)}")
 
 
-def _class_names(tables: list[Any], label: str | None) -> tuple[str, ...] | None:
-    """The names of the classes; None where they are numbers without names."""
-    if label is None:
-        return ("all",)
-    for table in tables:
-        if label not in table.column_names:
-            classes = ", ".join(_columns(table, CLASSES)) or "none"
+def _labels(
+    tables: Sequence[Any], column: str | None, where: Sequence[str]
+) -> tuple[Sequence[torch.Tensor], tuple[str, ...]]:
+    """Labels int64 [N] of each table, and the names of the classes; a UserError names a row without one."""
+    if column is None:
+        return [torch.zeros(len(table), dtype=torch.int64) for table in tables], ("all",)
+    values: list[list[int | str]] = []
+    for table, its in zip(tables, where, strict=True):
+        if column not in table.column_names:
+            classes = printable(", ".join(_columns(table, CLASSES)) or "none", 200)
             raise Misfit(
                 ("data", "label_column"),
-                f"no column {label!r}; columns of classes: {printable(classes, 200)}; null: no labels",
+                f"no column {column!r}; columns of classes: {classes}; null: no labels",
             )
-    feature = tables[0].features[label]
+        values.append([_label(value, f"{its}: row {row}") for row, value in enumerate(table[column])])
+    feature = tables[0].features[column]
     if type(feature).__name__ == CLASSES:
-        return tuple(map(str, feature.names))
-    if (kind := getattr(feature, "dtype", "")) in ("string", "large_string"):
-        first, last = (sorted({text for text in table.unique(label) if text is not None}) for table in tables)
-        return (*first, *(text for text in last if text not in first))
-    if not kind.startswith(("int", "uint")):
-        raise Misfit(
-            ("data", "label_column"),
-            f"{label!r} is {kind or type(feature).__name__}, neither classes, whole numbers nor texts",
-        )
-    return None
+        return [torch.tensor(its, dtype=torch.int64) for its in values], tuple(map(str, feature.names))
+    return numbered(values)
 
 
-def _numbers(table: Any, label: str, names: tuple[str, ...] | None, where: str) -> torch.Tensor:
-    """Labels int64 [N]; a UserError names the first row that has none."""
-    values = list(table[label])
-    if None in values:
-        raise UserError(f"{where}: row {values.index(None)}: label is missing")
-    if values and isinstance(values[0], str):
-        assert names is not None, "texts are their own names"
-        number = {name: i for i, name in enumerate(names)}
-        values = [number[value] for value in values]
-    return torch.tensor(values, dtype=torch.int64)
+def _label(value: Any, where: str) -> int | str:
+    try:
+        label = label_of(value)
+    except ValueError as error:
+        raise Misfit(("data", "label_column"), f"{where}: {error}") from error
+    if label is None:
+        raise UserError(f"{where}: the label is missing or hidden; data.label_column: null trains without")
+    return label
