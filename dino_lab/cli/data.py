@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dino_lab.cli.console import Progress, wrapped_table
 from dino_lab.cli.options import Plugins, Settings, spec_file
 from dino_lab.errors import UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
@@ -58,6 +57,7 @@ def data(
     if to is not None and (to.suffix.lower() != ".png" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .png, in a folder that is there")
     load_plugins(plugin)
+    from dino_lab.cli.console import Progress
     from dino_lab.components.data._survey import survey
     from dino_lab.runs.files import replace_file
 
@@ -163,6 +163,7 @@ def _classes(data: Data, split: Any) -> dict[str, int] | None:
 
 def _print(field: str, data: Data, seen: Survey, facts: dict[str, Any]) -> None:
     from dino_lab.building.data_check import data_lines
+    from dino_lab.cli.console import wrapped_table
 
     found = [line.partition(": ") for line in data_lines(data, data)]
     rows = [(field if key == "data" else key, text) for key, _, text in found]

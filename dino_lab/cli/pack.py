@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dino_lab.cli.console import Progress
 from dino_lab.cli.options import Plugins, Settings
 from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
@@ -37,6 +36,7 @@ def pack(
     load_plugins(plugin)
     import torch
 
+    from dino_lab.cli.console import Progress
     from dino_lab.components.data._labelled import Labelled
     from dino_lab.components.data._pack import pack as write
     from dino_lab.components.data._storage import never_resident
