@@ -17,7 +17,6 @@ from dino_lab.registry.plugin_files import load_plugins
 if TYPE_CHECKING:
     from dino_lab.registry import Params
 
-EVERY = 5.0  # seconds between two lines
 INTERRUPTED = 130
 
 
@@ -37,6 +36,7 @@ def pack(
     load_plugins(plugin)
     import torch
 
+    from dino_lab.cli.console import Progress
     from dino_lab.components.data._labelled import Labelled
     from dino_lab.components.data._pack import pack as write
     from dino_lab.components.data._storage import never_resident
@@ -44,7 +44,7 @@ def pack(
 
     gc.enable()  # see __main__.py
     params = (
-        _params_of_folder(what, settings or []) if what.is_dir() else _params_of_spec(what, settings or [])
+        params_of_folder(what, settings or []) if what.is_dir() else _params_of_spec(what, settings or [])
     )
     began = time.monotonic()
     with never_resident():
@@ -54,7 +54,7 @@ def pack(
     for line in data.found().lines():
         print(line)
     try:
-        manifest, written = write(data, json.loads(params.model_dump_json()), to, _Progress())
+        manifest, written = write(data, json.loads(params.model_dump_json()), to, Progress())
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
@@ -65,26 +65,14 @@ def pack(
     print(f"in a spec: data: {{name: packed, path: {to}}}")
 
 
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.said >= EVERY:
-            print(f"{done} of {total} images, {done / (now - self.began):.0f} images/s", flush=True)
-            self.said = now
-
-
 def _params_of_spec(file: Path, settings: list[str]) -> Params:
     from dino_lab.spec.file import load
 
     return load(file, settings).spec.data
 
 
-def _params_of_folder(folder: Path, settings: list[str]) -> Params:
+def params_of_folder(folder: Path, settings: list[str]) -> Params:
+    """Those of data `image_folder` for a folder; a UserError in one line where a setting is wrong."""
     from pydantic import ValidationError
 
     from dino_lab.registry import registry

@@ -14,6 +14,7 @@ from dino_lab.errors import Misfit, SpecError, UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
+    from dino_lab.protocols import Data
     from dino_lab.spec.file import Document
     from dino_lab.spec.model import Spec
 
@@ -70,7 +71,19 @@ def _data_facts(spec: Spec) -> list[str]:
     augment = make_component(spec, registry, cpu, "augment")
     evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), evaluation_data)
     check_data(data, augment, evaluators.values(), spec.train.batch_size, cpu, evaluation_data)
-    return data_lines(data, evaluation_data, left_out)
+    return [*data_lines(data, evaluation_data, left_out), *_length(spec, data)]
+
+
+def _length(spec: Spec, data: Data) -> list[str]:
+    """Steps of the run, and bytes of its images."""
+    epochs, steps = spec.train.epochs, data.train_images // spec.train.batch_size
+    images = data.train_images + data.test_images
+    megabytes = images * data.channels * data.size**2 / 1e6
+    return [
+        f"steps: {steps} an epoch, {epochs * steps} in all, of {spec.train.batch_size} images each",
+        f"memory: {images} images of {data.channels} x {data.size} x {data.size} bytes are "
+        f"{megabytes:,.1f} MB",
+    ]
 
 
 def _without_downloads(spec: Spec) -> Spec:

@@ -76,8 +76,7 @@ class ImageFolder(FromFiles):
             str | None,
             Field(
                 min_length=1,
-                description="what `test_fraction` keeps together: `folder`, images of one folder, or a "
-                "column of the table of labels; null: each image is by itself",
+                description="`folder` or a column of the table, which `test_fraction` keeps together",
             ),
         ] = None,
         options: Flat[FileOptions] = FileOptions(),
