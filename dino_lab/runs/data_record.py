@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dino_lab.errors import UserError
-from dino_lab.protocols import Data
+from dino_lab.imaging.files import INDEX_SUFFIX
+from dino_lab.protocols import Data, GivesFingerprint, ability
 from dino_lab.registry import Params
 
 COUNTS = ("train_images", "test_images", "classes", "channels", "size")
@@ -19,8 +20,11 @@ END = 1 << 16  # bytes at both ends of a file that are read
 
 
 def data_record(params: Params, data: Data) -> dict[str, Any]:
-    """Counts, and a fingerprint of the files that the parameters name."""
-    return {**{key: getattr(data, key) for key in COUNTS}, "files": fingerprints(params)}
+    """Counts, and a fingerprint of the files that the parameters name, or that the data give."""
+    files = fingerprints(params)
+    if (giving := ability(data, GivesFingerprint)) is not None:
+        files["files"] = giving.fingerprint()
+    return {**{key: getattr(data, key) for key in COUNTS}, "files": files}
 
 
 def fingerprints(params: Params) -> dict[str, str]:
@@ -55,6 +59,7 @@ def _add_folder(digest: Any, path: Path) -> None:
         os.path.relpath(os.path.join(folder, name), path)
         for folder, _, files in os.walk(path, followlinks=True)
         for name in files
+        if not name.endswith(INDEX_SUFFIX)
     )
     for names_alone, step in ((False, _step(names, MOST_SIZES)), (True, 1)):
         for name in names[::step]:

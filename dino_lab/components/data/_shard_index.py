@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from dino_lab.components.data._shard_files import BadShard, is_remote
 from dino_lab.components.data._shards import replacing
-from dino_lab.imaging.files import shown
+from dino_lab.imaging.files import INDEX_SUFFIX, shown
 
-SUFFIX = ".shard-index"
 FORMAT = 1
 LONGEST_HEADER = 1 << 26
 
@@ -69,7 +68,7 @@ def name_of(address: str) -> str:
 def places(address: str, wanted: Wanted, folder: Path) -> list[Path]:
     """Where the index of a shard may be, the best place first."""
     parts = [quote(part, safe="") for part in wanted if part is not None]
-    name = ".".join([name_of(address), *parts]) + SUFFIX
+    name = ".".join([name_of(address), *parts]) + INDEX_SUFFIX
     digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:16]
     kept = folder / "indexes" / f"{digest}-{name[-150:]}"
     return [kept] if is_remote(address) else [Path(address).with_name(name), kept]

@@ -2,9 +2,10 @@
 
 An epoch permutes the shards and cuts them into windows of a few shards. Inside a window the images are
 permuted by a keyed bijection: a Feistel network (Luby and Rackoff, "How to construct pseudorandom
-permutations from pseudorandom functions", 1988) on the smallest square domain that holds the window, applied again until
-the number lies inside it ("cycle walking": Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
-So any step of any epoch is computed by itself, from the numbers of images in the shards.
+permutations from pseudorandom functions", 1988) on the smallest square domain that holds the
+window, applied again until the number lies inside it ("cycle walking": Black and Rogaway, "Ciphers with
+arbitrary finite domains", 2002). So any step of any epoch is
+computed by itself, from the numbers of images in the shards.
 """
 
 from __future__ import annotations

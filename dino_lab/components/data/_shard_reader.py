@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +24,7 @@ from dino_lab.components.data._shard_cache import ShardCache
 from dino_lab.components.data._shard_files import BadShard, is_remote
 from dino_lab.components.data._shard_index import Wanted, name_of
 from dino_lab.components.data._shard_order import ShardOrder
-from dino_lab.components.data._shard_rows import read_group
+from dino_lab.components.data._shard_rows import map_group, read_group, write_group
 from dino_lab.components.data._shard_samples import CHUNK
 from dino_lab.components.data._shard_set import ADVICE, File, Place, ShardSet, loaded
 from dino_lab.components.data._storage import Batch, OnBadImage, workers
@@ -64,16 +64,16 @@ class ShardSource:
         if self.wanted.label is None:
             return 0
         place = self.shards.place(position)
-        header, arrays = loaded(place.file.index_file)
+        header, arrays = loaded(place.file)
         return self.classes[header.labels[arrays.labels[place.row]]]
 
     def content(self, position: int) -> bytes:
         """An encoded image; a BadShard where the shard is not what its index says."""
         place = self.shards.place(position)
-        arrays = loaded(place.file.index_file)[1]
+        arrays = loaded(place.file)[1]
         if len(arrays.starts):
             return self._bytes(place.file, int(arrays.starts[place.row]), int(arrays.lengths[place.row]))
-        column = self.groups.get(place, self.wanted)
+        column = self.groups.get(place, self._read_group)
         if len(column) != self.shards.rows_of[self.shards.shard_of(position)]:
             raise BadShard("has other row groups than its index says")
         content: bytes | None = column[place.row_of_group].as_py()
@@ -90,13 +90,20 @@ class ShardSource:
     def name(self, position: int) -> str:
         return f"{name_of(self.shards.place(position).file.address)}/{self._inside(position)}"
 
-    def copy(self, file: File) -> Path:
-        """Where the copy of a remote shard is or would be."""
-        return self.cache.path(file.address, file.header.stamp)
+    def copy(self, file: File, group: int) -> Path:
+        """Where the copy of a remote shard is or would be: of a tar file, or of a row group's images."""
+        part = f"group {group} of {self.wanted.image}" if file.header.heaviest else ""
+        return self.cache.path(file.address, file.header.stamp, part)
+
+    def _read_group(self, file: File, group: int) -> Any:
+        """The images of a row group, as large_binary."""
+        if is_remote(file.address) and (copy := map_group(self.copy(file, group))) is not None:
+            return copy
+        return read_group(file.address, file.header.size, group, self.wanted)
 
     def _inside(self, position: int) -> str:
         place = self.shards.place(position)
-        starts = loaded(place.file.index_file)[1].starts
+        starts = loaded(place.file)[1].starts
         if not len(starts):
             return f"row {place.row}"
         try:
@@ -108,7 +115,7 @@ class ShardSource:
     def _bytes(self, file: File, start: int, length: int) -> bytes:
         if is_remote(file.address):
             try:
-                return _shard_files.read(str(self.copy(file)), start, length)
+                return _shard_files.read(str(self.copy(file, 0)), start, length)
             except BadShard:  # there is no copy, or not any more
                 pass
         return _shard_files.read(file.address, start, length)
@@ -122,12 +129,12 @@ class _Groups:
         self.read: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self.lock = threading.Lock()
 
-    def get(self, place: Place, wanted: Wanted) -> Any:
-        """The images of a row group, as large_binary."""
+    def get(self, place: Place, read: Callable[[File, int], Any]) -> Any:
+        """What `read` gives of a file and a row group."""
         key = place.file.address, place.group
         with self.lock:
             if key not in self.read:
-                self.read[key] = read_group(place.file.address, place.file.header.size, place.group, wanted)
+                self.read[key] = read(place.file, place.group)
                 while len(self.read) > self.most:
                     self.read.popitem(last=False)
             self.read.move_to_end(key)
@@ -237,7 +244,7 @@ class ShardStorage:
 
 
 class _Copies:
-    """Threads that copy remote tar files before their images are read."""
+    """Threads that copy remote shards before their images are read."""
 
     def __init__(self, source: ShardSource) -> None:
         self.source = source
@@ -247,18 +254,18 @@ class _Copies:
 
     def want(self, now: Iterable[int], then: Iterable[int]) -> None:
         """Copy these shards, and what fits beside them of those that come then."""
-        files, later = self._files(now), self._files(then)
+        shards, later = self._remote(now), self._remote(then)
         for future in self._waiting:
             future.cancel()
-        if not files and not later:
+        if not shards and not later:
             return
         self._pool = self._pool or ThreadPoolExecutor(AT_ONCE)
-        needed = [self.source.copy(file) for file in files]
+        needed = [self.source.copy(*shard) for shard in shards]
         for copy in needed:
             self.source.cache.use(copy)
-        self._waiting = [self._pool.submit(self._copy, file, needed) for file in files]
-        needed += [self.source.copy(file) for file in later]
-        self._waiting += [self._pool.submit(self._copy, file, needed) for file in later]
+        self._waiting = [self._pool.submit(self._copy, *shard, needed) for shard in shards]
+        needed = needed + [self.source.copy(*shard) for shard in later]
+        self._waiting += [self._pool.submit(self._copy, *shard, needed) for shard in later]
 
     def close(self) -> None:
         """Copy no more."""
@@ -266,24 +273,27 @@ class _Copies:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _files(self, shards: Iterable[int]) -> list[File]:
+    def _remote(self, shards: Iterable[int]) -> list[tuple[File, int]]:
         its = self.source.shards
-        files = (its.files[its.file_of[shard]] for shard in shards)
-        return [file for file in files if is_remote(file.address) and not file.header.heaviest]
+        found = ((its.files[its.file_of[shard]], int(its.group_of[shard])) for shard in shards)
+        return [(file, group) for file, group in found if is_remote(file.address)]
 
-    def _copy(self, file: File, needed: Sequence[Path]) -> None:
-        copy = self.source.copy(file)
+    def _copy(self, file: File, group: int, needed: Sequence[Path]) -> None:
+        copy = self.source.copy(file, group)
         if self.source.cache.use(copy):
             return
 
         def write(into: BinaryIO) -> None:
+            if file.header.heaviest:
+                write_group(read_group(file.address, file.header.size, group, self.source.wanted), into)
+                return
             for first in range(0, file.header.size, CHUNK):
                 if self._over.is_set():
                     raise _Over
                 into.write(_shard_files.read(file.address, first, min(CHUNK, file.header.size - first)))
 
         try:
-            self.source.cache.fill(copy, file.header.size, write, needed)
+            self.source.cache.fill(copy, file.header.heaviest or file.header.size, write, needed)
         except (_Over, UserError, BadShard):
             return  # whoever reads the images says why they cannot be read
 

@@ -6,7 +6,8 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +63,21 @@ def read_group(address: str, size: int, group: int, wanted: Wanted) -> pa.Chunke
         if pa.types.is_struct(column.type):
             column = pc.struct_field(column, "bytes")
         return column.cast(pa.large_binary())
+
+
+def write_group(column: pa.ChunkedArray, into: BinaryIO) -> None:
+    """The images of a row group as a file that `map_group` maps into memory."""
+    table = pa.table({IMAGE: column})
+    with pa.ipc.new_file(into, table.schema) as file:
+        file.write_table(table)
+
+
+def map_group(file: Path) -> pa.ChunkedArray | None:
+    """What `write_group` wrote, without reading it; None where it is not there."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()[IMAGE]
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -49,12 +49,13 @@ ADVICE = "repair or remove it, or set data.on_bad_shard: skip"
 logger = logging.getLogger("dino_lab")
 
 
-class File(NamedTuple):
+@dataclass(frozen=True)
+class File:
     """A file of shards, with its index."""
 
     address: str
     index_file: Path
-    header: Header
+    header: Header = field(hash=False)
 
 
 def make_index(address: str, wanted: Wanted, folder: Path) -> File:
@@ -91,7 +92,7 @@ def index_all(
                 raise UserError(f"{_complaint(address, its)}; {ADVICE}")
             if isinstance(its, File):
                 labels.update(its.header.labels)
-                its = its._replace(header=replace(its.header, labels=()))  # which 10^5 shards have alike
+                its = replace(its, header=replace(its.header, labels=()))  # which 10^5 shards have alike
             found[address] = its
             if time.monotonic() - said >= EVERY:
                 logger.warning("shards are looked at: %d of %d", len(found), len(addresses))
@@ -160,15 +161,18 @@ def _alone(file: Path, folder: Path) -> Iterator[None]:
 
 
 @lru_cache(KEPT)
-def loaded(index: Path) -> tuple[Header, Arrays]:
-    """An index; the last ones are held in memory."""
-    return read_arrays(index)
+def loaded(file: File) -> tuple[Header, Arrays]:
+    """The index of a shard; the last ones are held in memory. A BadShard where it is another meanwhile."""
+    header, arrays = read_arrays(file.index_file)
+    if (header.size, header.stamp) != (file.header.size, file.header.stamp):
+        raise BadShard("it has changed since it was looked at")
+    return header, arrays
 
 
 @lru_cache(KEPT)
-def _chosen(index: Path, first: int, count: int, low: int, high: int) -> NDArray[np.int64]:
+def _chosen(file: File, first: int, count: int, low: int, high: int) -> NDArray[np.int64]:
     """Which rows of an index, from `first` on, have a number from `low` to below `high`."""
-    numbers = loaded(index)[1].numbers[first : first + count]
+    numbers = loaded(file)[1].numbers[first : first + count]
     return first + np.flatnonzero((numbers >= low) & (numbers < high))
 
 
@@ -218,20 +222,17 @@ class ShardSet:
     def codes(self) -> Iterator[tuple[tuple[str, ...], NDArray[np.int32]]]:
         """Of each shard its distinct labels, and for each of its images which of them it has."""
         for shard in range(len(self.counts)):
-            header, arrays = loaded(self.files[self.file_of[shard]].index_file)
+            header, arrays = loaded(self.files[self.file_of[shard]])
             yield header.labels, arrays.labels[self._rows(shard)]
 
     def numbers(self) -> NDArray[np.uint32]:
         """The numbers of all images."""
         return np.concatenate(
-            [
-                loaded(self.files[self.file_of[s]].index_file)[1].numbers[self._rows(s)]
-                for s in range(len(self.counts))
-            ]
+            [loaded(self.files[self.file_of[s]])[1].numbers[self._rows(s)] for s in range(len(self.counts))]
         )
 
     def _rows(self, shard: int) -> Any:
         first, count = int(self.first_of[shard]), int(self.rows_of[shard])
         if (self.low, self.high) == (0, ALL):
             return slice(first, first + count)
-        return _chosen(self.files[self.file_of[shard]].index_file, first, count, self.low, self.high)
+        return _chosen(self.files[self.file_of[shard]], first, count, self.low, self.high)
