@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from components.made_shards import CPU, NAMES, encoded, pixels, sample, write_tar
 from PIL import Image
 
 from dino_lab.components.data import _shard_set
@@ -26,34 +27,10 @@ from dino_lab.components.data._labelled import FileOptions
 from dino_lab.components.data._tar import Tar
 from dino_lab.components.data.shards import Shards
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import decode
 from dino_lab.runs.data_record import data_record, fingerprint
 from dino_lab.spec.file import load
 
-CPU = torch.device("cpu")
-NAMES = ("bird", "cat", "dog")
 SHARDS = (7, 5, 9)
-
-
-def encoded(value: int, kind: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(value).integers(0, 255, (12, 10, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def sample(i: int) -> dict[str, bytes]:
-    members = {"cls": b"%d" % (i % 3), "txt": NAMES[i % 3].encode(), "png": encoded(i)}
-    return members | {"json": json.dumps({"of": {"kind": NAMES[i % 3]}, "list": []}).encode()}
-
-
-def write_tar(file: Path, samples: dict[str, dict[str, bytes]]) -> None:
-    with tarfile.open(file, "w") as tar:
-        for stem, members in samples.items():
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{stem}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +57,6 @@ def shards(folder: Path, path: str = "train-{00..02}.tar", **given: Any) -> Shar
     if "test_fraction" not in given:
         given.setdefault("test", f"{folder}/test-*.tar")
     return Shards(CPU, path=f"{folder}/{path}", size=given.pop("size", 10), options=options, **given)
-
-
-def pixels(i: int, size: int = 10) -> torch.Tensor:
-    return torch.from_numpy(decode(Image.open(io.BytesIO(encoded(i))), size))
 
 
 # ---- what is read
