@@ -105,6 +105,7 @@ class Streamed:
         reading: Reading = PLAIN,
     ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
+        self.source = source
         self._decoder = _Decoder(source, rows.tolist(), size, reading)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
