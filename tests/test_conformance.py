@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dino_lab import collectives
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
+from dino_lab.components.data._shard_writer import write_shards
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators import invariance
@@ -62,6 +63,7 @@ FROM_FILES = {
     ("data", "parquet"): ".",
     ("data", "voc"): "voc",
     ("data", "packed"): "pack",
+    ("data", "shards"): "shards/train-00000.tar",
 }
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
@@ -77,7 +79,7 @@ COMPONENTS = [
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders, VOC and a pack."""
+    """A training split of 9 images and a test split of 6, in 3 classes, in files of each kind."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -93,6 +95,7 @@ def files(tmp_path: Path) -> Path:
         pq.write_table(table, tmp_path / f"{split}.parquet")
     data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
     pack(data, {}, tmp_path / "pack", lambda done, total: None)
+    write_shards(data, tmp_path / "shards", tmp_path, lambda done, total: None)
     return tmp_path
 
 
@@ -121,6 +124,8 @@ def test_every_built_in_keeps_its_contract(
     if (kind, name) in FROM_FILES:
         files = request.getfixturevalue("files")
         params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
+        if name == "shards":
+            params |= {"test": str(files / "shards" / "test-00000.tar"), "label": "cls"}
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._shards import SPLITS, Manifest, Shard, checksum, replacing
+from dino_lab.components.data._pack_format import SPLITS, Manifest, Shard, checksum, replacing
 from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError
 

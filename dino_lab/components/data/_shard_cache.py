@@ -27,15 +27,12 @@ logger = logging.getLogger("dino_lab")
 
 
 def cache_folder() -> Path:
-    """Where indexes and copies of shards are kept: `DINO_LAB_CACHE`, or a folder of the user's cache."""
+    """Where indexes and copies are kept: `DINO_LAB_CACHE`, or a folder of the user's cache; not made yet."""
     given, cache = os.environ.get(FOLDER), os.environ.get("XDG_CACHE_HOME")
     folder = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "dino-lab"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir(), f"dino-lab-{os.getuid()}")
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    there = next(its for its in (folder, *folder.absolute().parents) if its.exists())
+    can_be_written = there.is_dir() and os.access(there, os.W_OK)
+    return folder if can_be_written else Path(tempfile.gettempdir(), f"dino-lab-{os.getuid()}")
 
 
 class ShardCache:

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_lab.components.data._pack_format import replacing
 from dino_lab.components.data._shard_files import BadShard, is_remote
-from dino_lab.components.data._shards import replacing
 from dino_lab.imaging.files import INDEX_SUFFIX, shown
 
 FORMAT = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import time
@@ -149,13 +148,12 @@ def _beside_url(address: str, wanted: Wanted, its: Info) -> tuple[Header, Arrays
 
 @contextmanager
 def _alone(file: Path, folder: Path) -> Iterator[None]:
-    """Hold a lock that other processes of this machine, which make the same index, wait for."""
-    locks = folder / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    """Hold a lock in the cache, for which other processes that make the same index wait."""
+    if not file.is_relative_to(folder):  # beside a local shard, whose index is made soon
+        yield
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with (locks / hashlib.sha256(str(file).encode(errors="surrogateescape")).hexdigest()[:16]).open(
-        "w"
-    ) as its:
+    with file.with_name(file.name + ".lock").open("w") as its:
         fcntl.lockf(its, fcntl.LOCK_EX)
         yield
 

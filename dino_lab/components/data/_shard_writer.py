@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled
 from dino_lab.components.data._pack import LOCK, locked
+from dino_lab.components.data._pack_format import SPLITS, replacing
 from dino_lab.components.data._shard_files import BadShard
 from dino_lab.components.data._shard_index import Wanted, read_arrays
 from dino_lab.components.data._shard_reader import ShardStorage
 from dino_lab.components.data._shard_samples import IMAGES
 from dino_lab.components.data._shard_set import make_index
-from dino_lab.components.data._shards import SPLITS, replacing
 from dino_lab.components.data._storage import Split, Streamed
 from dino_lab.errors import UserError, printable
 from dino_lab.imaging.decode import BadImage
