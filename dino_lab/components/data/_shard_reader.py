@@ -30,7 +30,7 @@ from dino_lab.components.data._shard_set import ADVICE, File, Place, ShardSet, l
 from dino_lab.components.data._storage import Batch, OnBadImage, workers
 from dino_lab.components.data._tar import BLOCK
 from dino_lab.errors import UserError, printable
-from dino_lab.imaging.decode import PLAIN, BadImage, Reading, decode, opened
+from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, Trait, examine, opened
 from dino_lab.imaging.files import shown
 
 AT_ONCE = 4  # copies that are made at once
@@ -83,6 +83,18 @@ class ShardSource:
 
     def open(self, position: int) -> Image.Image:
         return opened(self.content(position))
+
+    def examined(self, position: int, size: int, reading: Reading) -> tuple[Pixels, dict[Trait, float]]:
+        """What `examine` makes of an image; a BadImage, or a UserError where the shard is at fault."""
+        try:
+            return examine(self.open(position), size, reading)
+        except BadShard as error:
+            address = self.shards.place(position).file.address
+            raise UserError(f"{shown(address)}: unreadable shard ({error}); {ADVICE}") from error
+
+    def complaint(self, position: int, error: BadImage) -> str:
+        """What is wrong with an image, and where it is."""
+        return f"{self.where(position)}: unreadable image ({error})"
 
     def where(self, position: int) -> str:
         return f"{shown(self.shards.place(position).file.address)}: {self._inside(position)}"
@@ -326,15 +338,10 @@ class _Decoder(Dataset[tuple[Tensor, Tensor, str, list[str]]]):
         for further in range(count):
             at = first + (position - first + further) % count
             try:
-                pixels = decode(self.source.open(at), self.size, self.reading)
+                return self.source.examined(at, self.size, self.reading)[0], self.source.label(at)
             except BadImage as error:
-                complaint = f"{self.source.where(at)}: unreadable image ({error})"
+                complaint = self.source.complaint(at, error)
                 if self.on_bad_image == "error":
                     raise UserError(f"{complaint}; {error.advice}, or set data.on_bad_image: skip") from error
                 left_out.append(complaint)
-            except BadShard as error:
-                address = shown(shards.place(at).file.address)
-                raise UserError(f"{address}: unreadable shard ({error}); {ADVICE}") from error
-            else:
-                return pixels, self.source.label(at)
         raise UserError(f"{shown(shards.place(position).file.address)}: no image of it can be read; {ADVICE}")

@@ -160,10 +160,13 @@ def _alone(file: Path, folder: Path) -> Iterator[None]:
 
 @lru_cache(KEPT)
 def loaded(file: File) -> tuple[Header, Arrays]:
-    """The index of a shard; the last ones are held in memory. A BadShard where it is another meanwhile."""
-    header, arrays = read_arrays(file.index_file)
+    """The index of a shard; the last ones are held in memory. A UserError where it is not the same any more."""
+    try:
+        header, arrays = read_arrays(file.index_file)
+    except BadShard as error:
+        raise UserError(f"{shown(file.address)}: {error}") from error
     if (header.size, header.stamp) != (file.header.size, file.header.stamp):
-        raise BadShard("it has changed since it was looked at")
+        raise UserError(f"{shown(file.address)}: has changed since it was looked at; start again")
     return header, arrays
 
 

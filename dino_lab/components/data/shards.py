@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, NamedTuple, cast
 
 import numpy as np
@@ -25,15 +26,12 @@ from dino_lab.components.data._storage import (
     SAMPLE,
     Batch,
     OnBadImage,
-    Source,
     Storage,
-    _decode_all,
-    _without,
     workers,
 )
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import Misfit, UserError, printable
-from dino_lab.imaging.decode import Reading
+from dino_lab.imaging.decode import BadImage, Reading, Trait
 from dino_lab.imaging.files import shown
 from dino_lab.imaging.report import DataReport, PassedOver, SplitReport
 from dino_lab.registry import Flat, register
@@ -248,12 +246,22 @@ def _look_at_some(
     """How images are read, by a sample of each split; a UserError names the first of it that cannot be."""
     traits = Traits()
     for source in sources:
+
+        def look(position: int, source: ShardSource = source) -> dict[Trait, float] | BadImage:
+            try:
+                return source.examined(position, size, asked)[1]
+            except BadImage as error:
+                return error
+
         images = len(source.shards)
-        rows = torch.arange(0, images, max(1, images // SAMPLE))
-        bad, its = _decode_all(cast(Source, source), rows, size, asked, None)
-        if bad and on_bad_image == "error":
-            _without(cast(Source, source), rows, bad, "error")
-        traits.merge(its)
+        positions = range(0, images, max(1, images // SAMPLE))
+        with ThreadPoolExecutor(workers()) as pool:
+            for position, its in zip(positions, pool.map(look, positions), strict=True):
+                if isinstance(its, dict):
+                    traits.add(its, source, position)
+                elif on_bad_image == "error":
+                    complaint = source.complaint(position, its)
+                    raise UserError(f"{complaint}; {its.advice}, or set data.on_bad_image: skip")
     if asked.white is None and "grey" in traits:
         raise Misfit(
             ("data", "white"),
