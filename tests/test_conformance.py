@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dino_lab import collectives
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
+from dino_lab.components.data._shard_writer import write_shards
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators import invariance
@@ -68,6 +69,7 @@ FROM_FILES = {
     ("data", "packed"): "pack",
     ("data", "hf"): "folders",
     ("data", "video"): "videos",
+    ("data", "shards"): "shards/train-00000.tar",
 }
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
@@ -105,6 +107,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(6):
         _write_video(tmp_path / "videos" / f"{i}.mp4")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_shards(data, tmp_path / "shards", tmp_path, lambda done, total: None)
     return tmp_path
 
 
@@ -172,6 +175,8 @@ def test_every_built_in_keeps_its_contract(
         files = request.getfixturevalue("files")
         path = str(files / FROM_FILES[kind, name])
         params = {"dataset" if name == "hf" else "path": path} | ({} if name == "packed" else {"size": 16})
+        if name == "shards":
+            params |= {"test": str(files / "shards" / "test-00000.tar"), "label": "cls"}
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
