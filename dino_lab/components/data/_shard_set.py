@@ -22,6 +22,7 @@ from dino_lab import collectives
 from dino_lab.components.data import _shard_files
 from dino_lab.components.data._shard_files import BadShard, Info, is_remote
 from dino_lab.components.data._shard_index import (
+    INDEXES,
     Arrays,
     Header,
     Wanted,
@@ -149,7 +150,7 @@ def _beside_url(address: str, wanted: Wanted, its: Info) -> tuple[Header, Arrays
 @contextmanager
 def _alone(file: Path, folder: Path) -> Iterator[None]:
     """Hold a lock in the cache, for which other processes that make the same index wait."""
-    if not file.is_relative_to(folder):  # beside a local shard, whose index is made soon
+    if file.parent != folder / INDEXES:  # beside a local shard, whose index is made soon
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ def _alone(file: Path, folder: Path) -> Iterator[None]:
 
 @lru_cache(KEPT)
 def loaded(file: File) -> tuple[Header, Arrays]:
-    """The index of a shard; the last ones are held in memory. A UserError where it is not the same any more."""
+    """The index of a shard; the last ones are held in memory. A UserError where it has changed."""
     try:
         header, arrays = read_arrays(file.index_file)
     except BadShard as error:
