@@ -68,7 +68,10 @@ def make_index(address: str, wanted: Wanted, folder: Path) -> File:
         if found := _there(address, candidates, its):  # another process has made it meanwhile
             return found
         header, arrays = _beside_url(address, wanted, its) or _read_once(address, wanted, its)
-        write_index(file, header, arrays)
+        try:
+            write_index(file, header, arrays)
+        except OSError as error:
+            raise UserError(f"{shown(file)}: cannot be written ({error.strerror})") from error
     return File(address, file, header)
 
 
@@ -142,7 +145,7 @@ def _beside_url(address: str, wanted: Wanted, its: Info) -> tuple[Header, Arrays
     url = address.rpartition("/")[0] + "/" + places("/" + name_of(address), wanted, Path())[0].name
     try:
         header, arrays = whole(_shard_files.read(url, 0, _shard_files.info(url).size))
-    except (BadShard, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (BadShard, UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (replace(header, stamp=its.stamp), arrays) if header.size == its.size else None
 
