@@ -106,6 +106,8 @@ class Shards(Labelled):
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
         self.notes = traits.notes(asked, reading)
+        if label is None and any("cls" in file.header.unused for file in train_files):
+            self.notes += ("samples have a member cls; data.label: cls takes it for their class",)
         self._shards = splits
         super().__init__(
             cast(Storage, train), cast(Storage, held_out), classes.names, size, options.mean, options.std
