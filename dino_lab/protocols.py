@@ -129,6 +129,14 @@ class MayLackLabels(Data, Protocol):
     labelled: bool
 
 
+class GivesFingerprint(Data, Protocol):
+    """Data whose parameters do not name files that can be looked at, such as URLs."""
+
+    def fingerprint(self) -> str:
+        """A text that is another where the data are others; a copy has the same. Nothing is read for it."""
+        ...
+
+
 class GivesReport(Data, Protocol):
     """Data that may pass over some of what it was given, and reports it."""
 
@@ -522,6 +530,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesSegments,
         GivesLabels,
         MayLackLabels,
+        GivesFingerprint,
         GivesReport,
     ),
     "augment": (CropsShares,),

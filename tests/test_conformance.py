@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from dino_lab import collectives
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
+from dino_lab.components.data._shard_writer import write_shards
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators import invariance
@@ -65,6 +67,9 @@ FROM_FILES = {
     ("data", "coco"): "coco",
     ("data", "davis"): "davis",
     ("data", "packed"): "pack",
+    ("data", "hf"): "folders",
+    ("data", "video"): "videos",
+    ("data", "shards"): "shards/train-00000.tar",
 }
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
@@ -79,7 +84,7 @@ COMPONENTS = [
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training split of 9 images and a test split of 6, in 3 classes, in each layout."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
@@ -98,7 +103,22 @@ def files(tmp_path: Path) -> Path:
         pq.write_table(table, tmp_path / f"{split}.parquet")
     data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
     pack(data, {}, tmp_path / "pack", lambda done, total: None)
+    (tmp_path / "videos").mkdir()
+    for i in range(6):
+        _write_video(tmp_path / "videos" / f"{i}.mp4")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_shards(data, tmp_path / "shards", tmp_path, lambda done, total: None)
     return tmp_path
+
+
+def _write_video(file: Path) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 20, 18, "yuv420p"
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(0, 255, (18, 20, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _write_coco(root: Path, split: str, images: list[dict[str, bytes]]) -> None:
@@ -153,7 +173,10 @@ def test_every_built_in_keeps_its_contract(
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
         files = request.getfixturevalue("files")
-        params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
+        path = str(files / FROM_FILES[kind, name])
+        params = {"dataset" if name == "hf" else "path": path} | ({} if name == "packed" else {"size": 16})
+        if name == "shards":
+            params |= {"test": str(files / "shards" / "test-00000.tar"), "label": "cls"}
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 

@@ -39,6 +39,11 @@ class Progress:
             print(f"{done} of {total} images, {rate:.0f} images/s", file=self.file, flush=True)
             self.said = now
 
+    def end(self, written: int) -> str:
+        """How many images were written, and in what time."""
+        seconds = time.monotonic() - self.began
+        return f"{written} written now in {seconds:.0f} s" if written else "nothing was missing"
+
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, headed: bool = False) -> None:
     """Columns: with colour on a terminal, else padded with blanks and never wrapped, `headed` by headers."""

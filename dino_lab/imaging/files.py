@@ -20,6 +20,7 @@ SUFFIXES = {
 # Formats whose first bytes cannot be mistaken. TIFF is not one of them: cameras' raw files begin alike.
 CERTAIN = ("AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "QOI", "WEBP")
 UNNAMED = (*CERTAIN, "BMP", "PPM", "TIFF")  # of files without a suffix
+INDEX_SUFFIX = ".shard-index"  # of files that this package writes beside shards
 COPIES = ("~", "_original", ".bak", ".crdownload", ".orig", ".part", ".partial", ".swp", ".tmp")  # suffixes
 SYSTEM = {"$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "__pycache__", "lost+found"}
 

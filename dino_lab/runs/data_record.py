@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dino_lab.errors import UserError
-from dino_lab.protocols import Data
+from dino_lab.imaging.files import INDEX_SUFFIX
+from dino_lab.protocols import Data, GivesFingerprint, ability
 from dino_lab.registry import Params
 from dino_lab.spec.model import Spec
 
@@ -36,8 +37,11 @@ def files_of(spec: Spec) -> dict[str, Any]:
 
 
 def data_record(params: Params, data: Data) -> dict[str, Any]:
-    """Counts, and a fingerprint of the files that the parameters name."""
-    return {**{key: getattr(data, key) for key in COUNTS}, "files": fingerprints(params)}
+    """Counts, and a fingerprint of the files that the parameters name, or that the data give."""
+    files = fingerprints(params)
+    if (giving := ability(data, GivesFingerprint)) is not None:
+        files["files"] = giving.fingerprint()
+    return {**{key: getattr(data, key) for key in COUNTS}, "files": files}
 
 
 def fingerprints(params: Params) -> dict[str, str]:
@@ -72,6 +76,7 @@ def _add_folder(digest: Any, path: Path) -> None:
         os.path.relpath(os.path.join(folder, name), path)
         for folder, _, files in os.walk(path, followlinks=True)
         for name in files
+        if not name.endswith(INDEX_SUFFIX)
     )
     for names_alone, step in ((False, _step(names, MOST_SIZES)), (True, 1)):
         for name in names[::step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -304,13 +304,20 @@ def _tested(
 def _tested_groups(groups: Mapping[Path, str], asked: Asked) -> set[Path]:
     """The images whose group, by its name, is tested; where there are two groups, each split has one."""
     assert asked.test_fraction is not None
-    hashes = {name: _hash(name) for name in set(groups.values())}
-    least = sorted(set(hashes.values()))
-    if len(least) < 2 and asked.group is not None:
-        one = printable(next(iter(hashes), "none"), 60)
+    names = set(groups.values())
+    if len(names) < 2 and asked.group is not None:
+        one = printable(next(iter(names), "none"), 60)
         raise Misfit(("data", "group"), f"all images are of one group ({one}), which cannot be divided")
-    limit = min(max(asked.test_fraction, least[min(1, len(least) - 1)]), least[-1])
-    return {file for file, name in groups.items() if hashes[name] < limit}
+    tested = tested_names(names, asked.test_fraction)
+    return {file for file, name in groups.items() if name in tested}
+
+
+def tested_names(names: Collection[str], test_fraction: float) -> set[str]:
+    """A share of some names, by a hash of each alone; of two or more, at least one, and not all."""
+    hashes = {name: _hash(name) for name in names}
+    least = sorted(set(hashes.values()))
+    limit = min(max(test_fraction, least[min(1, len(least) - 1)]), least[-1]) if least else 0
+    return {name for name, value in hashes.items() if value < limit}
 
 
 def _split_folder(root: Path, name: str, split: str) -> Path:

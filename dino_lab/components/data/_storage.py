@@ -106,12 +106,8 @@ class Streamed:
         reading: Reading = PLAIN,
     ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
+        self.source = source
         self._decoder = _Decoder(source, rows.tolist(), size, reading)
-
-    @property
-    def source(self) -> Source:
-        """The encoded images, of which `rows` are taken."""
-        return self._decoder.source
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         loader = DataLoader(
