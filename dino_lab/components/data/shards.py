@@ -105,7 +105,7 @@ class Shards(Labelled):
         train, held_out = (ShardStorage(its, size, device, options.on_bad_image, reading) for its in sources)
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
-        self.notes = traits.notes(asked, reading)
+        self.reading, self.notes = reading, traits.notes(asked, reading)
         if label is None and any("cls" in file.header.unused for file in train_files):
             self.notes += ("samples have a member cls; data.label: cls takes it for their class",)
         self._shards = splits
