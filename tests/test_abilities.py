@@ -110,6 +110,8 @@ DATA = {SharedData, HasClassNames, GivesLabels, MayLackLabels, GivesReport, Give
         ("data", "image_folder", DATA),
         ("data", "shards", {*DATA, GivesFingerprint}),
         ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
+        ("data", "coco", {*DATA, GivesAnnotations, GivesSegments}),
+        ("data", "davis", {*DATA, GivesAnnotations, GivesSegments}),
         ("augment", "multicrop", {CropsShares}),
         ("augment", "triplet", set()),
         ("head", "prototypes", {HasLastLayer}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from dino_lab.components.data._labelled import Labelled
     from dino_lab.registry import Params
 
-EVERY = 5.0  # seconds between two lines
 INTERRUPTED = 130
 
 
@@ -47,7 +45,7 @@ def pack(
 
     gc.enable()  # see __main__.py
     given = ["data.size=256"] * shards + (settings or [])  # of shards a size is no part
-    params = _params_of_folder(what, given) if what.is_dir() else _params_of_spec(what, settings or [])
+    params = params_of_folder(what, given) if what.is_dir() else _params_of_spec(what, settings or [])
     with never_resident():
         data = registry.build("data", params, torch.device("cpu"))
     if not isinstance(data, Labelled):
@@ -65,9 +63,10 @@ def pack(
 
 
 def _write_pack(data: Labelled, params: Params, to: Path) -> None:
+    from dino_lab.cli.console import Progress
     from dino_lab.components.data._pack import pack
 
-    progress = _Progress()
+    progress = Progress()
     manifest, written = pack(data, json.loads(params.model_dump_json()), to, progress)
     train, test, size = manifest.images["train"], manifest.images["test"], manifest.size
     print(f"{to}: {train} + {test} images of {size} x {size} pixels; {progress.end(written)}")
@@ -75,10 +74,11 @@ def _write_pack(data: Labelled, params: Params, to: Path) -> None:
 
 
 def _write_shards(data: Labelled, to: Path) -> None:
+    from dino_lab.cli.console import Progress
     from dino_lab.components.data._shard_cache import cache_folder
     from dino_lab.components.data._shard_writer import write_shards
 
-    progress = _Progress()
+    progress = Progress()
     count, written = write_shards(data, to, cache_folder(), progress)
     images = f"{data.train_images} + {data.test_images} images"
     print(f"{to}: {images} in {count['train']} + {count['test']} shards; {progress.end(written)}")
@@ -87,31 +87,14 @@ def _write_shards(data: Labelled, to: Path) -> None:
     print(f"in a spec: data: {{name: shards, {paths}, size: {data.size}{label}}}")
 
 
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.said >= EVERY:
-            print(f"{done} of {total} images, {done / (now - self.began):.0f} images/s", flush=True)
-            self.said = now
-
-    def end(self, written: int) -> str:
-        """How many images were written, and in what time."""
-        seconds = time.monotonic() - self.began
-        return f"{written} written now in {seconds:.0f} s" if written else "nothing was missing"
-
-
 def _params_of_spec(file: Path, settings: list[str]) -> Params:
     from dino_lab.spec.file import load
 
     return load(file, settings).spec.data
 
 
-def _params_of_folder(folder: Path, settings: list[str]) -> Params:
+def params_of_folder(folder: Path, settings: list[str]) -> Params:
+    """Those of data `image_folder` for a folder; a UserError in one line where a setting is wrong."""
     from pydantic import ValidationError
 
     from dino_lab.registry import registry

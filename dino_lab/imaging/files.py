@@ -43,6 +43,11 @@ class Listing:
         """Pass over a file or a folder."""
         self.passed_over.setdefault(reason, []).append(path)
 
+    def read_after_all(self, name: str) -> None:
+        """Files of this name are no images, and are not passed over."""
+        kept = {reason: [p for p in paths if p.name != name] for reason, paths in self.passed_over.items()}
+        self.passed_over = {reason: paths for reason, paths in kept.items() if paths}
+
     def add(self, other: Listing) -> None:
         """Append another listing."""
         self.images += other.images

@@ -1,8 +1,8 @@
 """What decides the weights of a run, and only that; see docs/identity.md.
 
 Two specs with the same identity train the same weights up to rounding, so they have the same folder. Left out
-are the name, the evaluators, and what changes only how fast a step is computed or what is written down.
-Included is the code of components that are not built in.
+are the name, the evaluators and their data, and what changes only how fast a step is computed or what is
+written down. Included is the code of components that are not built in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dino_lab.spec.former import of_today
 from dino_lab.spec.model import Spec
 
 # Keys that do not decide the weights, of the spec and of its sections `train` and `data`.
-FREE = ("name", "evaluators")
+FREE = ("name", "evaluators", "evaluate_on")
 FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
     *("log_every", "on_collapse"),  # what is written down, and when a run is stopped

@@ -34,6 +34,7 @@ Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
 OnBadImage = Literal["error", "skip"]
 _RESIDENT: ContextVar[bool] = ContextVar("resident", default=True)
+_LISTED: ContextVar[bool] = ContextVar("listed", default=False)
 logger = logging.getLogger("dino_lab")
 
 
@@ -136,7 +137,7 @@ class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
         message = ""
         for i, row in enumerate(rows):
             try:
-                images[i] = decode(_open(self.source, row), self.size, self.reading)
+                images[i] = decode(opened_row(self.source, row), self.size, self.reading)
             except BadImage as error:
                 message = message or _complaint(self.source, row, error)
         return torch.from_numpy(images), self.source.labels[rows], message
@@ -154,6 +155,8 @@ def load(
 
     A UserError names the first unreadable one. Of images that are not decoded now a sample is looked at.
     """
+    if _LISTED.get():
+        return Streamed(source, rows, size, device, 0, reading), Traits()
     if not fits(len(rows) * 3 * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
@@ -200,7 +203,7 @@ def _decode_all(
         bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels, its = examine(_open(source, int(rows[i])), size, reading)
+                pixels, its = examine(opened_row(source, int(rows[i])), size, reading)
             except BadImage as error:
                 bad[i] = error
             else:
@@ -219,7 +222,8 @@ def _decode_all(
     return failures, found
 
 
-def _open(source: Source, row: int) -> Image.Image:
+def opened_row(source: Source, row: int) -> Image.Image:
+    """The image of a row, not yet decoded; a BadImage says why there is none."""
     try:
         return source.open(row)
     except BadImage:
@@ -268,6 +272,17 @@ def never_resident() -> Iterator[None]:
         yield
     finally:
         _RESIDENT.reset(before)
+
+
+@contextmanager
+def only_listed() -> Iterator[None]:
+    """Of whatever is loaded inside no image is opened before it is asked for."""
+    before = _LISTED.set(True)
+    try:
+        with never_resident():
+            yield
+    finally:
+        _LISTED.reset(before)
 
 
 def workers() -> int:
