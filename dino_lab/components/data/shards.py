@@ -49,10 +49,10 @@ class Shards(Labelled):
 
     `path` names the training shards: files, a folder, a pattern (`photos/train-*.tar`), a list in braces
     (`photos/train-{000..099}.tar`), or URLs of these: `https://`, and with their packages `s3://`, `gs://`,
-    `hf://` and whatever else fsspec knows. Members of a tar file that follow each other and have a common stem
-    are a sample; its image is the member that is called as an image file is. In a Parquet file the column
-    `image` has them. Each shard is read once for an index, which then lies beside it, or in the folder that
-    `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
+    `hf://` and whatever else fsspec knows. Members of a tar file that follow each other and have a common
+    stem are a sample; its image is the member that is called as an image file is. In a Parquet file the
+    column `image` has them. Each shard is read once for an index, which then lies beside it, or in the folder
+    that `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
 
     In each epoch the shards are permuted, then the images inside each window of `window` shards; a row group
     of a Parquet file counts as a shard. The order depends on (seed, epoch, step) alone. Shards should be
