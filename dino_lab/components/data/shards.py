@@ -49,20 +49,22 @@ class Shards(Labelled):
 
     `path` names the training shards: files, a folder, a pattern (`photos/train-*.tar`), a list in braces
     (`photos/train-{000..099}.tar`), or URLs of these: `https://`, and with their packages `s3://`, `gs://`,
-    `hf://` and whatever else fsspec knows. Files of a tar file that follow each other and have a common stem
-    are a sample: the image, and with `label` its class. Each shard is read once for an index, which then lies
-    beside it or in the folder that `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
+    `hf://` and whatever else fsspec knows. Members of a tar file that follow each other and have a common
+    stem are a sample; its image is the member that is called as an image file is. In a Parquet file the
+    column `image` has them. Each shard is read once for an index, which then lies beside it, or in the folder
+    that `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
 
     In each epoch the shards are permuted, then the images inside each window of `window` shards; a row group
     of a Parquet file counts as a shard. The order depends on (seed, epoch, step) alone. Shards should be
-    mixed: one class in each would give batches of few classes.
+    mixed: one class in each would give batches of few classes. With `on_bad_image: skip` the next image of
+    the shard that can be read takes the place of one that cannot.
     """
 
     def __init__(
         self,
         device: torch.device,
         *,
-        path: Annotated[Paths, Field(description="the training shards: see above")],
+        path: Annotated[Paths, Field(description="the training shards: files, a folder, a pattern, URLs")],
         size: Size,
         test: Annotated[Paths | None, Field(description="the shards of the test split, as in `path`")] = None,
         test_fraction: Annotated[
@@ -71,17 +73,11 @@ class Shards(Labelled):
         ] = None,
         image: Annotated[
             str | None,
-            Field(
-                description="which member or column is the image: `jpg`, `left.png`; null: the one that is "
-                "called as an image file is, and the column `image`"
-            ),
+            Field(description="member (`jpg`, `left.png`) or column that is the image; null: see above"),
         ] = None,
         label: Annotated[
             str | None,
-            Field(
-                description="which member or column is the class: `cls`, `txt`, `json:key`, a column; null: "
-                "there are no labels"
-            ),
+            Field(description="`cls`, `txt`, `json:key` or a column: the class; null: there are no labels"),
         ] = None,
         window: Annotated[int, Field(ge=1, le=KEPT, description="shards whose images are mixed")] = 8,
         cache_gb: Annotated[
