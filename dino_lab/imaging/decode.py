@@ -56,6 +56,23 @@ class Reading:
 PLAIN = Reading()
 
 
+@dataclass(frozen=True)
+class Whole:
+    """All of an image, scaled down where its longer side has more than `longest` pixels."""
+
+    longest: int | None = None
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an image is scaled."""
+        if self.longest is None or max(width, height) <= self.longest:
+            return width, height
+        factor = self.longest / max(width, height)
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+Extent = int | Whole  # what of an image is kept: the side of the square in its middle, or all of it
+
+
 def opened(content: bytes) -> Image.Image:
     """The image that a file holds, not yet decoded; a BadImage says what it holds instead."""
     try:
@@ -80,17 +97,20 @@ def read_image(file: Path) -> Image.Image:
     return opened(content)
 
 
-def decode(image: Image.Image, size: int, reading: Reading = PLAIN) -> Pixels:
-    """RGB pixels [3, size, size]: upright, the short side scaled to `size` (bicubic, antialiased), centred.
+def decode(image: Image.Image, extent: Extent, reading: Reading = PLAIN) -> Pixels:
+    """RGB pixels uint8 [3, H, W]: upright, and scaled by an antialiased bicubic filter.
 
-    Of an animation it is the first frame. Transparency is laid over white, and grey of more than 8 bits is
+    With a number as `extent` the short side is scaled to it, and the square in the middle is given. Of an
+    animation it is the first frame. Transparency is laid over white, and grey of more than 8 bits is
     scaled. Raises BadImage where the file is truncated or too large, or its kind of pixel has no meaning in
     RGB.
     """
-    return examine(image, size, reading)[0]
+    return examine(image, extent, reading)[0]
 
 
-def examine(image: Image.Image, size: int, reading: Reading = PLAIN) -> tuple[Pixels, dict[Trait, float]]:
+def examine(
+    image: Image.Image, extent: Extent, reading: Reading = PLAIN
+) -> tuple[Pixels, dict[Trait, float]]:
     """As `decode`, and what of the image may have been meant otherwise, each with a number.
 
     `grey`: more than 8 bits without a stated range, the largest value; `dark`: 16-bit colours, the largest of
@@ -102,14 +122,21 @@ def examine(image: Image.Image, size: int, reading: Reading = PLAIN) -> tuple[Pi
     try:
         if image.format == "JPEG":
             # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
-            image.draft(None, (2 * size, 2 * size))
-        upright = _upright_rgb(image, reading, traits)
-        found = pixels(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+            width, height = extent.size(*image.size) if isinstance(extent, Whole) else (extent, extent)
+            image.draft(None, (2 * width, 2 * height))
+        found = pixels(_scaled_to(_upright_rgb(image, reading, traits), extent))
     except BadImage:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(_reason(error)) from error
     return found, traits
+
+
+def _scaled_to(image: Image.Image, extent: Extent) -> Image.Image:
+    if not isinstance(extent, Whole):
+        return ImageOps.fit(image, (extent, extent), Image.Resampling.BICUBIC)
+    size = extent.size(*image.size)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def read_rgb(file: Path) -> Image.Image:

@@ -6,18 +6,29 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
+from dino_lab.components.data._storage import (
+    Batch,
+    OnBadImage,
+    Resident,
+    Source,
+    Split,
+    Storage,
+    TrainingStorage,
+    load,
+    load_whole,
+)
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import Misfit, UserError, printable
-from dino_lab.imaging.decode import MAX_PIXELS, Reading
+from dino_lab.imaging.decode import MAX_PIXELS, Reading, Whole
 from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 from dino_lab.registry import ParameterGroup
+from dino_lab.types import Images
 
 Numbers = tuple[float, ...]
 Positive = Annotated[float, Field(gt=0)]
@@ -57,6 +68,15 @@ class FileOptions(ParameterGroup):
         gt=0,
         description="pixels of the largest image that is decoded: a guard against hostile files",
     )
+    crops: Literal["square", "full"] = Field(
+        "square",
+        description="what crops are cut from: the square of `size` that evaluators see, or the whole image",
+    )
+    longest: int | None = Field(
+        None,
+        gt=0,
+        description="longer side in pixels that whole images are scaled down to; null: they stay as they are",
+    )
 
 
 class Labelled:
@@ -76,7 +96,7 @@ class Labelled:
         size: int,
         mean: Numbers,
         std: Numbers,
-        shown: Storage | None = None,
+        shown: TrainingStorage | None = None,
     ) -> None:
         """`shown` is what training sees in place of `train`, image by image."""
         self._train, self._test = train, test
@@ -90,7 +110,7 @@ class Labelled:
     @property
     def resident(self) -> bool:
         """Whether all images are in memory."""
-        return isinstance(self._train, Resident) and isinstance(self._test, Resident)
+        return all(isinstance(part, Resident) for part in (self._train, self._test, self._shown))
 
     def to(self, device: torch.device) -> Labelled:
         """The same images on another device; only of what is resident."""
@@ -102,11 +122,13 @@ class Labelled:
         there._shown = there._train if self._shown is self._train else self._shown.to(device)
         return there
 
-    def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Images, Tensor]]:
         """Batches from step `start` on, without end: see the protocol."""
         return self.train_share(batch_size, seed, start, slice(None))
 
-    def train_share(self, batch_size: int, seed: int, start: int, images: slice) -> Iterator[Batch]:
+    def train_share(
+        self, batch_size: int, seed: int, start: int, images: slice
+    ) -> Iterator[tuple[Images, Tensor]]:
         """Some images of these batches; no other ones are read."""
         self._check_training_split()
         if batch_size > self.train_images:
@@ -174,9 +196,12 @@ class Labelled:
 class FromFiles(Labelled):
     """Two splits of encoded images, checked, cut down to `limit`, and loaded; there may be no training split.
 
+    With `crops: full` training is given whole images; `bank` and `test` stay squares, which evaluators see.
     Without `class_names` distinct labels are numbered in ascending order, those that only the test split has
     last, and are the names of the classes.
     """
+
+    whole = False  # whether training is given images of many sizes
 
     def __init__(
         self,
@@ -192,7 +217,11 @@ class FromFiles(Labelled):
         std: Numbers,
         white: float | None = None,
         max_pixels: int = MAX_PIXELS,
+        crops: Literal["square", "full"] = "square",
+        longest: int | None = None,
     ) -> None:
+        if longest is not None and crops == "square":
+            raise Misfit(("data", "longest"), "is of whole images; crops: full gives training those")
         sources = [test] if train is None else [train, test]
         names = class_names or _number_labels(sources)
         for source in sources:
@@ -215,7 +244,12 @@ class FromFiles(Labelled):
         if self.reading != asked:
             storages.clear()  # so that there is as much memory as before
             storages, _ = load_all(self.reading)
-        super().__init__(_NOTHING if train is None else storages[0], storages[-1], names, size, mean, std)
+        shown: TrainingStorage | None = None
+        if train is not None and crops == "full":
+            self.whole = True
+            shown = load_whole(train, storages[0].rows, Whole(longest), device, self.reading)
+        squares = _NOTHING if train is None else storages[0]
+        super().__init__(squares, storages[-1], names, size, mean, std, shown)
         if self.skipped:
             self.passed_over = (*self.passed_over, self._left_out(sources, rows, storages))
         self.notes = (*self.notes, *traits.notes(asked, self.reading))

@@ -7,11 +7,11 @@ host and, for CUDA, on the device. Both storages give the same batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import psutil
@@ -25,7 +25,8 @@ from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
 from dino_lab.distributed.world import cores
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
+from dino_lab.imaging.decode import PLAIN, BadImage, Extent, Pixels, Reading, Whole, decode, examine
+from dino_lab.types import Images, WholeImages
 
 RESIDENT_SHARE = 0.4
 SAMPLE = 256  # images, evenly spread, that are looked at where all of them need not be decoded
@@ -61,29 +62,45 @@ class Storage(Protocol):
         ...
 
 
+class TrainingStorage(Protocol):
+    """Images of the training split as training sees them, which may be of many sizes."""
+
+    labels: Tensor  # [N] int64
+    rows: Tensor  # [N] int64, on the CPU: where the images are in the source
+    skipped: int  # unreadable images that were left out
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Images, Tensor]]:
+        """Images and labels int64 [B], on the device, for each int64 [B] of `rows`."""
+        ...
+
+
 class Resident:
     """All images in one tensor, on the device or, where they do not fit there, in main memory."""
 
     def __init__(
         self,
-        images: Tensor,
+        images: Any,
         labels: Tensor,
         skipped: int = 0,
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.images, self.labels, self.skipped = images, labels, skipped
+        self.images: Any = images  # `Images`, given as they are
+        self.labels, self.skipped = labels, skipped
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.device = device or images.device
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
         for index in rows:
-            index = index.to(self.images.device, non_blocking=True)
-            batch = self.images.index_select(0, index), self.labels.index_select(0, index)
+            there = index.to(self.images.device, non_blocking=True)
+            if isinstance(self.images, WholeImages):
+                batch: tuple[Images, Tensor] = self.images[index], self.labels.index_select(0, there)
+            else:
+                batch = self.images.index_select(0, there), self.labels.index_select(0, there)
             if self.device.type == "cuda" and self.images.device.type == "cpu":
                 batch = batch[0].pin_memory(), batch[1].pin_memory()  # or the copy would be waited for
-            images, labels = (part.to(self.device, non_blocking=True) for part in batch)
-            yield images, labels
+            images, labels = batch
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Resident:
         """The same images for another device; without a copy if they lie there."""
@@ -99,15 +116,15 @@ class Streamed:
         self,
         source: Source,
         rows: Tensor,
-        size: int,
+        extent: Extent,
         device: torch.device,
         skipped: int,
         reading: Reading = PLAIN,
     ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
-        self._decoder = _Decoder(source, rows.tolist(), size, reading)
+        self._decoder = _Decoder(source, rows.tolist(), extent, reading)
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
         loader = DataLoader(
             self._decoder,
             sampler=(index.tolist() for index in rows),
@@ -123,22 +140,22 @@ class Streamed:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
-class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
+class _Decoder(Dataset[tuple[Images, Tensor, str]]):
     """One batch for a list of positions, and what went wrong: an exception would lose its one line."""
 
-    def __init__(self, source: Source, rows: list[int], size: int, reading: Reading) -> None:
-        self.source, self.rows, self.size, self.reading = source, rows, size, reading
+    def __init__(self, source: Source, rows: list[int], extent: Extent, reading: Reading) -> None:
+        self.source, self.rows, self.extent, self.reading = source, rows, extent, reading
 
-    def __getitem__(self, index: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+    def __getitem__(self, index: Sequence[int]) -> tuple[Images, Tensor, str]:
         rows = [self.rows[i] for i in index]
-        images = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
-        message = ""
-        for i, row in enumerate(rows):
+        images = []
+        for row in rows:
             try:
-                images[i] = decode(_open(self.source, row), self.size, self.reading)
+                images.append(torch.from_numpy(decode(_open(self.source, row), self.extent, self.reading)))
             except BadImage as error:
-                message = message or _complaint(self.source, row, error)
-        return torch.from_numpy(images), self.source.labels[rows], message
+                return torch.empty(0), self.source.labels[rows], _complaint(self.source, row, error)
+        batch = WholeImages.of(images) if isinstance(self.extent, Whole) else torch.stack(images)
+        return batch, self.source.labels[rows], ""
 
 
 def load(
@@ -172,6 +189,29 @@ def load(
     return Resident(pixels.to(device), source.labels[kept].to(device), len(bad), kept), traits
 
 
+def load_whole(
+    source: Source, rows: Tensor, whole: Whole, device: torch.device, reading: Reading
+) -> TrainingStorage:
+    """The images `rows` of `source`, each at its own height and width, resident if they fit.
+
+    A UserError names the first unreadable one.
+    """
+    if not fits(_estimated_bytes(source, rows, whole), device):
+        return Streamed(source, rows, whole, device, 0, reading)
+    images: list[Pixels] = [np.empty(0, np.uint8)] * len(rows)
+    bad, _ = _decode_all(source, rows, whole, reading, images)
+    _without(source, rows, bad, "error")
+    pixels = WholeImages.of([torch.from_numpy(image) for image in images])
+    return Resident(pixels.to(device), source.labels[rows].to(device), rows=rows)
+
+
+def _estimated_bytes(source: Source, rows: Tensor, whole: Whole) -> int:
+    """Bytes of the decoded images, by the sizes that the files of a sample state."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    sides = [whole.size(*_open(source, row).size) for row in sample.tolist()]
+    return int(np.prod(sides, axis=1).mean() * 3 * len(rows))
+
+
 def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
     """What may have been meant otherwise in a sample; in all, where the range of grey values is not known.
 
@@ -191,7 +231,11 @@ def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> 
 
 
 def _decode_all(
-    source: Source, rows: Tensor, size: int, reading: Reading, into: Pixels | None
+    source: Source,
+    rows: Tensor,
+    extent: Extent,
+    reading: Reading,
+    into: Pixels | MutableSequence[Pixels] | None,
 ) -> tuple[dict[int, BadImage], Traits]:
     """Decode every image in a thread pool (Pillow lets other threads run); the failures by position."""
 
@@ -199,7 +243,7 @@ def _decode_all(
         bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels, its = examine(_open(source, int(rows[i])), size, reading)
+                pixels, its = examine(_open(source, int(rows[i])), extent, reading)
             except BadImage as error:
                 bad[i] = error
             else:

@@ -12,15 +12,16 @@ from dino_lab.kernels import gpu
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.resize import resample
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.types import Images, WholeImages
 
 
-def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
-    """Crops float32 [V, B, C, size, size] in 0..1 of images uint8 [B, C, H, W].
+def make(x: Images, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+    """Crops float32 [V, B, C, size, size] in 0..1 of images uint8 [B, C, H, W], or of many sizes.
 
     Of crops float32 [V * B, C, H, W] in 0..1, parts that were cut again. `largest_radius` is that of the
     blur's kernels, in pixels.
     """
-    if x.dtype == torch.uint8:
+    if isinstance(x, WholeImages) or x.dtype == torch.uint8:
         return _kernels(x).make(x, sampled, size, largest_radius)
     assert sampled.boxes is not None
     boxes = sampled.boxes.to(x.device)
@@ -36,7 +37,7 @@ def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Te
     return kernels.change(crops, sampled, largest_radius)
 
 
-def _kernels(x: Tensor) -> ModuleType:
+def _kernels(x: Images) -> ModuleType:
     """What makes crops where x lies; the images that are no squares are left to torch."""
     if x.device.type == "cpu":
         return by_crop
