@@ -18,6 +18,7 @@ from benchmarks import (
     step,
     sweep,
     together,
+    whole,
 )
 
 HEAD = """# Benchmarks
@@ -46,6 +47,7 @@ def main() -> None:
         numerics,
         augment,
         packed,
+        whole,
         pipeline,
         step,
         together,
