@@ -66,6 +66,12 @@ class WholeImages:
         for place, (H, W) in zip(self.places.tolist(), self.sizes.tolist(), strict=True):
             yield self.pixels[place : place + self.channels * H * W].view(self.channels, H, W)
 
+    def bands(self) -> Self:
+        """Each band as an image of one channel, [B * C], in the same buffer."""
+        C, each = self.channels, self.sizes.prod(1)
+        places = self.places[:, None] + each[:, None] * torch.arange(C)
+        return replace(self, places=places.flatten(), sizes=self.sizes.repeat_interleave(C, 0), channels=1)
+
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """On a device; of a larger buffer these images alone are moved."""
         if self.device == device:

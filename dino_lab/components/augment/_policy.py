@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dino_lab.building.seeding import drawing_from
 from dino_lab.errors import UserError, first_line
-from dino_lab.kernels.crops.passes import change, make
+from dino_lab.kernels.crops.colour import SATURATION
+from dino_lab.kernels.crops.passes import COLOURS, change, make
 from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.protocols import Fuses, Operation, ability
 from dino_lab.registry.discovery import BUILT_IN
@@ -152,6 +154,7 @@ class Policy:
     def __init__(self, views: int, size: int, operations: Sequence[tuple[str, Operation]]) -> None:
         self.views, self.size, self.operations = views, size, tuple(operations)
         self.passes = _planned(size, self.operations)
+        self._of_colours = _of_colours(self.operations)
 
     @property
     def is_fused(self) -> bool:
@@ -172,6 +175,11 @@ class Policy:
             raise UserError(
                 f"augment: images of many sizes (data.crops: full) are cut first; {self.operations[0][0]} "
                 "comes before any crop"
+            )
+        if C not in COLOURS and self._of_colours:
+            raise UserError(
+                f"augment: {', '.join(self._of_colours)} are of grey or RGB images, and these have {C} "
+                "channels; leave them out, or set their strength or probability to 0"
             )
         share = Share(self.views, B if batch is None else batch, slice(first, first + B))
         with torch.autocast(images.device.type, enabled=False):
@@ -213,12 +221,27 @@ def _step(operation: Any) -> int | None:
 
 
 def _channels(images: Images) -> int:
-    """Number of channels; a UserError where they are not images, or neither grey nor RGB."""
+    """Number of channels; a UserError where they are no images."""
     if isinstance(images, WholeImages):
         return images.channels
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.dtype != torch.uint8 or images.ndim != 4 or not images.shape[1]:
         raise UserError(
-            f"augment: images must be uint8 [B, C, H, W] with C of 1 (grey) or 3 (RGB), "
-            f"got {images.dtype} {list(images.shape)}".replace("torch.", "")
+            f"augment: images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}".replace(
+                "torch.", ""
+            )
         )
     return images.shape[1]
+
+
+def _of_colours(operations: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """The operations of this package that ask which band is which colour, in the words of `views`."""
+    found: list[str] = []
+    for name, operation in operations:
+        if _step(operation) is None:
+            continue
+        if name == "jitter":
+            given = {"saturation": operation.strengths[SATURATION], "hue": operation.hue}
+            found += [f"jitter's {key}" for key, strength in given.items() if strength]
+        elif name in ("grey", "solarize") and np.any(operation.probability):
+            found.append(name)
+    return tuple(found)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dino_lab.components.data._bands import Pair, check_statistics, chosen_bands, ranges_of
 from dino_lab.components.data._storage import (
     Batch,
     OnBadImage,
@@ -25,6 +26,7 @@ from dino_lab.components.data._storage import (
 )
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import Misfit, UserError, printable
+from dino_lab.imaging.bands import MOST_BANDS
 from dino_lab.imaging.decode import MAX_PIXELS, Reading, Whole
 from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 from dino_lab.registry import ParameterGroup
@@ -40,6 +42,8 @@ Limit = Annotated[
     int | None,
     Field(gt=0, description="training images at most, a random subset, always the same; null: all"),
 ]
+Band = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
@@ -52,11 +56,13 @@ class FileOptions(ParameterGroup):
     on_bad_image: OnBadImage = Field(
         "error", description="of an image that cannot be decoded: end with an error, or leave the image out"
     )
-    mean: tuple[float, float, float] = Field(
-        IMAGENET_MEAN, description="subtracted from red, green and blue in 0..1; default: ImageNet's"
+    mean: tuple[float, ...] = Field(
+        IMAGENET_MEAN,
+        description="subtracted from the channels in 0..1, a number for each; default: ImageNet's of RGB",
     )
-    std: tuple[Positive, Positive, Positive] = Field(
-        IMAGENET_STD, description="red, green and blue are divided by it after that; default: ImageNet's"
+    std: tuple[Positive, ...] = Field(
+        IMAGENET_STD,
+        description="channels are divided by it after that, a number for each; default: ImageNet's of RGB",
     )
     white: float | None = Field(
         None,
@@ -77,10 +83,20 @@ class FileOptions(ParameterGroup):
         gt=0,
         description="longer side in pixels that whole images are scaled down to; null: they stay as they are",
     )
+    channels: Annotated[tuple[Band, ...], Field(min_length=1, max_length=MOST_BANDS)] | None = Field(
+        None, description="bands of the files, numbered from 1, that are used as they are; null: RGB is made"
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="values of the bands that become 0 and 1; null: 0 and 255, of bytes alone"
+    )
+    percentiles: tuple[Percent, Percent] | None = Field(
+        None,
+        description="percentiles of each band in training images that become 0 and 1, in place of `range`",
+    )
 
 
 class Labelled:
-    """A training and a test split of square RGB images; the methods of the protocol `Data`."""
+    """A training and a test split of square images; the methods of the protocol `Data`."""
 
     channels = 3
     labelled = True  # whether labels say something of the images
@@ -219,6 +235,9 @@ class FromFiles(Labelled):
         max_pixels: int = MAX_PIXELS,
         crops: Literal["square", "full"] = "square",
         longest: int | None = None,
+        channels: tuple[int, ...] | None = None,
+        range: Pair | None = None,
+        percentiles: Pair | None = None,
     ) -> None:
         if longest is not None and crops == "square":
             raise Misfit(("data", "longest"), "is of whole images; crops: full gives training those")
@@ -229,7 +248,11 @@ class FromFiles(Labelled):
         rows = [torch.arange(len(source.labels)) for source in sources]
         if train is not None:
             rows[0] = subset(len(train.labels), limit)
-        asked = Reading(white=white, max_pixels=max_pixels)
+        bands = chosen_bands(channels, range, percentiles, white)
+        if bands is not None and percentiles is not None:
+            bands, line = ranges_of(sources[0], rows[0], bands, percentiles, max_pixels)
+            self.notes = (*self.notes, line)
+        asked = Reading(white=white, max_pixels=max_pixels, bands=bands)
 
         def load_all(reading: Reading) -> tuple[list[Storage], Traits]:
             traits, storages = Traits(), []
@@ -244,6 +267,8 @@ class FromFiles(Labelled):
         if self.reading != asked:
             storages.clear()  # so that there is as much memory as before
             storages, _ = load_all(self.reading)
+        self.channels = self.reading.channels
+        check_statistics(storages[0], self.channels, mean, std)
         shown: TrainingStorage | None = None
         if train is not None and crops == "full":
             self.whole = True

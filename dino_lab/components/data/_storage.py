@@ -151,7 +151,9 @@ class _Decoder(Dataset[tuple[Images, Tensor, str]]):
         images = []
         for row in rows:
             try:
-                images.append(torch.from_numpy(decode(_open(self.source, row), self.extent, self.reading)))
+                images.append(
+                    torch.from_numpy(decode(open_image(self.source, row), self.extent, self.reading))
+                )
             except BadImage as error:
                 return torch.empty(0), self.source.labels[rows], _complaint(self.source, row, error)
         batch = WholeImages.of(images) if isinstance(self.extent, Whole) else torch.stack(images)
@@ -170,7 +172,7 @@ def load(
 
     A UserError names the first unreadable one. Of images that are not decoded now a sample is looked at.
     """
-    if not fits(len(rows) * 3 * size * size, device):
+    if not fits(len(rows) * reading.channels * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
         if whole:
@@ -180,7 +182,7 @@ def load(
             bad, traits = {}, _look_at_some(source, rows, size, reading)
             kept = rows
         return Streamed(source, kept, size, device, len(bad), reading), traits
-    images = np.empty((len(rows), 3, size, size), np.uint8)
+    images = np.empty((len(rows), reading.channels, size, size), np.uint8)
     bad, traits = _decode_all(source, rows, size, reading, images)
     kept = _without(source, rows, bad, on_bad_image)
     pixels = torch.from_numpy(images)
@@ -196,7 +198,7 @@ def load_whole(
 
     A UserError names the first unreadable one.
     """
-    if not fits(_estimated_bytes(source, rows, whole), device):
+    if not fits(reading.channels * _estimated_pixels(source, rows, whole), device):
         return Streamed(source, rows, whole, device, 0, reading)
     images: list[Pixels] = [np.empty(0, np.uint8)] * len(rows)
     bad, _ = _decode_all(source, rows, whole, reading, images)
@@ -205,11 +207,11 @@ def load_whole(
     return Resident(pixels.to(device), source.labels[rows].to(device), rows=rows)
 
 
-def _estimated_bytes(source: Source, rows: Tensor, whole: Whole) -> int:
-    """Bytes of the decoded images, by the sizes that the files of a sample state."""
+def _estimated_pixels(source: Source, rows: Tensor, whole: Whole) -> int:
+    """Pixels of the decoded images, by the sizes that the files of a sample state."""
     sample = rows[:: max(1, len(rows) // SAMPLE)]
-    sides = [whole.size(*_open(source, row).size) for row in sample.tolist()]
-    return int(np.prod(sides, axis=1).mean() * 3 * len(rows))
+    sides = [whole.size(*open_image(source, row).size) for row in sample.tolist()]
+    return int(np.prod(sides, axis=1).mean() * len(rows))
 
 
 def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
@@ -243,7 +245,7 @@ def _decode_all(
         bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels, its = examine(_open(source, int(rows[i])), extent, reading)
+                pixels, its = examine(open_image(source, int(rows[i])), extent, reading)
             except BadImage as error:
                 bad[i] = error
             else:
@@ -262,7 +264,8 @@ def _decode_all(
     return failures, found
 
 
-def _open(source: Source, row: int) -> Image.Image:
+def open_image(source: Source, row: int) -> Image.Image:
+    """An image of a source, not decoded; a BadImage says why there is none."""
     try:
         return source.open(row)
     except BadImage:
@@ -286,6 +289,11 @@ def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_imag
         raise UserError(f"none of {len(rows)} images can be read; the first: {complaint}")
     logger.warning("left out %d of %d images, unreadable; the first: %s", len(bad), len(rows), complaint)
     return rows[[i for i in range(len(rows)) if i not in bad]]
+
+
+def bad_image_error(source: Source, row: int, error: BadImage) -> UserError:
+    """What a user is told of an image that cannot be read."""
+    return UserError(_complaint(source, row, error))
 
 
 def _complaint(source: Source, row: int, error: BadImage) -> str:

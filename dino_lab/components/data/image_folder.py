@@ -19,7 +19,7 @@ from dino_lab.components.data._storage import OnBadImage
 from dino_lab.components.data._unlabelled import Pool, is_folder_alone, pool
 from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.decode import read_image
-from dino_lab.imaging.files import DEAD, Listing, shown
+from dino_lab.imaging.files import DEAD, Listing, listing_rasters, shown
 from dino_lab.imaging.report import passed_over, same_name
 from dino_lab.registry import Flat, register
 
@@ -74,7 +74,8 @@ class ImageFolder(FromFiles):
         ] = "folders",
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
-        files = _find(path, train, test, test_fraction, labels)
+        with listing_rasters(options.channels is not None):
+            files = _find(path, train, test, test_fraction, labels)
         files.check(options.on_bad_image)
         root, self.labelled = files.root, files.labelled
         self.passed_over = passed_over(root, files.rest.passed_over)
