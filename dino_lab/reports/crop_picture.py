@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dino_lab.imaging.pictures import figure_png
+from dino_lab.imaging.pictures import figure_png, three_channels, with_bands
 from dino_lab.types import Images, Views, WholeImages
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _described(
 ) -> Iterator[tuple[float, Sequence[Tensor], str, str]]:
     """Width, pictures, words and colour of every column."""
     pixels = "whole" if isinstance(images, WholeImages) else _pixels(images)
-    yield widths[0], [image.float() / 255 for image in images], f"image\n{pixels}", INK
+    heading = with_bands(f"image\n{pixels}", views.crops[0].shape[2]).replace(", ", "\n")
+    yield widths[0], [image.float() / 255 for image in images], heading, INK
     for share, (group, place, number) in zip(widths[1:], _columns(views), strict=True):
         crops = views.crops[group]
         words = [f"view {number + 1}", _pixels(crops[place]), _partners(views.pairs[number])]
@@ -91,15 +92,7 @@ def _pixels(pictures: Tensor) -> str:
 
 def _show(axes: Axes, picture: Tensor, colour: str) -> None:
     """One picture [C, H, W] in 0..1, its pixels as they are."""
-    pixels = picture.clamp(0, 1).movedim(0, -1).numpy()  # [H, W, C]
-    # Of one channel it is the colour map, and its range, that make it grey.
-    axes.imshow(
-        pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+    axes.imshow(three_channels(picture).clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
