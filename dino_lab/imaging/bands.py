@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from dino_lab.imaging.bad_image import BadImage
 
@@ -103,8 +103,8 @@ def _all_values(image: Image.Image) -> Values:
         return readers[image.kind](image.content)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and not _pillow_has_all(image):
         return _tiff(_content(image))
-    if image.format == "PNG" and has_16_bit_colours(image):
-        return _png(_content(image))
+    if isinstance(image, PngImagePlugin.PngImageFile) and has_16_bit_colours(image):
+        return _sixteen_bits(image)
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "P", "PA"):
@@ -172,16 +172,16 @@ def _bands_first(values: Values) -> Values:
     return values if first < last else values.transpose(2, 0, 1)
 
 
-def _png(content: bytes) -> Values:
-    """A PNG file of 16-bit colours."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    try:
-        return decode_image(encoded, ImageReadMode.UNCHANGED).numpy()
-    except RuntimeError as error:
-        raise BadImage(f"not a whole PNG file ({' '.join(str(error).split())[:80]})") from error
+def _sixteen_bits(image: ImageFile.ImageFile) -> Values:
+    """A PNG file of 16-bit colours, of which Pillow gives the upper bytes, or the lower."""
+    name, extents, offset, kind = image.tile[0]
+    if kind not in ("RGB;16B", "RGBA;16B"):
+        raise BadImage(f"a PNG file of 16 bits ({kind})", "write it as RGB, RGBA or grey")
+    lower = Image.open(io.BytesIO(_content(image)))
+    assert isinstance(lower, ImageFile.ImageFile)
+    lower.tile = [type(image.tile[0])(name, extents, offset, str(kind).replace("16B", "16L"))]
+    high, low = (np.asarray(each).astype(np.uint16) for each in (image, lower))
+    return (256 * high + low).transpose(2, 0, 1)
 
 
 def _tiff(content: bytes) -> Values:
