@@ -124,8 +124,6 @@ def reason_to_skip(entry: os.DirEntry[str], path: Path) -> str | None:
 
 
 def _no_image(path: Path) -> str:
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        return f"no image ({path.suffix.lower()}), as data.channels names no bands"
     return f"no image ({'no suffix' if _has_no_suffix(path) else path.suffix.lower()})"
 
 

@@ -106,7 +106,7 @@ FILES: dict[str, tuple[str, bytes, Array, tuple[float, float] | None]] = {
     "array, big-endian": ("a.npy", npy(U16.astype(">u2")), U16, (100, 4095)),
     "array, floating-point": ("a.npy", npy(FLOAT), FLOAT, (-0.25, 1.25)),
     "array, bytes": ("a.npy", npy(BYTES), BYTES, None),
-    "TIFF, bytes": ("a.tif", tiff(BYTES.transpose(1, 2, 0), 0), BYTES, None),
+    "TIFF, bytes": ("a.tif", tiff(BYTES.transpose(1, 2, 0), 2), BYTES, None),
     "PNG, a fourth band of bytes": ("a.png", grey_png(BYTES.transpose(1, 2, 0)), BYTES, None),
     "PNG, 16-bit colours": ("a.png", png(U16.transpose(1, 2, 0)), U16, (0, 65535)),
 }
