@@ -147,7 +147,7 @@ def test_percentiles_are_those_of_the_training_images(opened: Any, tmp_path: Pat
     wanted = np.stack([levels(band, *pair) for band, pair in zip(FLOAT, ends, strict=True)])
     assert np.array_equal(whole(data), wanted)
     (note,) = (note for note in data.found().notes if "percentiles" in note)
-    assert note.startswith("the range is that of percentiles 5 and 90 in 1 training images: band 1 ")
+    assert "between these, percentiles 5 and 90 of a sample," in note
     assert f"band 4 {ends[3][0]:g} to {ends[3][1]:g}" in note
     np.save(tmp_path / "test" / "a" / "a.npy", FLOAT * 100)  # which changes nothing of the range
     assert np.array_equal(whole(opened("b.npy", content, crops="full", percentiles=(5, 90), **FOUR)), wanted)

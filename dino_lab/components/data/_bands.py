@@ -39,10 +39,8 @@ def chosen_bands(
     return Bands(channels, None if limits is None else (limits,) * len(channels))
 
 
-def ranges_of(
-    source: Source, rows: Tensor, bands: Bands, percentiles: Pair, max_pixels: int
-) -> tuple[Bands, str]:
-    """The bands with the range between two percentiles of each in a sample of images, and a line on it.
+def ranges_of(source: Source, rows: Tensor, bands: Bands, percentiles: Pair, max_pixels: int) -> Bands:
+    """The bands with the range between two percentiles of each in a sample of images.
 
     Images that cannot be read are left to whoever loads them; a UserError where that is all of the sample.
     """
@@ -69,12 +67,18 @@ def ranges_of(
             ("data", "percentiles"),
             f"band {flat[0]} has one value alone between them in {len(read)} images; set data.range",
         )
-    said = "; ".join(
-        f"band {number} {low:g} to {high:g}" for number, (low, high) in zip(bands.numbers, ends, strict=True)
+    return Bands(bands.numbers, tuple((float(low), float(high)) for low, high in ends))
+
+
+def bands_line(bands: Bands, percentiles: Pair | None) -> str:
+    """What is made of the values of each band, in a line."""
+    assert bands.ranges is not None, "of bands whose range is known"
+    each = zip(bands.numbers, bands.ranges, strict=True)
+    said = "; ".join(f"band {number} {low:g} to {high:g}" for number, (low, high) in each)
+    ends = (
+        "" if percentiles is None else f", percentiles {percentiles[0]:g} and {percentiles[1]:g} of a sample,"
     )
-    line = f"the range is that of percentiles {percentiles[0]:g} and {percentiles[1]:g} in {len(read)} "
-    line += f"training images: {said}"
-    return Bands(bands.numbers, tuple((float(low), float(high)) for low, high in ends)), line
+    return f"values become 256 levels between these{ends} and are clipped to them: {said}"
 
 
 def check_statistics(
