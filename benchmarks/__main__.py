@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import (
     augment,
+    bands,
     checkpoint,
     knn,
     numerics,
@@ -48,6 +49,7 @@ def main() -> None:
         augment,
         packed,
         whole,
+        bands,
         pipeline,
         step,
         together,
