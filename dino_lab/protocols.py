@@ -138,6 +138,14 @@ class MayGiveWhole(Data, Protocol):
     whole: bool  # whether it does
 
 
+class GivesFingerprint(Data, Protocol):
+    """Data whose parameters do not name files that can be looked at, such as URLs."""
+
+    def fingerprint(self) -> str:
+        """A text that is another where the data are others; a copy has the same. Nothing is read for it."""
+        ...
+
+
 class GivesReport(Data, Protocol):
     """Data that may pass over some of what it was given, and reports it."""
 
@@ -533,6 +541,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesLabels,
         MayLackLabels,
         MayGiveWhole,
+        GivesFingerprint,
         GivesReport,
     ),
     "augment": (CropsShares,),

@@ -26,6 +26,7 @@ _RASTERS: ContextVar[bool] = ContextVar("rasters", default=False)
 # Formats whose first bytes cannot be mistaken. TIFF is not one of them: cameras' raw files begin alike.
 CERTAIN = ("AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "QOI", "WEBP")
 UNNAMED = (*CERTAIN, "BMP", "PPM", "TIFF")  # of files without a suffix
+INDEX_SUFFIX = ".shard-index"  # of files that this package writes beside shards
 COPIES = ("~", "_original", ".bak", ".crdownload", ".orig", ".part", ".partial", ".swp", ".tmp")  # suffixes
 SYSTEM = {"$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "__pycache__", "lost+found"}
 
@@ -47,6 +48,11 @@ class Listing:
     def skip(self, reason: str, path: Path) -> None:
         """Pass over a file or a folder."""
         self.passed_over.setdefault(reason, []).append(path)
+
+    def read_after_all(self, name: str) -> None:
+        """Files of this name are no images, and are not passed over."""
+        kept = {reason: [p for p in paths if p.name != name] for reason, paths in self.passed_over.items()}
+        self.passed_over = {reason: paths for reason, paths in kept.items() if paths}
 
     def add(self, other: Listing) -> None:
         """Append another listing."""

@@ -47,15 +47,17 @@ class _Seen:
     share_right: float  # of the neighbours of all sampled test images
 
 
-def write_learned(folder: Path, registry: Registry, device: torch.device, data: Data) -> Path:
+def write_learned(
+    folder: Path, registry: Registry, device: torch.device, data: Data, evaluation_data: Data | None = None
+) -> Path:
     """Write `learned.png` into a run's folder; a UserError where there is nothing that can be drawn.
 
     Each row is a test image, the first of its class in an order drawn with a fixed seed; beside it where the
     network looks and the nearest of some training images, with the first weights and with the last.
-    `data` are the run's.
+    `data` and `evaluation_data` are the run's; the images are of the second.
     """
-    before = open_run(folder, registry, device, untrained=True, data=data)
-    after = open_run(folder, registry, device, data=data)
+    before = open_run(folder, registry, device, untrained=True, data=data, evaluation_data=evaluation_data)
+    after = open_run(folder, registry, device, data=data, evaluation_data=evaluation_data)
     with before.encoder("teacher") as encode:
         samples = take_samples(before, encode, MOST, WORK)
         first = _seen(encode, samples)

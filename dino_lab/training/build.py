@@ -15,6 +15,7 @@ from dino_lab.building.components import make_component, make_evaluators, make_m
 from dino_lab.building.data_check import check_data, check_labelled, scorable
 from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
+from dino_lab.collectives import rank
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
 from dino_lab.protocols import (
@@ -43,7 +44,8 @@ class Run:
 
     spec: Spec
     device: torch.device
-    data: Data
+    data: Data  # to train on
+    evaluation_data: Data  # the same, unless the spec has `evaluate_on`
     augment: Augment
     student: Network
     teacher: Teacher
@@ -104,7 +106,7 @@ class Run:
 
     def evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> list[Scored]:
         """What these evaluators, by name, measure of the networks as they are now."""
-        return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
+        return score(evaluators, self.evaluation_data, self.network, self.augment.groups[0][1], self.autocast)
 
 
 def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:
@@ -117,8 +119,14 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), data)
-    check_data(data, augment, evaluators.values(), spec.train.batch_size, device)
+    evaluation_data, asked = data, make_evaluators(spec.evaluators, registry)
+    if spec.evaluate_on is not None:
+        if rank() == 0:
+            evaluation_data = make("evaluate_on", device)
+        else:
+            asked = {}  # the first process alone evaluates
+    evaluators, left_out = scorable(asked, evaluation_data)
+    check_data(data, augment, evaluators.values(), spec.train.batch_size, device, evaluation_data)
     method = make_method(
         spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
     )
@@ -135,6 +143,7 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         spec=spec,
         device=device,
         data=data,
+        evaluation_data=evaluation_data,
         evaluators=evaluators,
         left_out=left_out,
         **vars(method)

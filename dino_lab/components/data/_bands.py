@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dino_lab.components.data._storage import SAMPLE, Source, Storage, bad_image_error, open_image, workers
+from dino_lab.components.data._storage import SAMPLE, Source, Storage, bad_image_error, opened_row, workers
 from dino_lab.errors import Misfit
 from dino_lab.imaging.bands import Bands, Values, values_of
 from dino_lab.imaging.decode import BadImage
@@ -48,7 +48,7 @@ def ranges_of(source: Source, rows: Tensor, bands: Bands, percentiles: Pair, max
 
     def values(row: int) -> Values | BadImage:
         try:
-            every = values_of(open_image(source, row), bands, max_pixels).reshape(len(bands.numbers), -1)
+            every = values_of(opened_row(source, row), bands, max_pixels).reshape(len(bands.numbers), -1)
         except BadImage as error:
             return error
         return every[:, :: max(1, every.shape[1] // PIXELS)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._shards import SPLITS, Manifest, Shard, checksum, replacing
+from dino_lab.components.data._pack_format import SPLITS, Manifest, Shard, checksum, replacing
 from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError
 from dino_lab.protocols import MayGiveWhole, ability
@@ -41,7 +41,7 @@ def pack(
         raise UserError(f"{folder}: is not empty, and no pack")
     if there is not None and replace(there, finished=False, found=planned.found) != planned:
         raise UserError(f"{folder}: is a pack of other data ({_difference(there, planned)} differs)")
-    with _locked(folder):
+    with locked(folder):
         if there is None:
             planned.write(folder)
         return replace(planned, finished=True), _complete(data, folder, planned, progress)
@@ -66,7 +66,7 @@ def _complete(data: Labelled, folder: Path, planned: Manifest, progress: Callabl
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make the folder and hold it; the lock goes with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:

@@ -35,6 +35,7 @@ Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
 OnBadImage = Literal["error", "skip"]
 _RESIDENT: ContextVar[bool] = ContextVar("resident", default=True)
+_LISTED: ContextVar[bool] = ContextVar("listed", default=False)
 logger = logging.getLogger("dino_lab")
 
 
@@ -122,6 +123,7 @@ class Streamed:
         reading: Reading = PLAIN,
     ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
+        self.source = source
         self._decoder = _Decoder(source, rows.tolist(), extent, reading)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
@@ -152,7 +154,7 @@ class _Decoder(Dataset[tuple[Images, Tensor, str]]):
         for row in rows:
             try:
                 images.append(
-                    torch.from_numpy(decode(open_image(self.source, row), self.extent, self.reading))
+                    torch.from_numpy(decode(opened_row(self.source, row), self.extent, self.reading))
                 )
             except BadImage as error:
                 return torch.empty(0), self.source.labels[rows], _complaint(self.source, row, error)
@@ -172,6 +174,8 @@ def load(
 
     A UserError names the first unreadable one. Of images that are not decoded now a sample is looked at.
     """
+    if _LISTED.get():
+        return Streamed(source, rows, size, device, 0, reading), Traits()
     if not fits(len(rows) * reading.channels * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
@@ -210,7 +214,7 @@ def load_whole(
 def _estimated_pixels(source: Source, rows: Tensor, whole: Whole) -> int:
     """Pixels of the decoded images, by the sizes that the files of a sample state."""
     sample = rows[:: max(1, len(rows) // SAMPLE)]
-    sides = [whole.size(*open_image(source, row).size) for row in sample.tolist()]
+    sides = [whole.size(*opened_row(source, row).size) for row in sample.tolist()]
     return int(np.prod(sides, axis=1).mean() * len(rows))
 
 
@@ -245,7 +249,7 @@ def _decode_all(
         bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels, its = examine(open_image(source, int(rows[i])), extent, reading)
+                pixels, its = examine(opened_row(source, int(rows[i])), extent, reading)
             except BadImage as error:
                 bad[i] = error
             else:
@@ -264,8 +268,8 @@ def _decode_all(
     return failures, found
 
 
-def open_image(source: Source, row: int) -> Image.Image:
-    """An image of a source, not decoded; a BadImage says why there is none."""
+def opened_row(source: Source, row: int) -> Image.Image:
+    """The image of a row, not yet decoded; a BadImage says why there is none."""
     try:
         return source.open(row)
     except BadImage:
@@ -319,6 +323,17 @@ def never_resident() -> Iterator[None]:
         yield
     finally:
         _RESIDENT.reset(before)
+
+
+@contextmanager
+def only_listed() -> Iterator[None]:
+    """Of whatever is loaded inside no image is opened before it is asked for."""
+    before = _LISTED.set(True)
+    try:
+        with never_resident():
+            yield
+    finally:
+        _LISTED.reset(before)
 
 
 def workers() -> int:

@@ -67,7 +67,7 @@ def take_samples(run: SavedRun, encode: Encoder, most: tuple[int, int] = MOST, w
     Where training is given whole images, these are squares, drawn as the test images are. At most `most` of
     either, and fewer where all would take more than `work` multiplications.
     """
-    data = run.data
+    data = run.evaluation_data
     image = torch.zeros(1, data.channels, data.size, data.size, dtype=torch.uint8)
     test_images, bank_images = sample_sizes(multiplications(encode, image), most, work)
     test = _encoded(encode, _drawn(data, min(test_images, data.test_images)), data.test_images)
