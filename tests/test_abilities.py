@@ -110,7 +110,7 @@ FROM_FILES = {*DATA, MayGiveWhole}
         ("backbone", "timm", set(ABILITIES["backbone"])),
         ("data", "shapes", {*DATA, GivesAnnotations}),
         ("data", "image_folder", FROM_FILES),
-        ("data", "shards", {*DATA, GivesFingerprint}),
+        ("data", "shards", {*FROM_FILES, GivesFingerprint}),
         ("data", "voc", {*FROM_FILES, GivesAnnotations, GivesSegments}),
         ("data", "coco", {*FROM_FILES, GivesAnnotations, GivesSegments}),
         ("data", "davis", {*FROM_FILES, GivesAnnotations, GivesSegments}),

@@ -56,10 +56,13 @@ class Bands:
 class Raster(Image.Image):
     """A file whose bands Pillow does not read; asked for its pixels as an image, it says why."""
 
-    def __init__(self, kind: Kind, content: bytes, size: tuple[int, int], complaint: BadImage) -> None:
+    def __init__(
+        self, kind: Kind, content: bytes, size: tuple[int, int], bands: str, complaint: BadImage
+    ) -> None:
+        """`bands` is their number and depth in words, as `4 x 16 bit`."""
         super().__init__()
-        self.kind, self.content, self.complaint = kind, content, complaint
-        self._size = size
+        self.kind, self.content, self.bands, self.complaint = kind, content, bands, complaint
+        self.format, self._size = kind, size
 
     def load(self) -> NoReturn:
         """Raise the BadImage."""
@@ -69,13 +72,16 @@ class Raster(Image.Image):
 def array_or_dicom(content: bytes) -> Raster | None:
     """The raster of a NumPy array or a DICOM file; None of any other, a BadImage of a damaged one."""
     if content.startswith(NPY):
-        bands, height, width = _npy(content).shape
+        values = _npy(content)
+        bands, height, width = values.shape
+        words = f"{bands} x {8 * values.dtype.itemsize} bit"
         what = f"a NumPy array of {bands} band{'s' * (bands != 1)}"
-        return Raster("NPY", content, (width, height), BadImage(what, SAY_BANDS))
+        return Raster("NPY", content, (width, height), words, BadImage(what, SAY_BANDS))
     if content[DICOM_AT : DICOM_AT + len(DICOM)] == DICOM:
         header = _dicom(content, stop_before_pixels=True)
         size = int(getattr(header, "Columns", 0)), int(getattr(header, "Rows", 0))
-        return Raster("DICOM", content, size, BadImage("a DICOM file", SAY_BANDS))
+        words = f"1 x {getattr(header, 'BitsStored', '?')} bit"
+        return Raster("DICOM", content, size, words, BadImage("a DICOM file", SAY_BANDS))
     return None
 
 

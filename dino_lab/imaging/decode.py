@@ -245,7 +245,7 @@ def _other_tiff(content: bytes) -> Raster | None:
         "up to 16 bits, and RGB or CMYK of 8 or 16 bits, after which further bands are not used",
         "write the three bands that are wanted as an 8-bit RGB image, or name bands in data.channels",
     )
-    return Raster("TIFF", content, size, complaint)
+    return Raster("TIFF", content, size, f"{count} x {bits[0]} bit", complaint)
 
 
 def _upright_rgb(image: Image.Image, reading: Reading, traits: dict[Trait, float]) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_shards import write_tar
 from PIL import Image
 from scipy.stats import ks_2samp
 from torch import Tensor
@@ -24,11 +26,12 @@ from dino_lab.components.augment._policy import FusedPass, Share
 from dino_lab.components.augment.multicrop import MultiCrop
 from dino_lab.components.augment.triplet import Triplet
 from dino_lab.components.augment.views import Group, ListedViews
-from dino_lab.components.data import _storage
+from dino_lab.components.data import _shard_reader, _storage
 from dino_lab.components.data._labelled import FileOptions
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.parquet import Parquet
+from dino_lab.components.data.shards import Shards
 from dino_lab.errors import Misfit, UserError
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.resize import sample_boxes
@@ -269,3 +272,33 @@ def test_sizes_are_of_the_images_and_not_of_the_buffer() -> None:
     whole = WholeImages.of_one_size(torch.stack(tensors([(7, 5)] * 3)))
     assert [tuple(image.shape) for image in whole] == [(3, 5, 7)] * 3
     assert dataclasses.replace(whole, pixels=whole.pixels.clone()).nbytes == 3 * 3 * 5 * 7
+
+
+# ---- shards
+
+
+@pytest.mark.parametrize("bands", [None, (3, 1)])
+def test_shards_give_whole_images_and_bands(
+    bands: tuple[int, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DINO_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_shard_reader, "workers", lambda: 1)
+    images: dict[str, bytes] = {}
+    for i, size in enumerate(SIZES):
+        buffer = io.BytesIO()
+        smooth(*size, i).save(buffer, "PNG")
+        images[f"{i}"] = buffer.getvalue()
+    for split in ("train", "test"):
+        write_tar(tmp_path / f"{split}.tar", {stem: {"png": content} for stem, content in images.items()})
+    C = 3 if bands is None else len(bands)
+    options = FileOptions(crops="full", channels=bands, mean=(0.5,) * C, std=(0.2,) * C)
+    data = Shards(
+        CPU, path=str(tmp_path / "train.tar"), test=str(tmp_path / "test.tar"), size=16, options=options
+    )
+    assert (data.whole, data.channels) == (True, C)
+    batch = next(data.train(5, 0, 0))[0]
+    assert isinstance(batch, WholeImages)
+    chosen = [number - 1 for number in bands or (1, 2, 3)]
+    for size, image in by_size(batch).items():
+        assert torch.equal(image, F.pil_to_tensor(smooth(*size, SIZES.index(size)))[chosen])
+    assert next(data.bank(5))[0].shape == (5, C, 16, 16)

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dino_lab.components.data._storage import SAMPLE, Source, Storage, bad_image_error, opened_row, workers
+from dino_lab.components.data._storage import (
+    SAMPLE,
+    Source,
+    Storage,
+    bad_image_error,
+    is_listing,
+    opened_row,
+    workers,
+)
 from dino_lab.errors import Misfit
 from dino_lab.imaging.bands import Bands, Values, values_of
 from dino_lab.imaging.decode import BadImage
@@ -44,7 +52,7 @@ def ranges_of(source: Source, rows: Tensor, bands: Bands, percentiles: Pair, max
 
     Images that cannot be read are left to whoever loads them; a UserError where that is all of the sample.
     """
-    sample = _spread(rows).tolist()
+    sample = rows[spread(len(rows))].tolist()
 
     def values(row: int) -> Values | BadImage:
         try:
@@ -82,12 +90,17 @@ def bands_line(bands: Bands, percentiles: Pair | None) -> str:
 
 
 def check_statistics(
-    storage: Storage, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    storage: Storage, images: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    """A Misfit where `mean` or `std` is not of so many channels; it says what they are in a sample."""
+    """A Misfit where `mean` or `std` is not of so many channels; it says what they are in a sample.
+
+    Where images are only listed, whoever measures them is not kept from it.
+    """
+    if is_listing():
+        return
     for key, given in (("mean", mean), ("std", std)):
         if len(given) != channels:
-            rows = _spread(torch.arange(len(storage.labels)))
+            rows = spread(images)
             means, stds = _measured(images for images, _ in storage.batches(rows.split(16)))
             raise Misfit(
                 ("data", key),
@@ -96,8 +109,9 @@ def check_statistics(
             )
 
 
-def _spread(rows: Tensor) -> Tensor:
-    return rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
+def spread(images: int) -> Tensor:
+    """Positions of a sample of so many images."""
+    return torch.arange(0, images, max(1, images // SAMPLE))[:SAMPLE]
 
 
 def _measured(batches: Iterator[Tensor]) -> tuple[list[float], list[float]]:

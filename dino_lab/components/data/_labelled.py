@@ -239,8 +239,7 @@ class FromFiles(Labelled):
         range: Pair | None = None,
         percentiles: Pair | None = None,
     ) -> None:
-        if longest is not None and crops == "square":
-            raise Misfit(("data", "longest"), "is of whole images; crops: full gives training those")
+        whole = whole_of(crops, longest)
         sources = [test] if train is None else [train, test]
         names = class_names or _number_labels(sources)
         for source in sources:
@@ -269,11 +268,11 @@ class FromFiles(Labelled):
             storages.clear()  # so that there is as much memory as before
             storages, _ = load_all(self.reading)
         self.channels = self.reading.channels
-        check_statistics(storages[0], self.channels, mean, std)
+        check_statistics(storages[0], len(storages[0].rows), self.channels, mean, std)
         shown: TrainingStorage | None = None
-        if train is not None and crops == "full":
+        if train is not None and whole is not None:
             self.whole = True
-            shown = load_whole(train, storages[0].rows, Whole(longest), device, self.reading)
+            shown = load_whole(train, storages[0].rows, whole, device, self.reading)
         squares = _NOTHING if train is None else storages[0]
         super().__init__(squares, storages[-1], names, size, mean, std, shown)
         if self.skipped:
@@ -291,6 +290,15 @@ class FromFiles(Labelled):
         ]
         shown = tuple(printable(name, 200) for name in names[:EXAMPLES])
         return PassedOver("unreadable, left out", self.skipped, shown)
+
+
+def whole_of(crops: Literal["square", "full"], longest: int | None) -> Whole | None:
+    """How large whole images are, where crops are cut from these; a Misfit where `longest` is of no use."""
+    if crops == "full":
+        return Whole(longest)
+    if longest is not None:
+        raise Misfit(("data", "longest"), "is of whole images; crops: full gives training those")
+    return None
 
 
 def training_order(images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:

@@ -153,13 +153,16 @@ class _Decoder(Dataset[tuple[Images, Tensor, str]]):
         images = []
         for row in rows:
             try:
-                images.append(
-                    torch.from_numpy(decode(opened_row(self.source, row), self.extent, self.reading))
-                )
+                images.append(decode(opened_row(self.source, row), self.extent, self.reading))
             except BadImage as error:
                 return torch.empty(0), self.source.labels[rows], _complaint(self.source, row, error)
-        batch = WholeImages.of(images) if isinstance(self.extent, Whole) else torch.stack(images)
-        return batch, self.source.labels[rows], ""
+        return batch_of(images, self.extent), self.source.labels[rows], ""
+
+
+def batch_of(images: Sequence[Pixels], extent: Extent) -> Images:
+    """Decoded images as one batch: of many sizes where they are whole."""
+    tensors = [torch.from_numpy(image) for image in images]
+    return WholeImages.of(tensors) if isinstance(extent, Whole) else torch.stack(tensors)
 
 
 def load(
@@ -202,13 +205,12 @@ def load_whole(
 
     A UserError names the first unreadable one.
     """
-    if not fits(reading.channels * _estimated_pixels(source, rows, whole), device):
+    if not _RESIDENT.get() or not fits(reading.channels * _estimated_pixels(source, rows, whole), device):
         return Streamed(source, rows, whole, device, 0, reading)
     images: list[Pixels] = [np.empty(0, np.uint8)] * len(rows)
     bad, _ = _decode_all(source, rows, whole, reading, images)
     _without(source, rows, bad, "error")
-    pixels = WholeImages.of([torch.from_numpy(image) for image in images])
-    return Resident(pixels.to(device), source.labels[rows].to(device), rows=rows)
+    return Resident(batch_of(images, whole).to(device), source.labels[rows].to(device), rows=rows)
 
 
 def _estimated_pixels(source: Source, rows: Tensor, whole: Whole) -> int:
@@ -334,6 +336,11 @@ def only_listed() -> Iterator[None]:
             yield
     finally:
         _LISTED.reset(before)
+
+
+def is_listing() -> bool:
+    """Whether images are only listed now."""
+    return _LISTED.get()
 
 
 def workers() -> int:
