@@ -134,6 +134,31 @@ def test_drawn_images_and_the_data_of_evaluate_on(
     }
 
 
+@pytest.mark.parametrize("kind", ["packed", "shards"])
+def test_packs_and_shards_hold_the_same(
+    root: Path, tiny: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = root.parent / kind
+    given = ["--set", "data.size=16"] if kind == "packed" else ["--shards"]
+    assert main(["pack", str(root), "--to", str(to), *given]) == 0
+    data: dict[str, Any] = {"name": kind, "path": str(to)}
+    if kind == "shards":
+        data = {
+            "name": kind,
+            "path": f"{to}/train-*.tar",
+            "test": f"{to}/test-*.tar",
+            "size": 16,
+            "label": "cls",
+        }
+    there = found(capsys, str(tiny), "--set", f"data={json.dumps(data)}")
+    here = found(capsys, str(root), "--set", "data.size=16")
+    assert there["mean"] == here["mean"]
+    for split, its in here["splits"].items():
+        assert there["splits"][split]["looked_at"] == its["looked_at"]
+        assert list(there["splits"][split]["classes"].values()) == list(its["classes"].values())
+    assert there["splits"]["test"]["formats"] == {"no file" if kind == "packed" else "PNG": 8}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

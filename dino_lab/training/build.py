@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -122,7 +123,7 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     evaluation_data, asked = data, make_evaluators(spec.evaluators, registry)
     if spec.evaluate_on is not None:
         if rank() == 0:
-            evaluation_data = make("evaluate_on", device)
+            evaluation_data = _evaluation_data(spec, registry, device)
         else:
             asked = {}  # the first process alone evaluates
     evaluators, left_out = scorable(asked, evaluation_data)
@@ -151,3 +152,18 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         optimizer=make_optimizer(spec.optim, method.student),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
+
+
+_KEPT: WeakValueDictionary[str, Data] = WeakValueDictionary()  # of runs that are alive, such as a stack's
+
+
+def _evaluation_data(spec: Spec, registry: Registry, device: torch.device) -> Data:
+    """The data of `evaluate_on`, shared by all runs of this process that may share them."""
+    assert spec.evaluate_on is not None
+    key = f"{device} {spec.evaluate_on.model_dump_json()}"
+    if (kept := _KEPT.get(key)) is not None:
+        return kept
+    data: Data = make_component(spec, registry, device, "evaluate_on", device)
+    if ability(data, SharedData) is not None:
+        _KEPT[key] = data
+    return data

@@ -225,6 +225,16 @@ def test_a_name_of_two_images_is_refused(tmp_path: Path) -> None:
     assert total(opened(root, labels=table(), test_fraction=0.5)) == 4
 
 
+def test_labels_that_name_no_classes_are_refused(tmp_path: Path) -> None:
+    root = grow(tmp_path / "data", 20)
+    rows = [(f"{i:03}", f"a photograph of {i} dogs") for i in range(20)]
+    write_csv(root / "labels.csv", rows)
+    with pytest.raises(UserError, match="all 20 labels are different, so that they name no classes"):
+        opened(root, labels=table())
+    write_csv(root / "labels.csv", [(name, f"dog {i // 4}") for i, (name, _) in enumerate(rows)])
+    assert opened(root, labels=table()).classes == 5
+
+
 def test_what_says_no_split_is_refused(tmp_path: Path) -> None:
     root = dogs(tmp_path)
     write_csv(root / "labels.csv", [("000", "a"), ("001", "b")])

@@ -112,6 +112,15 @@ def test_an_evaluator_is_added_where_others_are_left_out(
     assert {name.partition(".")[0] for name in again.scores_after} == {"spectrum"}
 
 
+def test_runs_of_one_process_share_them(tiny_spec: Callable) -> None:
+    one, two, other = (
+        build(tiny_spec(LABELLED, setting), registry, CPU)
+        for setting in ("seed=0", "seed=1", "evaluate_on.classes=3")
+    )
+    assert one.evaluation_data is two.evaluation_data
+    assert other.evaluation_data.classes == 3
+
+
 def test_a_parquet_set_beside_a_folder(photos: str, tiny_spec: Callable, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "one.png")
     content = (tmp_path / "one.png").read_bytes()

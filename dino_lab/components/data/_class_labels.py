@@ -9,8 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dino_lab.errors import UserError
+
 Label = int | str
 Several = Literal["refuse", "first"]
+LEAST = 20  # images of which two have the same label
 HIDDEN = -1  # data sets of hubs mark hidden labels so
 
 
@@ -41,7 +44,8 @@ def label_of(value: Any, several: Several = "refuse") -> Label | None:
 
 
 def numbered(splits: Sequence[Sequence[Label]]) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Class numbers int64 [N] of each split's labels, and the classes' names, by number.
+    """Class numbers int64 [N] of each split's labels, and the classes' names, by number; a UserError where no
+    two images have the same, so that they name no classes.
 
     Classes are sorted, as numbers where all labels are whole numbers and as text otherwise; those that only a
     later split has come last.
@@ -52,6 +56,8 @@ def numbered(splits: Sequence[Sequence[Label]]) -> tuple[list[Tensor], tuple[str
     for split in texts:
         new = sorted({*split} - names.keys(), key=int) if numeric else sorted({*split} - names.keys())
         names |= {text: len(names) + i for i, text in enumerate(new)}
+    if len(names) == (images := sum(map(len, texts))) >= LEAST:
+        raise UserError(f"all {images} labels are different, so that they name no classes")
     return [torch.tensor([names[text] for text in split], dtype=torch.int64) for split in texts], tuple(names)
 
 

@@ -133,7 +133,7 @@ def _unlabelled(found: Pool, asked: Asked) -> Found:
     """A share of the images for each split, by the hash of their names; each has one where there are two."""
     groups = found.images
     if asked.group == FOLDER:
-        groups = {file: os.path.dirname(name) for file, name in found.images.items()}
+        groups = {file: os.path.dirname(name) or "." for file, name in found.images.items()}
     tested = _tested_groups(groups, asked)
     train = [(file, 0) for file in found.images if file not in tested]
     test = [(file, 0) for file in found.images if file in tested]

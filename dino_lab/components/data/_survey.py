@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._storage import Source, Split, Streamed, opened_row, workers
+from dino_lab.components.data._storage import Source, Split, opened_row, workers
 from dino_lab.components.data._traits import Traits
 from dino_lab.imaging.bands import Raster
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, examine
@@ -183,11 +183,11 @@ def _images(
     data: Data, split: Split, positions: Sequence[int], reading: Reading, traits: Traits
 ) -> Iterator[tuple[int, _Image | tuple[str, str]]]:
     """Position, and image or where and why it cannot be read; what may be meant otherwise is counted."""
-    storage = data.storage(split) if isinstance(data, Labelled) else None
-    if not isinstance(storage, Streamed):
+    found = _source(data, split)
+    if found is None:
         yield from _decoded(data, split, positions)
         return
-    source, rows = storage.source, storage.rows[torch.tensor(positions, dtype=torch.int64)].tolist()
+    source, rows = found[0], found[1][torch.tensor(positions, dtype=torch.int64)].tolist()
 
     def part(some: Sequence[int]) -> tuple[list[_Image | tuple[str, str]], Traits]:
         its = Traits()
@@ -202,6 +202,13 @@ def _images(
             for images, its in pool.map(part, chunks[first : first + ahead]):
                 traits.merge(its)
                 yield from ((next(numbered), image) for image in images)
+
+
+def _source(data: Data, split: Split) -> tuple[Source, Tensor] | None:
+    """The encoded images of a split, and the rows of them that are in it; None where there are none."""
+    storage = data.storage(split) if isinstance(data, Labelled) else None
+    source: Source | None = getattr(storage, "source", None)
+    return None if storage is None or source is None else (source, storage.rows)
 
 
 def _seen(source: Source, row: int, size: int, reading: Reading, traits: Traits) -> _Image | tuple[str, str]:
@@ -279,7 +286,5 @@ def _name(data: Data, splits: dict[Split, SplitSurvey], index: int) -> str:
     trained = len(splits["train"].rows)
     split: Split = "train" if index < trained else "test"
     position = splits[split].rows[index - (0 if split == "train" else trained)]
-    storage = data.storage(split) if isinstance(data, Labelled) else None
-    if isinstance(storage, Streamed):
-        return f"{split}: {storage.source.name(int(storage.rows[position]))}"
-    return f"{split}: image {position}"
+    found = _source(data, split)
+    return f"{split}: {f'image {position}' if found is None else found[0].name(int(found[1][position]))}"

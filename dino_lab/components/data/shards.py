@@ -113,7 +113,7 @@ class Shards(Labelled):
         train, held_out = (ShardStorage(its, size, device, options.on_bad_image, reading) for its in sources)
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
-        self.notes = traits.notes(asked, reading)
+        self.reading, self.notes = reading, traits.notes(asked, reading)
         if bands is not None and bands.ranges is not None:
             self.notes += (bands_line(bands, options.percentiles),)
         self.channels, self.whole, shown = reading.channels, whole is not None, train
