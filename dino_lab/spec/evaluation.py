@@ -21,6 +21,10 @@ class Evaluation(Section):
     data: Params | None = Field(
         None, description="images to evaluate on; null: the run's own, where there is a run"
     )
+    backbone: Params | None = Field(
+        None,
+        description="network that weights of a file belong to, or what plugin:NAME is told; null: the weights say it",
+    )
     evaluators: tuple[Params, ...] = Field(description="what is computed of the features, one or more")
     size: int | None = Field(
         None,

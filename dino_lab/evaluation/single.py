@@ -1,0 +1,221 @@
+"""One network by itself, without a run: weights in a file, a model of timm, a backbone component by name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_lab.building.components import misfits
+from dino_lab.errors import Misfit, UserError, first_line
+from dino_lab.kernels.linear import use_faster_linear
+from dino_lab.network import Network
+from dino_lab.protocols import ChecksSize, ability
+from dino_lab.registry import Params, Registry
+from dino_lab.runs.backbone_file import described
+from dino_lab.runs.files import SPEC
+from dino_lab.weights.architecture import SIZE, architecture
+from dino_lab.weights.file import IN_FOLDER, Content, is_run, read_weights
+from dino_lab.weights.fit import fit, load
+from dino_lab.weights.layout import Of, holds_both
+from dino_lab.weights.names import named
+
+TIMM = "timm"  # the component that builds a model of timm
+PREFIX, PLUGIN = "timm:", "plugin:"  # how a target begins that is no path
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of its pixels
+PREPROCESSOR = "preprocessor_config.json"  # in folders of Hugging Face
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network as it lies somewhere."""
+
+    target: str  # as it was asked for
+    backbone: dict[str, Any]  # as a spec has it
+    channels: int | None  # of its images; None: of any
+    size: int  # of the images that it is shown
+    largest: int  # size of the images that it was made for
+    mean: tuple[float, ...] | None  # None: those of the images
+    std: tuple[float, ...] | None
+    content: Content | None = None  # weights that are put in; None: those that `backbone` says, or first ones
+    of: Of | None = None  # which of two networks in the file
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The network, and lines about how its weights came to it."""
+
+    network: Network
+    notes: tuple[str, ...]
+
+
+def is_single(target: str) -> bool:
+    """Whether a target is one network by itself, not the folder or checkpoint of a run."""
+    if target.startswith((PREFIX, PLUGIN)):
+        return True
+    path = Path(target)
+    if path.is_dir():
+        in_run = is_run(path) or (path / SPEC).exists()
+        return not in_run and any((path / name).is_file() for name in IN_FOLDER)
+    return path.is_file() and not is_run(path)
+
+
+def has_two(target: str) -> bool:
+    """Whether a file has a student and a teacher to choose from."""
+    return not target.startswith((PREFIX, PLUGIN)) and holds_both(read_weights(Path(target)))
+
+
+def find_single(
+    target: str,
+    registry: Registry,
+    *,
+    backbone: Params | None = None,
+    size: int | None = None,
+    of: Of | None = None,
+    untrained: bool = False,
+) -> Source:
+    """What a target names: `timm:MODEL`, `plugin:NAME`, a file of weights or a folder with one.
+
+    `backbone` is what weights belong to, or what `plugin:NAME` is told; else weights say it by themselves.
+    `size` is that of the images it is shown, in pixels.
+    """
+    if target.startswith(PREFIX):
+        return _of_timm(target, size, untrained)
+    given = None if backbone is None else backbone.model_dump(mode="json", serialize_as_any=True)
+    if target.startswith(PLUGIN):
+        name = target.removeprefix(PLUGIN)
+        if given is not None and given["name"] != name:
+            raise Misfit(("backbone", "name"), f"is {given['name']!r}, and {target} is asked for")
+        registry.find("backbone", name)
+        size = size or SIZE
+        return Source(target, given or {"name": name}, None, size, size, None, None)
+    return _of_file(Path(target), given, size, of, untrained)
+
+
+def _of_timm(target: str, size: int | None, untrained: bool) -> Source:
+    """A model of timm, shown images in the size and with the normalisation of its weights."""
+    import timm
+
+    model = target.removeprefix(PREFIX)
+    given = {"name": TIMM, "model": model, "pretrained": not untrained}
+    config = timm.get_pretrained_cfg(model, allow_unregistered=False) if timm.is_model(model) else None
+    channels, its_size, _ = config.input_size if config else (3, SIZE, SIZE)
+    mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+    return Source(target, given, channels, size or its_size, size or its_size, mean, std)
+
+
+def _of_file(
+    path: Path, given: dict[str, Any] | None, size: int | None, of: Of | None, untrained: bool
+) -> Source:
+    content = read_weights(path)
+    weights = None if untrained else content
+    target = str(path)
+    if given is None and "backbone" in content.metadata:
+        found = described(path)
+        # Weights come from the file, so none are downloaded.
+        its = {key: False if key == "pretrained" else value for key, value in found["backbone"].items()}
+        mean, std = tuple(found["mean"]), tuple(found["std"])
+        shown = size or found["size"]
+        return Source(target, its, len(mean), shown, found["largest"], mean, std, weights)
+    if given is not None:
+        mean, std, notes = _normalisation(path, content, 3)
+        shown = size or SIZE
+        return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
+    weights_of = named(content, of)
+    its = architecture(weights_of)
+    mean, std, notes = _normalisation(path, content, its.channels)
+    shown, patch = size or its.size, its.backbone.get("arguments", {}).get("patch_size")
+    if "pos_embed" in weights_of.tensors and shown != its.size and patch:
+        sides = [f"{pixels // patch} x {pixels // patch}" for pixels in (its.size, shown)]
+        notes = (*notes, f"position embeddings of {sides[0]} patches are interpolated to {sides[1]}")
+    notes = (f"weights of {json.dumps(its.backbone)}", *notes)
+    return Source(target, its.backbone, its.channels, shown, its.size, mean, std, weights, of, notes)
+
+
+def _normalisation(
+    path: Path, content: Content, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """Mean and standard deviation of pixels in 0..1, and a line where the weights do not say them."""
+    said: Any = content.config.get("pretrained_cfg", {})
+    keys = ("mean", "std")
+    if (path / PREPROCESSOR).is_file():
+        keys = ("image_mean", "image_std")
+        try:
+            said = json.loads((path / PREPROCESSOR).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path / PREPROCESSOR}: cannot be read ({first_line(error)})") from None
+    try:
+        mean, std = (tuple(float(value) for value in said[key]) for key in keys)
+        if len(mean) == len(std) == channels and min(std) > 0:
+            return mean, std, ()
+    except (KeyError, TypeError, ValueError):
+        pass
+    mean, std = IMAGENET if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    whose = "ImageNet" if channels == 3 else "0.5 and 0.5"
+    return mean, std, (f"images are normalised by mean and deviation of {whose}: the weights do not say how",)
+
+
+def open_single(
+    source: Source, registry: Registry, device: torch.device, like: Network | Any | None = None
+) -> Opened:
+    """Build the network and put the weights in.
+
+    `like` has `channels`, `mean` and `std` of the images, for a source that says none of its own.
+    """
+    torch.manual_seed(0)
+    channels = source.channels or (like.channels if like is not None else 3)
+    mean = source.mean or (tuple(like.mean) if like is not None else IMAGENET[0])
+    std = source.std or (tuple(like.std) if like is not None else IMAGENET[1])
+    backbone, notes = _backbone(source, registry, channels)
+    network = Network(backbone, nn.Identity(), mean=mean, std=std).to(device)
+    use_faster_linear(network, device)
+    check_size(network, source.size)
+    return Opened(network, (*source.notes, *notes))
+
+
+def check_size(network: Network, size: int) -> None:
+    """A Misfit where the backbone cannot be shown images of so many pixels."""
+    if (checking := ability(network.backbone, ChecksSize)) is not None:
+        with misfits("size"):
+            checking.check_size(size)
+
+
+def _backbone(source: Source, registry: Registry, channels: int) -> tuple[Any, tuple[str, ...]]:
+    params = registry.find("backbone", source.backbone["name"]).params
+    try:
+        parsed = params.model_validate_json(json.dumps(source.backbone), strict=True)
+        with _silent("huggingface_hub"):  # it logs every try of a download; the last one is said below
+            backbone = registry.build("backbone", parsed, channels, source.largest)
+    except UserError as error:
+        if not source.target.startswith(PREFIX):
+            raise UserError(f"{source.target}: {error}") from error
+        reason = str(error).rpartition("; ")[0]
+        hint = "--untrained scores it with its first weights"
+        raise UserError(f"{source.target}: {reason}; {hint}") from error
+    except ValueError as error:
+        raise UserError(f"{source.target}: {first_line(error)}") from error
+    if source.content is None:
+        return backbone, ()
+    fitted = fit(source.content, backbone, source.of)
+    load(fitted, backbone)
+    return backbone, fitted.lines
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Errors only, of the logger of that name and those below it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
