@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -66,7 +66,7 @@ def eval_(
     gc.enable()  # see __main__.py
     with _located(document):
         evaluation = document.evaluation if document else None
-        side = None if of is None else of.value
+        side: Literal["teacher", "student"] | None = None if of is None else of.value
         subject = subject_of(target, registry, where, evaluation, of=side, untrained=untrained)
     into_folder = document is None and not untrained
     found = subject.score(side, files=into_folder or to is not None)
@@ -92,8 +92,8 @@ def _check_request(target: str, of: Of | None, to: Path | None) -> None:
             raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     elif not Path(target).is_dir():
         raise UserError(
-            f"{target}: no run, and no file or folder of weights; a model of timm is written as {PREFIX}MODEL, "
-            f"a backbone component as {PLUGIN}NAME"
+            f"{target}: no run, and no file or folder of weights; a model of timm is written as "
+            f"{PREFIX}MODEL, a backbone component as {PLUGIN}NAME"
         )
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")

@@ -17,7 +17,7 @@ from dino_lab.building.components import misfits
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
-from dino_lab.protocols import ChecksSize, ability
+from dino_lab.protocols import ChecksSize, Data, ability
 from dino_lab.registry import Params, Registry
 from dino_lab.runs.backbone_file import described
 from dino_lab.runs.files import SPEC
@@ -129,15 +129,22 @@ def _of_file(
         mean, std, notes = _normalisation(path, content, 3)
         shown = size or SIZE
         return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
-    weights_of = named(content, of)
-    its = architecture(weights_of)
+    return _by_shapes(path, content, size, of, weights)
+
+
+def _by_shapes(
+    path: Path, content: Content, size: int | None, of: Of | None, weights: Content | None
+) -> Source:
+    """A file whose shapes say what the backbone is."""
+    found = named(content, of)
+    its = architecture(found)
     mean, std, notes = _normalisation(path, content, its.channels)
     shown, patch = size or its.size, its.backbone.get("arguments", {}).get("patch_size")
-    if "pos_embed" in weights_of.tensors and shown != its.size and patch:
+    if "pos_embed" in found.tensors and shown != its.size and patch:
         sides = [f"{pixels // patch} x {pixels // patch}" for pixels in (its.size, shown)]
         notes = (*notes, f"position embeddings of {sides[0]} patches are interpolated to {sides[1]}")
     notes = (f"weights of {json.dumps(its.backbone)}", *notes)
-    return Source(target, its.backbone, its.channels, shown, its.size, mean, std, weights, of, notes)
+    return Source(str(path), its.backbone, its.channels, shown, its.size, mean, std, weights, of, notes)
 
 
 def _normalisation(
@@ -164,18 +171,17 @@ def _normalisation(
 
 
 def open_single(
-    source: Source, registry: Registry, device: torch.device, like: Network | Any | None = None
+    source: Source, registry: Registry, device: torch.device, images: Data | None = None
 ) -> Opened:
     """Build the network and put the weights in.
 
-    `like` has `channels`, `mean` and `std` of the images, for a source that says none of its own.
+    Channels and normalisation are those of `images` where the source says none of its own.
     """
     torch.manual_seed(0)
-    channels = source.channels or (like.channels if like is not None else 3)
-    mean = source.mean or (tuple(like.mean) if like is not None else IMAGENET[0])
-    std = source.std or (tuple(like.std) if like is not None else IMAGENET[1])
+    channels = source.channels or (images.channels if images is not None else 3)
+    mean, std = (images.mean, images.std) if images is not None else IMAGENET
     backbone, notes = _backbone(source, registry, channels)
-    network = Network(backbone, nn.Identity(), mean=mean, std=std).to(device)
+    network = Network(backbone, nn.Identity(), mean=source.mean or mean, std=source.std or std).to(device)
     use_faster_linear(network, device)
     check_size(network, source.size)
     return Opened(network, (*source.notes, *notes))

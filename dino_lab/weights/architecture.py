@@ -13,13 +13,14 @@ from dino_lab.errors import UserError
 from dino_lab.weights.names import Named, Tensors
 
 SIZE = 224  # pixels, where weights do not tell the size of the images
+ROTARY_SIZE = 256  # the global crops of DINOv3, arXiv 2508.10104, Sec. 3.2
 LARGEST_WIDTH, DEEPEST = 8192, 200
 # Heads where they are not width / 64: ViT-H, -g and -G (arXiv 2010.11929, Table 1; 2106.04560, Table 2), and
 # DINOv3's 7B (arXiv 2508.10104, Table 2).
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
 _HEADS_OF_ROTARY = {4096: 32}
 # ResNets by kind of block and blocks of each stage (arXiv 1512.03385, Table 1), and how timm calls them.
-_RESNETS = {
+_RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
@@ -70,13 +71,11 @@ def _transformer(weights: Named) -> Architecture:
     if "ls1.gamma" in block:
         arguments["init_values"] = 1e-5
     if weights.rope is not None:
-        return Architecture(*_rotary(weights, block, arguments, registers), channels, 256)
-    return Architecture(*_absolute(weights, block, arguments, registers), channels, _size(weights, patch))
+        return Architecture(_rotary(weights, block, arguments, registers), channels, ROTARY_SIZE)
+    return Architecture(_absolute(weights, block, arguments, registers), channels, _size(weights, patch))
 
 
-def _absolute(
-    weights: Named, block: Tensors, arguments: dict[str, Any], registers: int
-) -> tuple[dict[str, Any]]:
+def _absolute(weights: Named, block: Tensors, arguments: dict[str, Any], registers: int) -> dict[str, Any]:
     """With one position embedding for each patch."""
     tensors = weights.tensors
     has_class = "cls_token" in tensors
@@ -101,18 +100,16 @@ def _absolute(
         arguments["no_embed_class"] = True
     model = "vit_giant_patch14_dinov2" if packed else "vit_base_patch16_224"
     backbone = {"name": "timm", "model": model, "arguments": arguments}
-    return ({**backbone, "positions": weights.positions} if weights.positions != "timm" else backbone,)
+    return {**backbone, "positions": weights.positions} if weights.positions != "timm" else backbone
 
 
-def _rotary(
-    weights: Named, block: Tensors, arguments: dict[str, Any], registers: int
-) -> tuple[dict[str, Any]]:
+def _rotary(weights: Named, block: Tensors, arguments: dict[str, Any], registers: int) -> dict[str, Any]:
     """With rotary position embeddings, as DINOv3; features are the class token."""
     arguments |= {"num_reg_tokens": registers, "global_pool": "token", "rope_temperature": weights.rope}
     if "mlp.fc1_g.weight" in block:
         arguments |= {"swiglu_mlp": True, "swiglu_align_to": 1}
     biased = "_qkvb" if "attn.qkv.bias" in block else ""
-    return ({"name": "timm", "model": f"vit_base_patch16_dinov3{biased}", "arguments": arguments},)
+    return {"name": "timm", "model": f"vit_base_patch16_dinov3{biased}", "arguments": arguments}
 
 
 def _of_config(weights: Named) -> Architecture:

@@ -71,7 +71,8 @@ def _renamed(weights: Named, model: Any) -> tuple[Tensors, tuple[str, ...]]:
     for name, value in wanted.items():
         if tensors[name].shape != value.shape:
             raise UserError(
-                f"{weights.source}: {name} is {list(tensors[name].shape)}, and {list(value.shape)} in the backbone"
+                f"{weights.source}: {name} is {list(tensors[name].shape)}, in the backbone "
+                f"{list(value.shape)}"
             )
     extra = [name for name in tensors if name not in wanted]
     if deeper := [name for name in extra if name.startswith(("blocks.", "layer"))]:
@@ -89,12 +90,11 @@ def _as_eva(weights: Named, wanted: Mapping[str, Tensor]) -> Tensors:
             tensors[name] = value
             continue
         q, k, v = value.chunk(3)
-        # A bias of the key adds the same to all scores of a query, so that softmax does not see it.
         its = name.removesuffix("qkv.bias")
-        if f"{its}q_bias" in wanted:
+        if f"{its}q_bias" in wanted and not bool(k.any()):
             tensors |= {f"{its}q_bias": q, f"{its}v_bias": v}
-        elif bool(q.any()) or bool(v.any()):
-            tensors[name] = value
+        elif f"{its}q_bias" in wanted or bool(value.any()):
+            tensors[name] = value  # which is said to be in the way
     return tensors
 
 
@@ -108,7 +108,7 @@ def _interpolated(source: str, positions: Tensor, model: Any, lines: list[str]) 
     fits = positions.ndim == 3 and side > 0 and side**2 == positions.shape[1] - prefix
     if not fits or positions.shape[2] != model.pos_embed.shape[2]:
         raise UserError(
-            f"{source}: pos_embed is {list(positions.shape)}, and {list(model.pos_embed.shape)} in the backbone"
+            f"{source}: pos_embed is {list(positions.shape)}, in the backbone {list(model.pos_embed.shape)}"
         )
     lines.append(f"position embeddings of {side} x {side} patches are interpolated to {new[0]} x {new[1]}")
     if positions.is_meta or model.pos_embed.is_meta:

@@ -46,8 +46,8 @@ def find_backbone(content: Content, of: Of | None = None) -> Found:
     if not found:
         first = ", ".join(list(content.tensors)[:3])
         raise UserError(
-            f"{content.source}: holds no vision transformer or ResNet by names that are known ({first}, ...); "
-            "say of which backbone it is"
+            f"{content.source}: holds no vision transformer or ResNet by names that are known "
+            f"({first}, ...); name its backbone: {{name: timm, model: ...}}"
         )
     prefix = chosen([prefix for _, prefix in found], of)
     family = next(its for its, one in found if one == prefix)
