@@ -85,7 +85,8 @@ def _folder(target: str) -> str:
 
 
 def _check_request(target: str, of: Of | None, to: Path | None) -> None:
-    from dino_lab.evaluation.single import PLUGIN, PREFIX, has_two, is_single
+    from dino_lab.evaluation.single import PLUGIN, has_two, is_single
+    from dino_lab.weights.file import TIMM
 
     if is_single(target):
         if of is not None and not has_two(target):
@@ -93,7 +94,7 @@ def _check_request(target: str, of: Of | None, to: Path | None) -> None:
     elif not Path(target).is_dir():
         raise UserError(
             f"{target}: no run, and no file or folder of weights; a model of timm is written as "
-            f"{PREFIX}MODEL, a backbone component as {PLUGIN}NAME"
+            f"{TIMM}MODEL, a backbone component as {PLUGIN}NAME"
         )
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")

@@ -22,13 +22,12 @@ from dino_lab.registry import Params, Registry
 from dino_lab.runs.backbone_file import described
 from dino_lab.runs.files import SPEC
 from dino_lab.weights.architecture import SIZE, architecture
-from dino_lab.weights.file import IN_FOLDER, Content, is_run, read_weights
+from dino_lab.weights.file import IN_FOLDER, TIMM, Content, is_run, read_weights
 from dino_lab.weights.fit import fit, load
 from dino_lab.weights.layout import Of, holds_both
 from dino_lab.weights.names import named
 
-TIMM = "timm"  # the component that builds a model of timm
-PREFIX, PLUGIN = "timm:", "plugin:"  # how a target begins that is no path
+PLUGIN = "plugin:"  # how a backbone component is written where a path could stand
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of its pixels
 PREPROCESSOR = "preprocessor_config.json"  # in folders of Hugging Face
 
@@ -59,7 +58,7 @@ class Opened:
 
 def is_single(target: str) -> bool:
     """Whether a target is one network by itself, not the folder or checkpoint of a run."""
-    if target.startswith((PREFIX, PLUGIN)):
+    if target.startswith((TIMM, PLUGIN)):
         return True
     path = Path(target)
     if path.is_dir():
@@ -70,7 +69,7 @@ def is_single(target: str) -> bool:
 
 def has_two(target: str) -> bool:
     """Whether a file has a student and a teacher to choose from."""
-    return not target.startswith((PREFIX, PLUGIN)) and holds_both(read_weights(Path(target)))
+    return not target.startswith((TIMM, PLUGIN)) and holds_both(read_weights(Path(target)))
 
 
 def find_single(
@@ -87,7 +86,7 @@ def find_single(
     `backbone` is what weights belong to, or what `plugin:NAME` is told; else weights say it by themselves.
     `size` is that of the images it is shown, in pixels.
     """
-    if target.startswith(PREFIX):
+    if target.startswith(TIMM):
         return _of_timm(target, size, untrained)
     given = None if backbone is None else backbone.model_dump(mode="json", serialize_as_any=True)
     if target.startswith(PLUGIN):
@@ -104,8 +103,8 @@ def _of_timm(target: str, size: int | None, untrained: bool) -> Source:
     """A model of timm, shown images in the size and with the normalisation of its weights."""
     import timm
 
-    model = target.removeprefix(PREFIX)
-    given = {"name": TIMM, "model": model, "pretrained": not untrained}
+    model = target.removeprefix(TIMM)
+    given = {"name": "timm", "model": model, "pretrained": not untrained}
     config = timm.get_pretrained_cfg(model, allow_unregistered=False) if timm.is_model(model) else None
     channels, its_size, _ = config.input_size if config else (3, SIZE, SIZE)
     mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
@@ -201,7 +200,7 @@ def _backbone(source: Source, registry: Registry, channels: int) -> tuple[Any, t
         with _silent("huggingface_hub"):  # it logs every try of a download; the last one is said below
             backbone = registry.build("backbone", parsed, channels, source.largest)
     except UserError as error:
-        if not source.target.startswith(PREFIX):
+        if not source.target.startswith(TIMM):
             raise UserError(f"{source.target}: {error}") from error
         reason = str(error).rpartition("; ")[0]
         hint = "--untrained scores it with its first weights"
@@ -211,7 +210,7 @@ def _backbone(source: Source, registry: Registry, channels: int) -> tuple[Any, t
     if source.content is None:
         return backbone, ()
     fitted = fit(source.content, backbone, source.of)
-    load(fitted, backbone)
+    load(backbone, fitted.state)
     return backbone, fitted.lines
 
 

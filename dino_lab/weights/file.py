@@ -19,6 +19,7 @@ from dino_lab.errors import UserError, first_line
 from dino_lab.runs.checkpoint import has_checkpoint, load_checkpoint
 from dino_lab.runs.files import LAST, PREVIOUS
 
+TIMM = "timm:"  # how a model of timm is written where a path could stand
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin")  # of timm's folders and those of Hugging Face
 DEEPEST = 8  # mappings inside mappings that are looked through

@@ -25,6 +25,7 @@ class Fitted:
 
     state: Tensors
     lines: tuple[str, ...]
+    prefix: str  # of the names in the file
 
 
 def fit(content: Content, backbone: nn.Module, of: Of | None = None) -> Fitted:
@@ -36,7 +37,7 @@ def fit(content: Content, backbone: nn.Module, of: Of | None = None) -> Fitted:
     """
     whole = backbone.state_dict()
     if (found := find_exact(content, whole, of)) is not None:
-        return _checked(content, Fitted(found.tensors, _left_out(found.others)))
+        return _checked(content, Fitted(found.tensors, _left_out(found.others), found.prefix))
     giving = ability(backbone, GivesTimmModel)
     if giving is None:
         raise _not_those(content, whole)
@@ -44,18 +45,28 @@ def fit(content: Content, backbone: nn.Module, of: Of | None = None) -> Fitted:
     (prefix,) = [name for name, module in backbone.named_modules() if module is model]
     dotted = f"{prefix}." if prefix else ""
     if (found := find_exact(content, model.state_dict(), of)) is not None:
-        inside, lines = found.tensors, _left_out(found.others)
+        inside, lines, its = found.tensors, _left_out(found.others), found.prefix
     elif is_known(content):
-        inside, lines = _renamed(named(content, of), model)
+        weights = named(content, of)
+        (inside, lines), its = _renamed(weights, model), weights.prefix
     else:
         raise _not_those(content, model.state_dict())
     state = {name: value for name, value in whole.items() if not name.startswith(dotted)}
-    return _checked(content, Fitted(state | {f"{dotted}{k}": v for k, v in inside.items()}, lines))
+    state |= {f"{dotted}{name}": value for name, value in inside.items()}
+    return _checked(content, Fitted(state, lines, its))
 
 
-def load(fitted: Fitted, backbone: nn.Module) -> None:
-    """Copy the tensors into the backbone."""
-    backbone.load_state_dict(fitted.state)
+def fit_named(content: Content, wanted: Mapping[str, Tensor], of: Of | None = None) -> Tensors:
+    """A part of the file that has all these names and shapes; a UserError where there is none."""
+    if (found := find_exact(content, wanted, of, is_part=True)) is None:
+        raise UserError(f"{content.source}: {_first_difference(wanted, content)}")
+    return found.tensors
+
+
+def load(module: nn.Module, state: Tensors) -> None:
+    """Copy the tensors into a module, unless it has no memory to copy them to."""
+    if not any(value.is_meta for value in module.state_dict().values()):
+        module.load_state_dict(state)
 
 
 def _renamed(weights: Named, model: Any) -> tuple[Tensors, tuple[str, ...]]:
@@ -91,7 +102,7 @@ def _as_eva(weights: Named, wanted: Mapping[str, Tensor]) -> Tensors:
             continue
         q, k, v = value.chunk(3)
         its = name.removesuffix("qkv.bias")
-        if f"{its}q_bias" in wanted and not bool(k.any()):
+        if f"{its}q_bias" in wanted and (k.is_meta or not bool(k.any())):
             tensors |= {f"{its}q_bias": q, f"{its}v_bias": v}
         elif f"{its}q_bias" in wanted or bool(value.any()):
             tensors[name] = value  # which is said to be in the way

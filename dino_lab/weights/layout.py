@@ -72,15 +72,20 @@ def _anchored(content: Content) -> list[tuple[Family, str]]:
     ]
 
 
-def find_exact(content: Content, wanted: Mapping[str, Tensor], of: Of | None = None) -> Found | None:
-    """A part of the file that has all names and shapes of `wanted`, or None."""
+def find_exact(
+    content: Content, wanted: Mapping[str, Tensor], of: Of | None = None, *, is_part: bool = False
+) -> Found | None:
+    """What in the file has all names and shapes of `wanted` and no block more, or None.
+
+    With `is_part` there may be more beside.
+    """
     first = next(iter(wanted), None)
     prefixes = [
         name.removesuffix(first)
         for name in content.tensors
         if first is not None and (name == first or name.endswith(f".{first}"))
     ]
-    fitting = [prefix for prefix in prefixes if _fits(content.tensors, prefix, wanted)]
+    fitting = [prefix for prefix in prefixes if _fits(content.tensors, prefix, wanted, is_part)]
     if not fitting:
         return None
     prefix = chosen(fitting, of)
@@ -110,13 +115,12 @@ def holds_both(content: Content) -> bool:
     return len(sides) == 2
 
 
-_BLOCK = re.compile(r"(blocks|layers?\d?|stages)\.")
+_BLOCK = re.compile(r"(^|\.)(blocks|layers?\d?|stages)\.")
 
 
-def _fits(tensors: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether all is there, and no block more."""
-    rest = [name[len(prefix) :] for name in tensors if name.startswith(prefix)]
-    return not any(name not in wanted and _BLOCK.match(name) for name in rest) and all(
+def _fits(tensors: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor], is_part: bool) -> bool:
+    rest = [] if is_part else [name[len(prefix) :] for name in tensors if name.startswith(prefix)]
+    return not any(name not in wanted and _BLOCK.search(name) for name in rest) and all(
         (tensor := tensors.get(f"{prefix}{name}")) is not None and tensor.shape == its.shape
         for name, its in wanted.items()
     )

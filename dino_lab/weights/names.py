@@ -33,6 +33,7 @@ class Named:
     """A backbone's tensors by timm's names, and what is known of the backbone beside the shapes."""
 
     source: str
+    prefix: str  # of the names in the file
     tensors: Tensors
     left_out: tuple[str, ...]  # whole names in the file of what is no part of the backbone
     heads: int | None = None
@@ -59,6 +60,7 @@ def named(content: Content, of: Of | None = None) -> Named:
     interpolated_as_dino = (of_v2 and "reg_token" not in tensors) or (of_dino and not of_v2)
     return Named(
         content.source,
+        found.prefix,
         tensors,
         (*found.others, *sorted(dropped)),
         heads=_heads(content, found),

@@ -117,7 +117,7 @@ def test_a_backbone_of_a_plugin_is_scored_by_name(with_: Path, capsys: pytest.Ca
     ("arguments", "message"),
     [
         (("plugin:nothing",), "no backbone is called 'nothing'"),
-        (("FILE", "--of", "student"), "its weights are not those of the backbone that is asked for"),
+        (("FILE", "--of", "student"), "tensors (conv1.weight, bn1.weight, bn1.bias, ...) of the backbone"),
     ],
 )
 def test_requests_that_do_not_fit(
