@@ -92,7 +92,7 @@ def attend(
 
 def _place(target: str) -> Path:
     """Where pictures go if nothing is said."""
-    from dino_lab.evaluation.single import is_single
+    from dino_lab.building.single import is_single
 
     return Path("attention") if is_single(target) else Path(target) / "attention"
 
@@ -104,8 +104,8 @@ def _encoder(
     from contextlib import nullcontext
 
     from dino_lab.building.execution import choose_device
+    from dino_lab.building.single import find_single, is_single, open_single
     from dino_lab.evaluation.encoder import Encoder
-    from dino_lab.evaluation.single import find_single, is_single, open_single
     from dino_lab.network import evaluation_mode
     from dino_lab.registry import registry
     from dino_lab.runs.open import open_run

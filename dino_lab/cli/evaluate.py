@@ -85,7 +85,7 @@ def _folder(target: str) -> str:
 
 
 def _check_request(target: str, of: Of | None, to: Path | None) -> None:
-    from dino_lab.evaluation.single import PLUGIN, has_two, is_single
+    from dino_lab.building.single import PLUGIN, has_two, is_single
     from dino_lab.weights.file import TIMM
 
     if is_single(target):

@@ -26,8 +26,8 @@ from naive_transformer import (
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dino_lab.building.single import find_single, open_single
 from dino_lab.errors import UserError
-from dino_lab.evaluation.single import find_single, open_single
 from dino_lab.network import evaluation_mode
 from dino_lab.registry import registry
 

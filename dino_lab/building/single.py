@@ -19,7 +19,6 @@ from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.protocols import ChecksSize, Data, ability
 from dino_lab.registry import Params, Registry
-from dino_lab.runs.backbone_file import described
 from dino_lab.runs.files import SPEC
 from dino_lab.weights.architecture import SIZE, architecture
 from dino_lab.weights.file import IN_FOLDER, TIMM, Content, is_run, read_weights
@@ -118,7 +117,7 @@ def _of_file(
     weights = None if untrained else content
     target = str(path)
     if given is None and "backbone" in content.metadata:
-        found = described(path)
+        found = _described(content)
         # Weights come from the file, so none are downloaded.
         its = {key: False if key == "pretrained" else value for key, value in found["backbone"].items()}
         mean, std = tuple(found["mean"]), tuple(found["std"])
@@ -129,6 +128,19 @@ def _of_file(
         shown = size or SIZE
         return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
     return _by_shapes(path, content, size, of, weights)
+
+
+def _described(content: Content) -> dict[str, Any]:
+    """What an export of this package says of its backbone; a UserError where a part of that is missing."""
+    try:
+        said = {
+            key: json.loads(content.metadata[key]) for key in ("backbone", "size", "largest", "mean", "std")
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{content.source}: does not say which backbone it is of ({error})") from error
+    if not isinstance(said["backbone"], dict) or not isinstance(said["backbone"].get("name"), str):
+        raise UserError(f"{content.source}: names no backbone component")
+    return said
 
 
 def _by_shapes(
