@@ -20,6 +20,7 @@ from dino_lab.network import Network
 from dino_lab.protocols import ChecksSize, Data, ability
 from dino_lab.registry import Params, Registry
 from dino_lab.runs.files import SPEC
+from dino_lab.spec.literal import inline
 from dino_lab.weights.architecture import SIZE, architecture
 from dino_lab.weights.file import IN_FOLDER, TIMM, Content, is_run, read_weights
 from dino_lab.weights.fit import fit, load
@@ -64,6 +65,15 @@ def is_single(target: str) -> bool:
         in_run = is_run(path) or (path / SPEC).exists()
         return not in_run and any((path / name).is_file() for name in IN_FOLDER)
     return path.is_file() and not is_run(path)
+
+
+def check_target(target: str) -> None:
+    """A UserError where a target is neither a network by itself nor a folder, which may be that of a run."""
+    if not is_single(target) and not Path(target).is_dir() and not is_run(Path(target)):
+        raise UserError(
+            f"{target}: no run, and no file or folder of weights; a model of timm is written as "
+            f"{TIMM}MODEL, a backbone component as {PLUGIN}NAME"
+        )
 
 
 def has_two(target: str) -> bool:
@@ -154,7 +164,7 @@ def _by_shapes(
     if "pos_embed" in found.tensors and shown != its.size and patch:
         sides = [f"{pixels // patch} x {pixels // patch}" for pixels in (its.size, shown)]
         notes = (*notes, f"position embeddings of {sides[0]} patches are interpolated to {sides[1]}")
-    notes = (f"weights of {json.dumps(its.backbone)}", *notes)
+    notes = (f"weights of backbone: {inline(its.backbone)}", *notes)
     return Source(str(path), its.backbone, its.channels, shown, its.size, mean, std, weights, of, notes)
 
 

@@ -104,7 +104,7 @@ def _encoder(
     from contextlib import nullcontext
 
     from dino_lab.building.execution import choose_device
-    from dino_lab.building.single import find_single, is_single, open_single
+    from dino_lab.building.single import check_target, find_single, is_single, open_single
     from dino_lab.evaluation.encoder import Encoder
     from dino_lab.network import evaluation_mode
     from dino_lab.registry import registry
@@ -112,6 +112,7 @@ def _encoder(
     from dino_lab.spec.evaluation import read_backbone
 
     gc.enable()  # see __main__.py
+    check_target(target)
     if is_single(target):
         given = None if backbone is None else read_backbone(backbone, registry)
         source = find_single(target, registry, backbone=given, size=pixels, of=of)

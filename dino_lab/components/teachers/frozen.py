@@ -94,7 +94,7 @@ class TrainedRun(BaseModel, frozen=True, extra="forbid"):
 
 
 class TrainedWeights(BaseModel, frozen=True, extra="forbid"):
-    """A backbone in a file or folder of weights, of any format that `eval` takes; outputs are its features."""
+    """A backbone in a file or folder of weights, in any format that `eval` takes; outputs are features."""
 
     path: Path = Field(description="file, or folder of timm or Hugging Face")
     of: Literal["teacher", "student"] | None = Field(
