@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from naive_transformer import (
     Numbers,
@@ -332,3 +333,19 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     before = digest(tmp_path)
     (tmp_path / "model-2.safetensors").write_bytes(b"other")
     assert digest(tmp_path) != before
+
+
+def test_other_kinds_of_timm_are_read_if_their_backbone_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("convnext_atto", num_classes=10).eval()
+    torch.save({"state_dict": below("module.", model.state_dict())}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"by names that are known .*name its backbone"):
+        opened(tmp_path / "a.pth")
+    params = registry.find("backbone", "timm").params
+    given = params.model_validate({"name": "timm", "model": "convnext_atto"})
+    found = opened(tmp_path / "a.pth", backbone=given, size=64)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True)
+        assert (found.network.eval().backbone(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert found.notes[-1].startswith("left out of the file: 2 tensors (state_dict.module.head.fc.weight")
