@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dino_lab.building.components import misfits
+from dino_lab.building.first_weights import channels_of
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
@@ -96,6 +97,8 @@ def find_single(
     `size` is that of the images it is shown, in pixels.
     """
     if target.startswith(TIMM):
+        if backbone is not None:
+            raise Misfit(("backbone",), f"{target} names a backbone itself; leave it out")
         return _of_timm(target, size, untrained)
     given = None if backbone is None else backbone.model_dump(mode="json", serialize_as_any=True)
     if target.startswith(PLUGIN):
@@ -134,9 +137,10 @@ def _of_file(
         shown = size or found["size"]
         return Source(target, its, len(mean), shown, found["largest"], mean, std, weights)
     if given is not None:
-        mean, std, notes = _normalisation(path, content, 3)
+        channels = channels_of(content)
+        mean, std, notes = _normalisation(path, content, channels)
         shown = size or SIZE
-        return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
+        return Source(target, given, channels, shown, shown, mean, std, weights, of, notes)
     return _by_shapes(path, content, size, of, weights)
 
 

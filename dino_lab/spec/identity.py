@@ -109,7 +109,7 @@ def _weights(path: str) -> str | None:
     if path.startswith(TIMM):
         return path
     try:
-        return digest(Path(path))
+        return digest(Path(path).expanduser())
     except (UserError, OSError):
         return None
 
