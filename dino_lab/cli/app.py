@@ -18,6 +18,7 @@ from dino_lab.cli import (
     attend,
     compare,
     components,
+    data,
     diff,
     evaluate,
     export,
@@ -95,6 +96,7 @@ for verb in (
     evaluate.eval_,
     export.export,
     attend.attend,
+    data.data,
     pack.pack,
     completion,
 ):

@@ -118,6 +118,7 @@ def _encoder(
     if is_single(target):
         given = None if backbone is None else read_backbone(backbone, registry)
         source = find_single(target, registry, backbone=given, size=pixels, of=of)
+        _check_channels(target, source.channels or 3)
         opened = open_single(source, registry, choose_device(device))
         for note in opened.notes:
             print(printable(note))
@@ -127,8 +128,16 @@ def _encoder(
     if backbone is not None:
         raise UserError(f"--backbone: {target} is a run, which has its own; leave it out")
     run = open_run(Path(target), registry, choose_device(device))
+    _check_channels(target, run.channels)
     with run.encoder(of or "teacher") as encode:
         yield encode.at(pixels, run.channels)
+
+
+def _check_channels(target: str, channels: int) -> None:
+    if channels != 3:
+        raise UserError(
+            f"{target}: its network sees images of {channels} channels, and pictures are read as RGB"
+        )
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:
