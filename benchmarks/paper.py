@@ -1,6 +1,6 @@
 """The claims of DINO's paper, at a size for CPUs: every sweep of experiments/paper/, and docs/paper.md.
 
-    python -m benchmarks.paper FOLDER/cifar10 [--seeds 3]
+    python -m benchmarks.paper FOLDER/cifar10 [--seeds 3] [--only components teacher]
 
 Finished runs are kept in runs/paper and not repeated, so this may be stopped and called again.
 """
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("data", help="the folder of CIFAR-10 as Parquet")
     parser.add_argument("--executor", choices=("ray", "inline"), default="ray")
     parser.add_argument("--seeds", type=int, help="of each sweep, in place of the five that its file has")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these sweeps alone")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where finished runs lie")
     given = parser.parse_args()
     cifar = f"data.path={Path(given.data).resolve()}"
@@ -89,12 +90,15 @@ def main() -> None:
             runs=given.runs,
             executor=given.executor,
         )
-        for name in NAMES
+        for name in given.only
     }
     found = [(name, judged) for name, result in results.items() for judged in result.claims]
     shown = sum(judged.is_shown for _, judged in found)
+    missing = [name for name in NAMES if name not in given.only]
     command = "python -m benchmarks.paper FOLDER/cifar10" + (f" --seeds {given.seeds}" if seeds else "")
-    head = HEAD.format(command=command)
+    head = HEAD.format(command=command + (f" --only {' '.join(given.only)}" if missing else ""))
+    if missing:
+        head += f"\nNot run yet: {', '.join(missing)}.\n"
     parts = [head, f"{hardware()}: {shown} of {len(found)} claims are as expected.", claims_table(found)]
     parts += [f"- {SEEN_FROM}", *(section(name, result) for name, result in results.items())]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
