@@ -42,8 +42,14 @@ cores: a small ResNet, CIFAR-10 (re-encoded as JPEG), two epochs, a head without
 numbers are k-NN accuracies of ViT-S/16 on ImageNet, and Jaccard overlaps on PASCAL VOC. This page says
 whether the claims show at this size; what holds here need not hold there, and the other way round.
 
-The page is written by `{command}`. Each claim stands in the sweep file
-beside the arms that it is about, and `dino-lab sweep FILE --check` judges it anew.
+The page is written by
+
+```sh
+{command}
+```
+
+Each claim stands in the sweep file beside the arms that it is about, and `dino-lab sweep FILE --check`
+judges it anew. Hours and images/s are of cores beside other programs.
 """
 
 
