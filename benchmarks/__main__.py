@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import (
     augment,
+    bands,
     checkpoint,
     knn,
     numerics,
@@ -19,6 +20,7 @@ from benchmarks import (
     step,
     sweep,
     together,
+    whole,
 )
 
 HEAD = """# Benchmarks
@@ -47,6 +49,8 @@ def main() -> None:
         numerics,
         augment,
         packed,
+        whole,
+        bands,
         shards,
         pipeline,
         step,

@@ -180,6 +180,11 @@ def test_every_built_in_keeps_its_contract(
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
+def test_data_of_whole_images_keep_the_contract(files: Path) -> None:
+    params = {"path": str(files / "folders"), "size": 16, "crops": "full"}
+    check_component("data", "image_folder", params=params)
+
+
 def test_every_kind_has_a_trial() -> None:
     assert TRIALS.keys() == FOLDERS.keys()
 

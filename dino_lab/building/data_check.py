@@ -16,9 +16,11 @@ from dino_lab.protocols import (
     Evaluator,
     GivesLabels,
     GivesReport,
+    MayGiveWhole,
     MayLackLabels,
     ability,
 )
+from dino_lab.types import Images, WholeImages
 
 
 def check_data(
@@ -43,12 +45,7 @@ def check_data(
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != data.channels:
             raise Misfit(("data",), f"{name} has {len(values)} numbers for {data.channels} channels")
-    images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
-    try:
-        augment.forward(images, torch.Generator())
-    except Exception as error:  # of any augmentation
-        what = f"{data.channels} channels and {data.size} x {data.size} px"
-        raise Misfit(("augment",), f"refuses images of {what}: {first_line(error)}") from error
+    _check_augment(data, augment, device)
     seen = data if evaluation_data is None else evaluation_data
     if seen.channels != data.channels:
         raise Misfit(
@@ -57,6 +54,20 @@ def check_data(
     for i, evaluator in enumerate(evaluators):
         with misfits("evaluators", i):
             check_labels(evaluator, seen)
+
+
+def _check_augment(data: Data, augment: Augment, device: torch.device) -> None:
+    """A Misfit where the augmentation does not take images like these, tried with empty ones."""
+    images: Images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
+    what = f"images of {data.channels} channels and {data.size} x {data.size} px"
+    giving = ability(data, MayGiveWhole)
+    if giving is not None and giving.whole:
+        images = WholeImages.of([image[:, : data.size - i] for i, image in enumerate(images)])
+        what = f"images of {data.channels} channels and many sizes (data.crops: full)"
+    try:
+        augment.forward(images, torch.Generator())
+    except Exception as error:  # of any augmentation
+        raise Misfit(("augment",), f"refuses {what}: {first_line(error)}") from error
 
 
 def scorable(evaluators: Mapping[str, Evaluator], data: Data) -> tuple[dict[str, Evaluator], tuple[str, ...]]:

@@ -83,6 +83,10 @@ def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> I
     from dino_lab.runs.open import open_run
 
     run = open_run(folder, registry, choose_device(device))
+    if run.channels != 3:
+        raise UserError(
+            f"{folder}: its network sees images of {run.channels} channels, and pictures are read as RGB"
+        )
     gc.enable()  # see __main__.py
     with run.encoder(of) as encode:
         yield encode.at(pixels, run.channels)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dino_lab.errors import UserError, printable
 from dino_lab.evaluation.attention_maps import Maps, maps_of
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import HeatScale, colour_bar, overlay, picture_of, png
+from dino_lab.imaging.pictures import HeatScale, colour_bar, overlay, picture_of, png, with_bands
 from dino_lab.protocols import Data, GivesAttention, GivesOutputs, GivesTokens, ability
 from dino_lab.registry import Registry
 from dino_lab.reports.page.galleries import nearest_in
@@ -104,7 +104,8 @@ def _drawn(name: str, samples: Samples, before: _Seen, after: _Seen) -> Image.Im
     step = TILE + GAP + (CAPTION if labelled else 0)
     foot = HEAD + count * step + GAP
     sheet = Image.new("RGB", (left[1] + half + MARGIN, foot + FOOT), "white")
-    _write(sheet, MARGIN, MARGIN, f"{name}: {count} test images, before and after training", 17)
+    title = f"{name}: {count} test images, before and after training"
+    _write(sheet, MARGIN, MARGIN, with_bands(title, samples.test.images.shape[1]), 17)
     _write(sheet, MARGIN, HEAD - 18, "test image", 12, PALE)
     for x, when, seen in zip(left, ("before training", "after training"), (before, after), strict=True):
         _write_heading(sheet, x, half, when, seen, len(samples.test) if labelled else 0)

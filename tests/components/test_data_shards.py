@@ -215,6 +215,7 @@ def test_what_is_not_used_is_said(folder: Path) -> None:
     assert "1 sample without an image: b" in text
     assert "1 seg.png (member or column)" in text
     assert "24 cls (member or column)" in text
+    assert "note: samples have a member cls; data.label: cls takes it for their class" in text
 
 
 # ---- bad input
@@ -297,6 +298,8 @@ def test_a_shard_that_is_damaged_after_the_start_is_one_line(folder: Path) -> No
     ("given", "complaint"),
     [
         ({"path": "no-*.tar"}, r"data\.path: no file matches .*no-\*\.tar"),
+        ({"path": "train-{2..0}.tar"}, r"data\.path: .*train-\{2\.\.0\}\.tar: braces count upwards"),
+        ({"path": "{0..999999999}.tar"}, r"data\.path: .* to at most 1000000 files"),
         ({"path": "."}, r"data\.test: .*test-00\.tar is named by data\.path, too"),
         ({"path": "{train-00,train-00}.tar"}, r"data\.path: .*train-00\.tar is named twice"),
         ({"path": "x.tar.gz"}, r"is neither a \.tar nor a \.parquet file; unpack it"),

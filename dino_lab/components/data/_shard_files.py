@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import itertools
-import logging
+import math
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from dino_lab.components.data._paths import named_path
 from dino_lab.errors import Misfit, UserError, first_line, printable
 from dino_lab.imaging.files import shown
 
+MOST_FILES = 1_000_000
 SUFFIXES = (".tar", ".parquet")
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is made again
 PATIENCE = (10.0, 60.0)  # seconds for a connection, and for an answer
@@ -28,7 +29,6 @@ LISTED = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_m
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 MAGIC = "*?["
 T = TypeVar("T")
-logger = logging.getLogger("dino_lab")
 _local = threading.local()
 
 
@@ -87,7 +87,14 @@ def addresses(patterns: str | Sequence[str], key: str) -> list[str]:
     """
     found: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for written in _braces(pattern):
+        choices = _braces(pattern)
+        if not 0 < math.prod(map(len, choices)) <= MOST_FILES:
+            raise Misfit(
+                ("data", key),
+                f"{printable(pattern, 200)}: braces count upwards, as in {{000..099}}, to at most "
+                f"{MOST_FILES} files",
+            )
+        for written in map("".join, itertools.product(*choices)):
             its = _remote(written, key) if is_remote(written) else _local_files(written, key)
             for address in its:
                 if address in found:
@@ -96,20 +103,20 @@ def addresses(patterns: str | Sequence[str], key: str) -> list[str]:
     return list(found)
 
 
-def _braces(text: str) -> Iterator[str]:
-    """`{a,b}` and `{00..12}` written out, the last of them changing first."""
+def _braces(text: str) -> list[Sequence[str]]:
+    """The parts of a text that has `{a,b}` and `{00..12}` in it, and what each of them may be."""
     parts = re.split(r"\{([^{}]*)\}", text)
-    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
-    yield from ("".join(words) for words in itertools.product(*choices))
+    return [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
 
 
-def _choices(text: str) -> list[str]:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+def _choices(text: str) -> Sequence[str]:
+    numbers = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", text)
     if numbers is None:
         return text.split(",")
     first, last = numbers.groups()
     width = len(first) if first.startswith("0") else 0
-    return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+    count = min(int(last), int(first) + MOST_FILES) + 1
+    return [f"{number:0{width}}" for number in range(int(first), count)]
 
 
 def _local_files(text: str, key: str) -> list[str]:

@@ -24,6 +24,7 @@ from dino_lab.components.data._shard_files import BadShard, is_remote
 from dino_lab.imaging.files import INDEX_SUFFIX, shown
 
 FORMAT = 1
+INDEXES = "indexes"  # folder of the cache
 LONGEST_HEADER = 1 << 26
 
 
@@ -70,7 +71,7 @@ def places(address: str, wanted: Wanted, folder: Path) -> list[Path]:
     parts = [quote(part, safe="") for part in wanted if part is not None]
     name = ".".join([name_of(address), *parts]) + INDEX_SUFFIX
     digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:16]
-    kept = folder / "indexes" / f"{digest}-{name[-150:]}"
+    kept = folder / INDEXES / f"{digest}-{name[-150:]}"
     return [kept] if is_remote(address) else [Path(address).with_name(name), kept]
 
 

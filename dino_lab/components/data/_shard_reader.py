@@ -27,11 +27,21 @@ from dino_lab.components.data._shard_order import ShardOrder
 from dino_lab.components.data._shard_rows import map_group, read_group, write_group
 from dino_lab.components.data._shard_samples import CHUNK
 from dino_lab.components.data._shard_set import ADVICE, File, Place, ShardSet, loaded
-from dino_lab.components.data._storage import Batch, OnBadImage, workers
+from dino_lab.components.data._storage import OnBadImage, batch_of, workers
 from dino_lab.components.data._tar import BLOCK
 from dino_lab.errors import UserError, printable
-from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, Trait, examine, opened
+from dino_lab.imaging.decode import (
+    PLAIN,
+    BadImage,
+    Extent,
+    Pixels,
+    Reading,
+    Trait,
+    examine,
+    opened,
+)
 from dino_lab.imaging.files import shown
+from dino_lab.types import Images
 
 AT_ONCE = 4  # copies that are made at once
 LINES = 10  # about images that are left out; then at every tenfold number
@@ -84,10 +94,10 @@ class ShardSource:
     def open(self, position: int) -> Image.Image:
         return opened(self.content(position))
 
-    def examined(self, position: int, size: int, reading: Reading) -> tuple[Pixels, dict[Trait, float]]:
+    def examined(self, position: int, extent: Extent, reading: Reading) -> tuple[Pixels, dict[Trait, float]]:
         """What `examine` makes of an image; a BadImage, or a UserError where the shard is at fault."""
         try:
-            return examine(self.open(position), size, reading)
+            return examine(self.open(position), extent, reading)
         except BadShard as error:
             address = self.shards.place(position).file.address
             raise UserError(f"{shown(address)}: unreadable shard ({error}); {ADVICE}") from error
@@ -167,13 +177,13 @@ class ShardStorage:
     def __init__(
         self,
         source: ShardSource,
-        size: int,
+        extent: Extent,
         device: torch.device,
         on_bad_image: OnBadImage,
         reading: Reading = PLAIN,
     ) -> None:
         self.source, self.device = source, device
-        self._decoder = _Decoder(source, size, reading, on_bad_image)
+        self._decoder = _Decoder(source, extent, reading, on_bad_image)
 
     @property
     def labels(self) -> Tensor:
@@ -185,11 +195,11 @@ class ShardStorage:
         """Positions int64 [N] in the source: all of them."""
         return torch.arange(len(self.source.shards))
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
-        """Images uint8 [B, 3, size, size] and labels int64 [B], on the device, for each int64 [B] of `rows`.
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
+        """Images uint8 [B, C, size, size] and labels int64 [B], on the device, for each int64 [B] of `rows`.
 
-        Where an image cannot be read, a UserError; or with `on_bad_image: skip` the next one of its shard
-        takes its place, and a line names it.
+        Images are of many sizes where they are given whole. Where an image cannot be read, a UserError; or
+        with `on_bad_image: skip` the next one of its shard takes its place, and a line names it.
         """
         loader = DataLoader(
             self._decoder,
@@ -210,7 +220,7 @@ class ShardStorage:
                     logger.warning("left out, %d so far, the next image in its place: %s", told, complaint)
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    def in_order(self, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
         """All images once; the last batch may be smaller."""
         with self._copies() as copies:
             yield from self.batches(self._in_order(batch_size, copies))
@@ -224,7 +234,9 @@ class ShardStorage:
                 before = shard
             yield torch.arange(first, min(first + batch_size, images))
 
-    def shuffled(self, order: ShardOrder, batch_size: int, start: int, images: slice) -> Iterator[Batch]:
+    def shuffled(
+        self, order: ShardOrder, batch_size: int, start: int, images: slice
+    ) -> Iterator[tuple[Any, Tensor]]:
         """Some images of each batch from step `start` on, without end."""
         with self._copies() as copies:
             yield from self.batches(self._shuffled(order, batch_size, start, images, copies))
@@ -314,21 +326,26 @@ class _Over(Exception):
     """No copies are wanted any more."""
 
 
-class _Decoder(Dataset[tuple[Tensor, Tensor, str, list[str]]]):
+class _Decoder(Dataset[tuple[Images, Tensor, str, list[str]]]):
     """A batch for a list of positions; what went wrong, as exceptions lose their line; what was left out."""
 
-    def __init__(self, source: ShardSource, size: int, reading: Reading, on_bad_image: OnBadImage) -> None:
-        self.source, self.size, self.reading, self.on_bad_image = source, size, reading, on_bad_image
+    def __init__(
+        self, source: ShardSource, extent: Extent, reading: Reading, on_bad_image: OnBadImage
+    ) -> None:
+        self.source, self.extent, self.reading, self.on_bad_image = source, extent, reading, on_bad_image
 
-    def __getitem__(self, index: Sequence[int]) -> tuple[Tensor, Tensor, str, list[str]]:
-        images = np.zeros((len(index), 3, self.size, self.size), np.uint8)
-        labels, left_out = torch.zeros(len(index), dtype=torch.int64), list[str]()
+    def __getitem__(self, index: Sequence[int]) -> tuple[Images, Tensor, str, list[str]]:
+        left_out = list[str]()
         try:
-            for i, position in enumerate(index):
-                images[i], labels[i] = self._read(position, left_out)
+            read = [self._read(position, left_out) for position in index]
         except UserError as error:
-            return torch.from_numpy(images), labels, str(error), []
-        return torch.from_numpy(images), labels, "", left_out
+            return torch.empty(0), torch.empty(0), str(error), []
+        return (
+            batch_of([pixels for pixels, _ in read], self.extent),
+            torch.tensor([label for _, label in read]),
+            "",
+            left_out,
+        )
 
     def _read(self, position: int, left_out: list[str]) -> tuple[Any, int]:
         """The pixels and the label of an image, or of the next one of its shard that can be read."""
@@ -338,7 +355,7 @@ class _Decoder(Dataset[tuple[Tensor, Tensor, str, list[str]]]):
         for further in range(count):
             at = first + (position - first + further) % count
             try:
-                return self.source.examined(at, self.size, self.reading)[0], self.source.label(at)
+                return self.source.examined(at, self.extent, self.reading)[0], self.source.label(at)
             except BadImage as error:
                 complaint = self.source.complaint(at, error)
                 if self.on_bad_image == "error":

@@ -58,7 +58,7 @@ def read_group(address: str, size: int, group: int, wanted: Wanted) -> pa.Chunke
     """The encoded images of a row group, as large_binary."""
     image = wanted.image or IMAGE
     with _opened(address, size) as file:
-        column = file.read_row_group(group, columns=[image])[image]
+        column = file.read_row_group(group, columns=[image], use_threads=False)[image]
         column.validate(full=True)  # a damaged page may give offsets that lead out of it
         if pa.types.is_struct(column.type):
             column = pc.struct_field(column, "bytes")

@@ -22,6 +22,7 @@ from dino_lab import collectives
 from dino_lab.components.data import _shard_files
 from dino_lab.components.data._shard_files import BadShard, Info, is_remote
 from dino_lab.components.data._shard_index import (
+    INDEXES,
     Arrays,
     Header,
     Wanted,
@@ -67,7 +68,10 @@ def make_index(address: str, wanted: Wanted, folder: Path) -> File:
         if found := _there(address, candidates, its):  # another process has made it meanwhile
             return found
         header, arrays = _beside_url(address, wanted, its) or _read_once(address, wanted, its)
-        write_index(file, header, arrays)
+        try:
+            write_index(file, header, arrays)
+        except OSError as error:
+            raise UserError(f"{shown(file)}: cannot be written ({error.strerror})") from error
     return File(address, file, header)
 
 
@@ -141,7 +145,7 @@ def _beside_url(address: str, wanted: Wanted, its: Info) -> tuple[Header, Arrays
     url = address.rpartition("/")[0] + "/" + places("/" + name_of(address), wanted, Path())[0].name
     try:
         header, arrays = whole(_shard_files.read(url, 0, _shard_files.info(url).size))
-    except (BadShard, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (BadShard, UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (replace(header, stamp=its.stamp), arrays) if header.size == its.size else None
 
@@ -149,7 +153,7 @@ def _beside_url(address: str, wanted: Wanted, its: Info) -> tuple[Header, Arrays
 @contextmanager
 def _alone(file: Path, folder: Path) -> Iterator[None]:
     """Hold a lock in the cache, for which other processes that make the same index wait."""
-    if not file.is_relative_to(folder):  # beside a local shard, whose index is made soon
+    if file.parent != folder / INDEXES:  # beside a local shard, whose index is made soon
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)

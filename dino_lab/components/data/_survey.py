@@ -20,6 +20,7 @@ from torch import Tensor
 from dino_lab.components.data._labelled import Labelled
 from dino_lab.components.data._storage import Source, Split, opened_row, workers
 from dino_lab.components.data._traits import Traits
+from dino_lab.imaging.bands import Raster
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, examine
 from dino_lab.protocols import Data
 
@@ -225,6 +226,8 @@ def _seen(source: Source, row: int, size: int, reading: Reading, traits: Traits)
 
 
 def _kind(image: Image.Image) -> str:
+    if isinstance(image, Raster):
+        return image.bands
     depth = "16 bit" if image.mode.startswith("I;16") else DEPTHS.get(image.mode, "8 bit")
     bands = 3 if image.mode == "P" else len(image.getbands())
     palette = " (palette)" if image.mode == "P" else ""

@@ -15,7 +15,7 @@ from dino_lab.components.data._image_splits import Asked, find
 from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
 from dino_lab.errors import printable
 from dino_lab.imaging.decode import read_image
-from dino_lab.imaging.files import shown
+from dino_lab.imaging.files import listing_rasters, shown
 from dino_lab.imaging.report import passed_over
 from dino_lab.registry import Flat, register
 
@@ -81,7 +81,8 @@ class ImageFolder(FromFiles):
         ] = None,
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
-        files = find(Asked(path, train, test, test_fraction, labels, group))
+        with listing_rasters(options.channels is not None):
+            files = find(Asked(path, train, test, test_fraction, labels, group))
         files.check(options.on_bad_image)
         root, self.labelled = files.root, files.labelled
         self.passed_over = passed_over(root, files.rest.passed_over)

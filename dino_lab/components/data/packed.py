@@ -46,6 +46,7 @@ class Packed(Labelled):
             raise Misfit(("data", "path"), f"{path} is not finished; the same `dino-lab pack` again goes on")
         self.labelled = manifest.labelled
         self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
+        self.channels = manifest.channels
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(
             _storage(train, subset(manifest.images["train"], limit), device),

@@ -13,8 +13,10 @@ import numpy as np
 import psutil
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from dino_lab.components.data._labelled import FileOptions, Labelled, Size
+from dino_lab.components.data._bands import bands_line, check_statistics, chosen_bands, ranges_of, spread
+from dino_lab.components.data._labelled import FileOptions, Labelled, Size, whole_of
 from dino_lab.components.data._shard_cache import ShardCache, cache_folder
 from dino_lab.components.data._shard_files import addresses
 from dino_lab.components.data._shard_index import Wanted, name_of
@@ -26,15 +28,18 @@ from dino_lab.components.data._storage import (
     SAMPLE,
     Batch,
     OnBadImage,
+    Source,
     Storage,
     workers,
 )
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import Misfit, UserError, printable
+from dino_lab.imaging.bands import Bands
 from dino_lab.imaging.decode import BadImage, Reading, Trait
 from dino_lab.imaging.files import shown
 from dino_lab.imaging.report import DataReport, PassedOver, SplitReport
 from dino_lab.registry import Flat, register
+from dino_lab.types import Images
 
 MOST_CLASSES = 100_000
 MOST_LABELS = 10**7  # images of a split whose labels are counted for the report
@@ -49,20 +54,24 @@ class Shards(Labelled):
 
     `path` names the training shards: files, a folder, a pattern (`photos/train-*.tar`), a list in braces
     (`photos/train-{000..099}.tar`), or URLs of these: `https://`, and with their packages `s3://`, `gs://`,
-    `hf://` and whatever else fsspec knows. Files of a tar file that follow each other and have a common stem
-    are a sample: the image, and with `label` its class. Each shard is read once for an index, which then lies
-    beside it or in the folder that `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
+    `hf://` and whatever else fsspec knows. Members of a tar file that follow each other and have a common
+    stem are a sample; its image is the member that is called as an image file is. In a Parquet file the
+    column `image` has them. Each shard is read once for an index, which then lies beside it, or in the folder
+    that `DINO_LAB_CACHE` names (`~/.cache/dino-lab`).
 
     In each epoch the shards are permuted, then the images inside each window of `window` shards; a row group
     of a Parquet file counts as a shard. The order depends on (seed, epoch, step) alone. Shards should be
-    mixed: one class in each would give batches of few classes.
+    mixed: one class in each would give batches of few classes. With `on_bad_image: skip` the next image of
+    the shard that can be read takes the place of one that cannot.
     """
+
+    whole = False  # whether training is given images of many sizes
 
     def __init__(
         self,
         device: torch.device,
         *,
-        path: Annotated[Paths, Field(description="the training shards: see above")],
+        path: Annotated[Paths, Field(description="the training shards: files, a folder, a pattern, URLs")],
         size: Size,
         test: Annotated[Paths | None, Field(description="the shards of the test split, as in `path`")] = None,
         test_fraction: Annotated[
@@ -71,17 +80,11 @@ class Shards(Labelled):
         ] = None,
         image: Annotated[
             str | None,
-            Field(
-                description="which member or column is the image: `jpg`, `left.png`; null: the one that is "
-                "called as an image file is, and the column `image`"
-            ),
+            Field(description="member (`jpg`, `left.png`) or column that is the image; null: see above"),
         ] = None,
         label: Annotated[
             str | None,
-            Field(
-                description="which member or column is the class: `cls`, `txt`, `json:key`, a column; null: "
-                "there are no labels"
-            ),
+            Field(description="`cls`, `txt`, `json:key` or a column: the class; null: there are no labels"),
         ] = None,
         window: Annotated[int, Field(ge=1, le=KEPT, description="shards whose images are mixed")] = 8,
         cache_gb: Annotated[
@@ -100,19 +103,30 @@ class Shards(Labelled):
         _check_memory(splits, window)
         cache = ShardCache(folder, int(cache_gb * 1e9))
         sources = [ShardSource(its, wanted, classes.numbers, cache, window) for its in splits]
-        asked = Reading(white=options.white, max_pixels=options.max_pixels)
+        whole, bands = whole_of(options.crops, options.longest), _bands(sources[0], options)
+        asked = Reading(white=options.white, max_pixels=options.max_pixels, bands=bands)
         reading, traits = _look_at_some(sources, size, asked, options.on_bad_image)
         train, held_out = (ShardStorage(its, size, device, options.on_bad_image, reading) for its in sources)
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
         self.reading, self.notes = reading, traits.notes(asked, reading)
+        if bands is not None and bands.ranges is not None:
+            self.notes += (bands_line(bands, options.percentiles),)
+        self.channels, self.whole, shown = reading.channels, whole is not None, train
+        if whole is not None:
+            shown = ShardStorage(sources[0], whole, device, options.on_bad_image, reading)
+        check_statistics(cast(Storage, train), len(splits[0]), self.channels, options.mean, options.std)
+        if label is None and any("cls" in file.header.unused for file in train_files):
+            self.notes += ("samples have a member cls; data.label: cls takes it for their class",)
         self._shards = splits
         super().__init__(
             cast(Storage, train), cast(Storage, held_out), classes.names, size, options.mean, options.std
         )
-        self._storages = train, held_out
+        self._storages = shown, train, held_out
 
-    def train_share(self, batch_size: int, seed: int, start: int, images: slice) -> Iterator[Batch]:
+    def train_share(
+        self, batch_size: int, seed: int, start: int, images: slice
+    ) -> Iterator[tuple[Images, Tensor]]:
         """Some images of the batches from step `start` on; no other ones are read."""
         if batch_size > self.train_images:
             raise Misfit(
@@ -123,11 +137,11 @@ class Shards(Labelled):
 
     def test(self, batch_size: int) -> Iterator[Batch]:
         """The test split once, in order; the last batch may be smaller."""
-        return self._storages[1].in_order(batch_size)
+        return self._storages[2].in_order(batch_size)
 
     def bank(self, batch_size: int) -> Iterator[Batch]:
         """The training split once, in order; the last batch may be smaller."""
-        return self._storages[0].in_order(batch_size)
+        return self._storages[1].in_order(batch_size)
 
     def found(self) -> DataReport:
         """What there is, and what was passed over; classes are counted where that is soon done."""
@@ -178,6 +192,15 @@ class Shards(Labelled):
             labels.append(its_labels)
             self.passed_over += () if bad is None else (bad,)
         return files[0], files[-1], _Classes.of(labels, files[0][0].header.names, wanted.label)
+
+
+def _bands(source: ShardSource, options: FileOptions) -> Bands | None:
+    """The bands that are asked for, with their range."""
+    bands = chosen_bands(options.channels, options.range, options.percentiles, options.white)
+    if bands is None or options.percentiles is None:
+        return bands
+    sample = spread(len(source.shards))
+    return ranges_of(cast(Source, source), sample, bands, options.percentiles, options.max_pixels)
 
 
 class _Classes(NamedTuple):
