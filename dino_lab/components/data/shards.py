@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._bands import bands_line, check_statistics, chosen_bands, ranges_of, spread
+from dino_lab.components.data._bands import bands_notes, check_statistics, chosen_bands, ranges_of, spread
 from dino_lab.components.data._labelled import FileOptions, Labelled, Size, whole_of
 from dino_lab.components.data._shard_cache import ShardCache, cache_folder
 from dino_lab.components.data._shard_files import addresses
@@ -106,15 +106,14 @@ class Shards(Labelled):
         whole, bands = whole_of(options.crops, options.longest), _bands(sources[0], options)
         asked = Reading(white=options.white, max_pixels=options.max_pixels, bands=bands)
         reading, traits = _look_at_some(sources, size, asked, options.on_bad_image)
-        train, held_out = (ShardStorage(its, size, device, options.on_bad_image, reading) for its in sources)
+        shown, train, held_out = (
+            ShardStorage(its, extent, device, options.on_bad_image, reading)
+            for its, extent in ((sources[0], whole or size), (sources[0], size), (sources[1], size))
+        )
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
-        self.reading, self.notes = reading, traits.notes(asked, reading)
-        if bands is not None and bands.ranges is not None:
-            self.notes += (bands_line(bands, options.percentiles),)
-        self.channels, self.whole, shown = reading.channels, whole is not None, train
-        if whole is not None:
-            shown = ShardStorage(sources[0], whole, device, options.on_bad_image, reading)
+        self.notes = traits.notes(asked, reading) + bands_notes(bands, options.percentiles)
+        self.reading, self.channels, self.whole = reading, reading.channels, whole is not None
         check_statistics(cast(Storage, train), len(splits[0]), self.channels, options.mean, options.std)
         if label is None and any("cls" in file.header.unused for file in train_files):
             self.notes += ("samples have a member cls; data.label: cls takes it for their class",)
