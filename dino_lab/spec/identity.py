@@ -30,7 +30,7 @@ from dino_lab.weights.file import TIMM, digest
 FREE = ("name", "evaluators")
 FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
-    *("log_every", "on_collapse"),  # what is written down, and when a run is stopped
+    *("log_every", "on_collapse", "keep"),  # what is written down, and when a run is stopped
 }
 # Of `init`: the content of the weights decides, wherever they lie; and when a run is stopped.
 FREE_OF_INIT = {"from", "below_start"}
@@ -38,6 +38,7 @@ INIT_WEIGHTS, INIT_FROM = "init.weights", "init.from"  # the content's digest, a
 _EXCLUDED: dict[str, Any] = {
     **dict.fromkeys(FREE, True),
     **{"train": FREE_OF_TRAIN, "init": FREE_OF_INIT},
+    "after": True,  # whose hash decides, see `identity_of`
 }
 # Built-in components that compute something else since a later version, by field; runs of before are other
 # runs.
@@ -98,7 +99,11 @@ def identity_of(spec: Spec) -> RunIdentity:
         for field, known in REVISIONS.items()
         if (name := settings.get(f"{field}.name")) in known
     }
-    also = revisions | ({INIT_WEIGHTS: _weights(spec.init.path)} if spec.init is not None else {})
+    also: dict[str, Any] = revisions | (
+        {INIT_WEIGHTS: _weights(spec.init.path)} if spec.init is not None else {}
+    )
+    if spec.after is not None:
+        also |= {"after.run": spec.after.run, "after.epoch": spec.after.epoch}
     where = {INIT_FROM: spec.init.path} if spec.init is not None else {}
     decide = frozenset((chosen.keys() & settings.keys()) | also.keys())
     return RunIdentity(settings | also | where, decide, code)

@@ -145,6 +145,9 @@ class Train(Section):
         False, description="keep the channel last in memory: faster for most ConvNets on a GPU"
     )
     log_every: int = Field(10, gt=0, description="steps from one row of rows.jsonl to the next")
+    keep: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (), description="epochs after which the checkpoint is kept, so that a run can be forked there"
+    )
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="when the outputs collapse: say so, or end the run as well"
     )
@@ -192,11 +195,36 @@ _FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
 Init = create_model("Init", __base__=Start, __doc__=Start.__doc__, **_FROM)
 
 
+class After(Section):
+    """The run whose state a run begins with: it is a stage after that run, or a fork of it."""
+
+    run: str = Field(pattern=r"^[0-9a-f]{12}$", description="hash of that run")
+    spec: dict[str, Any] = Field(description="spec of that run, every default written out")
+    epoch: int | None = Field(
+        None,
+        gt=0,
+        description="fork: epoch of that run after which this one goes on, steps and schedules with it; "
+        "null: a stage, which begins at its end with steps and schedules of its own",
+    )
+
+    @property
+    def where(self) -> str:
+        """The folder of that run below the folder of all runs, `NAME/HASH`."""
+        return f"{self.spec.get('name')}/{self.run}"
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of all stages before this one."""
+        before = self.spec.get("after")
+        earlier = After.model_validate(before).epochs_before if before is not None else 0
+        return earlier + (int(self.spec["train"]["epochs"]) if self.epoch is None else 0)
+
+
 class Spec(BaseModel):
     """One experiment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    beside: ClassVar[tuple[str, ...]] = ("extends",)  # keys of a file that are none of the spec
+    beside: ClassVar[tuple[str, ...]] = ("extends", "stages")  # keys of a file that are none of the spec
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -210,6 +238,9 @@ class Spec(BaseModel):
     augment: Params = Field(description="how crops are made of an image, and which are compared")
     backbone: Params = Field(description="network from crops to features, the one that is kept")
     init: Init | None = Field(None, description="weights that the networks begin with; null: random ones")
+    after: After | None = Field(
+        None, description="run whose state this one begins with, as `stages` and `dino-lab fork` write it"
+    )
     head: Params = Field(description="network from features to the outputs that are compared")
     predictor: Params | None = Field(
         None, description="network behind the student's head alone (BYOL, SimSiam); null: none"
@@ -223,6 +254,16 @@ class Spec(BaseModel):
     )
     train: Train = Field(description="length, batch size and precision of the run")
     evaluators: tuple[Params, ...] = Field((), description="scores of the features, computed meanwhile")
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of the stages before this one."""
+        return self.after.epochs_before if self.after is not None else 0
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the scores of its first row are those of weights that were trained before."""
+        return self.init is not None or (self.after is not None and self.after.epoch is None)
 
     def dump(self) -> dict[str, object]:
         """Plain data with every default written out; what is written to disk."""

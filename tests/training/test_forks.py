@@ -1,0 +1,174 @@
+"""Runs that begin with the state of another: forks in the middle, and stages one after the other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dino_lab.errors import Misfit, UserError
+from dino_lab.registry import registry
+from dino_lab.runs.checkpoint import kept_epochs
+from dino_lab.runs.folder import RunFolder
+from dino_lab.spec.file import dump_yaml, load_text, parent_of
+from dino_lab.spec.model import Spec
+from dino_lab.spec.stages import after
+from dino_lab.training.build import build
+
+SGD = "optim={name: sgd, lr: 0.01}"
+
+
+def saved(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return {prefix: state}
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {k: v for key, value in items for k, v in tensors(value, f"{prefix}.{key}").items()}
+
+
+def different(one: Any, other: Any) -> list[str]:
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    assert a
+    return [key for key in a if not torch.equal(a[key], b[key])]
+
+
+def fork(spec: Spec, parent: Spec, epoch: int) -> Spec:
+    return spec.model_copy(update={"after": after(parent, epoch)})
+
+
+@pytest.fixture(scope="module")
+def trained() -> list[Path]:
+    return []
+
+
+@pytest.fixture
+def parent(
+    trained: list[Path], tiny_spec: Callable, execute: Callable, tmp_path_factory: Any, tmp_path: Path
+) -> Path:
+    """The folder of a finished run of 3 epochs that kept the first two; it is trained once."""
+    spec = tiny_spec("train.keep=[1, 2]")
+    if not trained:
+        trained.append(execute(spec, runs=tmp_path_factory.mktemp("runs")).folder)
+    return shutil.copytree(trained[0], tmp_path / "runs" / "tiny" / trained[0].name)
+
+
+def test_kept_epochs_are_no_part_of_the_identity(parent: Path, tiny_spec: Callable) -> None:
+    assert tiny_spec().hash == tiny_spec("train.keep=[1, 2]").hash == parent.name
+    assert kept_epochs(parent) == [1, 2]
+    assert [saved(parent, f"epoch_{epoch}.pt")["step"] for epoch in (1, 2)] == [4, 8]
+    assert different(saved(parent, "epoch_2.pt"), saved(parent))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_fork_with_nothing_changed_is_its_parent(
+    epoch: int, parent: Path, tiny_spec: Callable, execute: Callable
+) -> None:
+    spec = fork(tiny_spec(), tiny_spec(), epoch)
+    assert spec.hash != tiny_spec().hash
+    outcome = execute(spec)
+    assert (outcome.status, outcome.folder.name) == ("finished", spec.hash)
+    assert not different(
+        {key: value for key, value in saved(outcome.folder).items() if key != "seconds"}, saved(parent)
+    )
+    own, its = (
+        [{key: row[key] for key in ("step", "loss", "knn.5nn") if key in row} for row in RunFolder(f).rows()]
+        for f in (outcome.folder, parent)
+    )
+    assert own == its
+
+
+def test_a_change_in_the_middle_begins_there(parent: Path, tiny_spec: Callable, execute: Callable) -> None:
+    spec = fork(tiny_spec("targets={name: softmax, temperature: 0.04}"), tiny_spec(), 2)
+    folder = execute(spec).folder
+    rows, its = RunFolder(folder).rows(), RunFolder(parent).rows()
+    assert [row for row in rows if row["step"] <= 8] == [row for row in its if row["step"] <= 8]
+    # The same weights see the same crops; without the centre another target is learned from.
+    assert rows[-1]["step"] == its[-1]["step"] == 12
+    later = [row["loss"] for row in rows if row["step"] > 8]
+    assert len(later) == 2
+    assert later[0] != [row["loss"] for row in its if row["step"] > 8][0]
+    assert RunFolder(folder).environment()["init"] == [f"state of {parent} after epoch 2"]
+
+
+def test_a_fork_needs_no_parent_once_it_has_begun(
+    parent: Path, tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    spec = fork(tiny_spec("teacher.momentum=0.5"), tiny_spec(), 1)
+    whole = execute(spec).folder
+    shutil.move(whole, tmp_path / "whole")
+    steps = iter(range(100))
+    stopped = execute(spec, stop=lambda: next(steps) >= 2)
+    assert (stopped.status, stopped.step) == ("interrupted", 7)
+    shutil.rmtree(parent)
+    again = load_text(dump_yaml(spec), "again.yaml").spec
+    assert (again, again.hash) == (spec, spec.hash)
+    assert execute(again).status == "finished"
+    assert not different(
+        {key: value for key, value in saved(stopped.folder).items() if key != "seconds"},
+        saved(tmp_path / "whole"),
+    )
+
+
+def test_killed_before_its_first_step_it_still_has_the_state(
+    parent: Path, tiny_spec: Callable, execute: Callable
+) -> None:
+    class Killed(Exception):
+        pass
+
+    class Kills:
+        def started(self, *_: Any) -> None: ...
+        def row(self, *_: Any) -> None: ...
+        def saved(self, *_: Any) -> None: ...
+        def progressed(self, *_: Any) -> None:
+            raise Killed
+
+    spec = fork(tiny_spec("teacher.momentum=0.5"), tiny_spec(), 2)
+    with pytest.raises(Killed):
+        execute(spec, listeners=[Kills()])
+    shutil.rmtree(parent)
+    outcome = execute(spec)
+    assert (outcome.status, outcome.step) == ("finished", 12)
+    assert [row["step"] for row in RunFolder(outcome.folder).rows()] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_what_is_missing_is_said_in_one_line(parent: Path, tiny_spec: Callable, execute: Callable) -> None:
+    (parent / "epoch_1.pt").unlink()
+    with pytest.raises(UserError, match=r"has no checkpoint of epoch 1 \(there are: 2, 3\); train\.keep"):
+        execute(fork(tiny_spec(), tiny_spec(), 1))
+    (parent / "epoch_2.pt").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"epoch_2\.pt: not a whole checkpoint"):
+        execute(fork(tiny_spec(), tiny_spec(), 2))
+    with pytest.raises(UserError, match=r"the run that this one comes after has no checkpoint here|no check"):
+        execute(fork(tiny_spec(), tiny_spec("seed=7"), 1))
+    with pytest.raises(Misfit, match="backbone"):
+        execute(fork(tiny_spec("backbone.width=48"), tiny_spec(), 3))
+    other = tiny_spec().model_dump(mode="json", serialize_as_any=True)
+    wrong = tiny_spec().model_copy(
+        update={"after": after(tiny_spec(), 2).model_copy(update={"spec": other | {"seed": 3}})}
+    )
+    with pytest.raises(UserError, match=r"after\.spec is that of the run \w{12}, not of \w{12}"):
+        parent_of(wrong, registry)
+
+
+def test_parts_that_are_others_begin_anew_and_the_rest_is_kept(
+    parent: Path, tiny_spec: Callable, execute: Callable
+) -> None:
+    spec = fork(tiny_spec("head.dim=48", "train.epochs=4"), tiny_spec(), 3)
+    folder = execute(spec, stop=lambda: True).folder
+    said = RunFolder(folder).environment()["init"]
+    student = build(spec, registry, torch.device("cpu"), first_weights=False).student
+    new, of = (sum(p.requires_grad for p in part.parameters()) for part in (student.head, student))
+    assert said[1:] == [
+        "head: without a state from before",
+        "teacher's head: without a state from before",
+        "targets: without a state from before",
+        f"optimizer: {new} of {of} parameters without a state from before",
+    ]
