@@ -28,8 +28,8 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     The value rises linearly from 0 to `start` over the first `warmup` of the run. With `linear` and `cosine`
     it then moves to `end` until `until`, and stays there. With `hold` it stays at `start`. With
     `warm-hold-cool` it stays there until the last `cool` of the run, in which it falls in a straight line to
-    `end` (MiniCPM, arXiv 2404.06395, Sec. 4; the share of 0.2 is that of arXiv 2405.18392). What is counted in
-    `units: epochs` is the same in a longer run.
+    `end` (MiniCPM, arXiv 2404.06395, Sec. 4; the share of 0.2 is that of arXiv 2405.18392). What is counted
+    in `units: epochs` is the same in a longer run.
 
     A warm-up of w steps is 0 at step 0 and `start` at step w. DINO's code (arXiv 2104.14294, utils.py) has
     `start` at step w - 1 already, and then the same cosine: each of its first w values is w / (w - 1) times

@@ -115,6 +115,16 @@ def parent_of(spec: Spec, registry: Registry) -> Spec | None:
     return parent
 
 
+def with_seed(spec: Spec, seed: int, registry: Registry) -> Spec:
+    """The spec with another seed, and the stages before it too; the run that is forked keeps its own."""
+    changed: dict[str, Any] = {"seed": seed}
+    if spec.after is not None and spec.after.epoch is None and spec.seed != seed:
+        parent = parent_of(spec, registry)
+        assert parent is not None
+        changed["after"] = after(with_seed(parent, seed, registry))
+    return spec.model_copy(update=changed)
+
+
 def _of_the_file(problem: Problem) -> Problem:
     """Where the name of the run is wrong, that it is the file's."""
     if problem.loc != ("name",):

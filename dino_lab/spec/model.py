@@ -213,6 +213,11 @@ class After(Section):
         return f"{self.spec.get('name')}/{self.run}"
 
     @property
+    def in_words(self) -> str:
+        """A stage `after NAME/HASH`, or a fork `from epoch 3 of NAME/HASH`."""
+        return f"after {self.where}" if self.epoch is None else f"from epoch {self.epoch} of {self.where}"
+
+    @property
     def epochs_before(self) -> int:
         """Epochs of all stages before this one."""
         before = self.spec.get("after")

@@ -61,7 +61,8 @@ def inheritance(
     A UserError where it is not there.
     """
     parent = parent_of(spec, registry)
-    assert spec.after is not None and parent is not None
+    assert spec.after is not None
+    assert parent is not None
     folder = RunFolder(at) if at is not None else folder_of(runs, parent)
     epoch = spec.after.epoch
     if epoch is None:

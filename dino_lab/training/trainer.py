@@ -147,7 +147,7 @@ def fit(
 
 
 def train_before(spec: Spec, registry: Registry, options: FitOptions, stop: Stop) -> Outcome | None:
-    """Train the stage before a spec's own, if it is needed and not finished; its outcome, where it ended early.
+    """Train the stage before that of a spec, if it is needed and not finished; its outcome if it ended early.
 
     Nobody listens. The folder of the spec then says why it was not trained.
     """
@@ -492,7 +492,7 @@ class Trainer:
         folder.write_spec(run.spec)
 
     def _inherit(self, record: Mapping[str, Any]) -> list[dict[str, float]]:
-        """Take over the state of the run that this one comes after; the rows of it that are this run's too."""
+        """Take over the state of the run that this one comes after; a fork has the rows of its past, too."""
         spec, options = self.run.spec, self._options
         given = inheritance(spec, self._registry, options.runs, self.run.device, options.parent)
         if spec.data == given.spec.data and not options.accept_data:

@@ -94,7 +94,7 @@ def test_a_change_in_the_middle_begins_there(parent: Path, tiny_spec: Callable, 
     assert rows[-1]["step"] == its[-1]["step"] == 12
     later = [row["loss"] for row in rows if row["step"] > 8]
     assert len(later) == 2
-    assert later[0] != [row["loss"] for row in its if row["step"] > 8][0]
+    assert later[0] != next(row["loss"] for row in its if row["step"] > 8)
     assert RunFolder(folder).environment()["init"] == [f"state of {parent} after epoch 2"]
 
 
