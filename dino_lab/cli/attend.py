@@ -92,7 +92,7 @@ def attend(
 
 def _place(target: str) -> Path:
     """Where pictures go if nothing is said."""
-    from dino_lab.evaluation.single import is_single
+    from dino_lab.building.single import is_single
 
     return Path("attention") if is_single(target) else Path(target) / "attention"
 
@@ -104,14 +104,15 @@ def _encoder(
     from contextlib import nullcontext
 
     from dino_lab.building.execution import choose_device
+    from dino_lab.building.single import check_target, find_single, is_single, open_single
     from dino_lab.evaluation.encoder import Encoder
-    from dino_lab.evaluation.single import find_single, is_single, open_single
     from dino_lab.network import evaluation_mode
     from dino_lab.registry import registry
     from dino_lab.runs.open import open_run
     from dino_lab.spec.evaluation import read_backbone
 
     gc.enable()  # see __main__.py
+    check_target(target)
     if is_single(target):
         given = None if backbone is None else read_backbone(backbone, registry)
         source = find_single(target, registry, backbone=given, size=pixels, of=of)

@@ -85,17 +85,11 @@ def _folder(target: str) -> str:
 
 
 def _check_request(target: str, of: Of | None, to: Path | None) -> None:
-    from dino_lab.evaluation.single import PLUGIN, has_two, is_single
-    from dino_lab.weights.file import TIMM
+    from dino_lab.building.single import check_target, has_two, is_single
 
-    if is_single(target):
-        if of is not None and not has_two(target):
-            raise UserError(f"--of {of.value}: {target} is one network; leave it out")
-    elif not Path(target).is_dir():
-        raise UserError(
-            f"{target}: no run, and no file or folder of weights; a model of timm is written as "
-            f"{TIMM}MODEL, a backbone component as {PLUGIN}NAME"
-        )
+    check_target(target)
+    if of is not None and is_single(target) and not has_two(target):
+        raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")
 

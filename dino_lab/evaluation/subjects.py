@@ -13,10 +13,10 @@ import torch
 from dino_lab.building.check import check_needs
 from dino_lab.building.components import make_evaluators, misfits
 from dino_lab.building.data_check import scorable
+from dino_lab.building.single import check_size, find_single, is_single, open_single
 from dino_lab.errors import Misfit, UserError
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import Scored, score
-from dino_lab.evaluation.single import check_size, find_single, is_single, open_single
 from dino_lab.network import Network
 from dino_lab.protocols import Data, Evaluator
 from dino_lab.registry import Params, Registry

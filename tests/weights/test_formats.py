@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import types
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from naive_transformer import (
@@ -26,10 +30,11 @@ from naive_transformer import (
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dino_lab.building.single import find_single, open_single
 from dino_lab.errors import UserError
-from dino_lab.evaluation.single import find_single, open_single
 from dino_lab.network import evaluation_mode
 from dino_lab.registry import registry
+from dino_lab.weights.file import digest
 
 CPU = torch.device("cpu")
 PLAIN = numbers()
@@ -278,3 +283,52 @@ def test_a_width_that_may_have_any_heads_is_asked_for(tmp_path: Path) -> None:
     network = opened(file, backbone=given, size=32).network.eval()
     x = images(n)
     torch.testing.assert_close(network.backbone(x), forward(n, x)[0], rtol=1e-4, atol=1e-4)
+
+
+def fake_class(monkeypatch: pytest.MonkeyPatch, module: str, name: str, *bases: type) -> type:
+    """A class by the name that a package, which is not installed, gives it."""
+    for i in range(1, module.count(".") + 2):
+        its = ".".join(module.split(".")[:i])
+        monkeypatch.setitem(sys.modules, its, types.ModuleType(its))
+    made = type(name, bases or (object,), {"__module__": module})
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_settings_beside_weights_are_passed_over(
+    legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: dict[str, Any] = {"args": argparse.Namespace(lr=0.1, out=[1, 2])}
+    with monkeypatch.context() as patched:
+        if not legacy:
+            config = fake_class(patched, "omegaconf.dictconfig", "DictConfig")()
+            config.content = {"lr": 0.1, "path": Path("/tmp"), "best": np.float64(0.7)}
+            attributes = fake_class(patched, "pytorch_lightning.utilities.parsing", "AttributeDict", dict)
+            beside |= {"hyper_parameters": attributes(lr=0.1, config=config)}
+            beside |= {"scores": defaultdict(list, {"knn": [np.float32(0.5)]}), "when": Path("a/b")}
+        torch.save(
+            {"state_dict": below("backbone.", dino_names(PLAIN)), **beside},
+            tmp_path / "a.ckpt",
+            _use_new_zipfile_serialization=not legacy,
+        )
+    network = opened(tmp_path / "a.ckpt", size=32).network.eval()
+    x = images(PLAIN)
+    torch.testing.assert_close(network.backbone(x), forward(PLAIN, x)[0], rtol=1e-4, atol=1e-4)
+    assert "omegaconf" not in sys.modules
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    state = {name: value.clone() for name, value in hugging_face_names(V2, kind="dinov2").items()}
+    names = list(state)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, its in parts.items():
+        save_file({name: state[name] for name in its}, tmp_path / file)
+    index = {name: file for file, its in parts.items() for name in its}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    network = opened(tmp_path, size=32).network.eval()
+    x = images(V2)
+    torch.testing.assert_close(network.backbone(x), forward(V2, x)[0], rtol=1e-4, atol=1e-4)
+    before = digest(tmp_path)
+    (tmp_path / "model-2.safetensors").write_bytes(b"other")
+    assert digest(tmp_path) != before

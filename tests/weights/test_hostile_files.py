@@ -17,8 +17,8 @@ import torch
 from naive_transformer import dino_names, dinov3_names, hugging_face_names, numbers
 from safetensors.torch import save
 
+from dino_lab.building.single import find_single, open_single
 from dino_lab.errors import UserError
-from dino_lab.evaluation.single import find_single, open_single
 from dino_lab.registry import registry
 
 SMALL = numbers(width=64, depth=1, heads=1)

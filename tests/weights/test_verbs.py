@@ -65,7 +65,7 @@ def test_a_file_is_scored_and_what_was_done_is_said(
         found[of] = json.loads(to.read_text())
     assert found["teacher"]["results"] != found["student"]["results"]
     out = capsys.readouterr().out
-    assert 'weights of {"name": "timm", "model": "vit_base_patch16_224", "arguments": {"patch_size": 8' in out
+    assert "weights of backbone: {name: timm, model: vit_base_patch16_224, arguments: {patch_size: 8, " in out
     assert "normalised by mean and deviation of ImageNet: the weights do not say how" in out
     assert "left out of the file: " in out
     assert any(note.startswith("left out") for note in found["teacher"]["notes"])
@@ -137,7 +137,7 @@ def test_attention_of_a_file_is_drawn(
     to = tmp_path / "drawn"
     assert run("attend", weights, image, "--to", to, "--pixels", 32) == 0
     assert (to / "a.png").is_file()
-    assert "weights of {" in capsys.readouterr().out
+    assert "weights of backbone: {" in capsys.readouterr().out
     odd = tmp_path / "odd.pth"
     torch.save(dino_names(numbers(width=48, depth=1, heads=2, patch=8)), odd)
     assert run("attend", odd, image, "--to", to) == 2

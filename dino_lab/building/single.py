@@ -19,8 +19,8 @@ from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
 from dino_lab.protocols import ChecksSize, Data, ability
 from dino_lab.registry import Params, Registry
-from dino_lab.runs.backbone_file import described
 from dino_lab.runs.files import SPEC
+from dino_lab.spec.literal import inline
 from dino_lab.weights.architecture import SIZE, architecture
 from dino_lab.weights.file import IN_FOLDER, TIMM, Content, is_run, read_weights
 from dino_lab.weights.fit import fit, load
@@ -65,6 +65,15 @@ def is_single(target: str) -> bool:
         in_run = is_run(path) or (path / SPEC).exists()
         return not in_run and any((path / name).is_file() for name in IN_FOLDER)
     return path.is_file() and not is_run(path)
+
+
+def check_target(target: str) -> None:
+    """A UserError where a target is neither a network by itself nor a folder, which may be that of a run."""
+    if not is_single(target) and not Path(target).is_dir() and not is_run(Path(target)):
+        raise UserError(
+            f"{target}: no run, and no file or folder of weights; a model of timm is written as "
+            f"{TIMM}MODEL, a backbone component as {PLUGIN}NAME"
+        )
 
 
 def has_two(target: str) -> bool:
@@ -118,7 +127,7 @@ def _of_file(
     weights = None if untrained else content
     target = str(path)
     if given is None and "backbone" in content.metadata:
-        found = described(path)
+        found = _described(content)
         # Weights come from the file, so none are downloaded.
         its = {key: False if key == "pretrained" else value for key, value in found["backbone"].items()}
         mean, std = tuple(found["mean"]), tuple(found["std"])
@@ -129,6 +138,19 @@ def _of_file(
         shown = size or SIZE
         return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
     return _by_shapes(path, content, size, of, weights)
+
+
+def _described(content: Content) -> dict[str, Any]:
+    """What an export of this package says of its backbone; a UserError where a part of that is missing."""
+    try:
+        said = {
+            key: json.loads(content.metadata[key]) for key in ("backbone", "size", "largest", "mean", "std")
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{content.source}: does not say which backbone it is of ({error})") from error
+    if not isinstance(said["backbone"], dict) or not isinstance(said["backbone"].get("name"), str):
+        raise UserError(f"{content.source}: names no backbone component")
+    return said
 
 
 def _by_shapes(
@@ -142,7 +164,7 @@ def _by_shapes(
     if "pos_embed" in found.tensors and shown != its.size and patch:
         sides = [f"{pixels // patch} x {pixels // patch}" for pixels in (its.size, shown)]
         notes = (*notes, f"position embeddings of {sides[0]} patches are interpolated to {sides[1]}")
-    notes = (f"weights of {json.dumps(its.backbone)}", *notes)
+    notes = (f"weights of backbone: {inline(its.backbone)}", *notes)
     return Source(str(path), its.backbone, its.channels, shown, its.size, mean, std, weights, of, notes)
 
 
