@@ -22,7 +22,7 @@ from dino_lab.sweeps.plan.plan import load_plan
 from dino_lab.sweeps.run import run_sweep
 from dino_lab.training import trainer
 from dino_lab.training.build import build
-from dino_lab.training.stacked import loop as stacked
+from dino_lab.training.stacked import trainer as stacked_trainer
 
 SHORT = "train: {epochs: 1, batch_size: 48, log_every: 2}\nname: tiny\n"  # 2 steps
 STAGES = """\
@@ -49,15 +49,20 @@ def staged(tiny_text: str, tmp_path: Path) -> Callable[..., Document]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Steps that were made, by the hash of the run."""
     counted: Counter[str] = Counter()
-    original = trainer.train
+    alone, stacked = trainer.train, stacked_trainer.train_each
 
     def train(run: Any, start: int) -> Any:
-        for row in original(run, start):
+        for row in alone(run, start):
             counted[run.spec.hash] += 1
             yield row
 
-    for module in (trainer, stacked):
-        monkeypatch.setattr(module, "train", train)
+    def train_each(runs: Any, start: int) -> Any:
+        for rows in stacked(runs, start):
+            counted.update(run.spec.hash for run in runs)
+            yield rows
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(stacked_trainer, "train_each", train_each)
     return counted
 
 
