@@ -218,10 +218,15 @@ class After(Section):
         return f"after {self.where}" if self.epoch is None else f"from epoch {self.epoch} of {self.where}"
 
     @property
+    def before(self) -> After | None:
+        """What that run itself begins with."""
+        before = self.spec.get("after")
+        return After.model_validate(before) if before is not None else None
+
+    @property
     def epochs_before(self) -> int:
         """Epochs of all stages before this one."""
-        before = self.spec.get("after")
-        earlier = After.model_validate(before).epochs_before if before is not None else 0
+        earlier = self.before.epochs_before if self.before is not None else 0
         return earlier + (int(self.spec["train"]["epochs"]) if self.epoch is None else 0)
 
 

@@ -128,9 +128,10 @@ def build(
     """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
 
     `shared` is what the spec's own data part would give, where it is in memory already. Without
-    `first_weights` those of `init` are not read, since others follow. A Misfit says which parts do not go
-    together.
+    `first_weights` those of `init` are not read, since others follow, as they do after another run. A Misfit
+    says which parts do not go together.
     """
+    first_weights = first_weights and spec.after is None
     check(spec, registry, first_weights=first_weights)
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)

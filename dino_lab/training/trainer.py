@@ -195,7 +195,7 @@ def prepared(
             run = together(
                 lambda: build(
                     *(spec, registry, options.device, of_machine(spec, registry, shared)),
-                    first_weights=begins and spec.after is None,
+                    first_weights=begins,
                 )
             )
             over = before.state == "finished"

@@ -12,14 +12,17 @@ import torch
 
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import registry
+from dino_lab.reports.page.base_spec import base_spec_of
+from dino_lab.reports.study.comparison import study_of
+from dino_lab.reports.study.findings import findings
+from dino_lab.reports.study.results import read_results
 from dino_lab.runs.checkpoint import kept_epochs
-from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.folder import RunFolder, folder_of
+from dino_lab.spec.difference import difference
 from dino_lab.spec.file import dump_yaml, load_text, parent_of
 from dino_lab.spec.model import Spec
 from dino_lab.spec.stages import after
 from dino_lab.training.build import build
-
-SGD = "optim={name: sgd, lr: 0.01}"
 
 
 def saved(folder: Path, name: str = "last.pt") -> dict[str, Any]:
@@ -96,6 +99,32 @@ def test_a_change_in_the_middle_begins_there(parent: Path, tiny_spec: Callable, 
     assert len(later) == 2
     assert later[0] != next(row["loss"] for row in its if row["step"] > 8)
     assert RunFolder(folder).environment()["init"] == [f"state of {parent} after epoch 2"]
+
+
+def test_a_fork_is_compared_with_its_parent(parent: Path, tiny_spec: Callable, execute: Callable) -> None:
+    spec = fork(tiny_spec("targets={name: softmax, temperature: 0.04}"), tiny_spec(), 2)
+    folder = execute(spec).folder
+    study = study_of([parent, folder], registry, "knn.5nn")
+    name = f"from epoch 2 of tiny/{parent.name}"
+    assert [arm.label for arm in study.arms] == ["tiny", f"tiny after={name} targets=softmax"]
+    found = findings(study, read_results(study))
+    assert found.notes[-1] == f"{study.arms[1].label}: forked from tiny after epoch 2"
+    assert found.lines[1].difference.n == 1  # of the same seed
+    changes = {change.key: change.new for change in difference(tiny_spec(), spec)}
+    assert changes == {"after": name, "targets": "softmax {temperature: 0.04}"}
+    with_after = [change for change in base_spec_of(spec, {}, registry).changes if change.key == "after"]
+    assert [change.new for change in with_after] == [name]
+
+
+def test_seeds_of_one_fork_are_one_arm(parent: Path, tiny_spec: Callable, tmp_path: Path) -> None:
+    folders = []
+    for seed in (0, 1):
+        spec = fork(tiny_spec(f"seed={seed}"), tiny_spec(f"seed={seed}"), 2)
+        folder = folder_of(tmp_path / "runs", spec)
+        folder.path.mkdir()
+        folder.write_spec(spec)
+        folders.append(folder.path)
+    assert [list(arm.folders) for arm in study_of(folders, registry, "loss").arms] == [[0, 1]]
 
 
 def test_a_fork_needs_no_parent_once_it_has_begun(
