@@ -121,7 +121,9 @@ def _weights(path: str) -> str | None:
 
 def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a dumped spec by dotted key, without those that do not decide the weights."""
-    kept = {key: value for key, value in dump.items() if key not in FREE}
+    kept = {key: value for key, value in dump.items() if key not in (*FREE, "after")}
+    if (after := dump.get("after")) is not None:
+        kept["after"] = {"run": after["run"], "epoch": after["epoch"]}
     if isinstance(kept.get("train"), Mapping):
         kept["train"] = {key: value for key, value in kept["train"].items() if key not in FREE_OF_TRAIN}
     return flat(kept)

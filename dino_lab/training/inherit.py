@@ -42,8 +42,8 @@ class Inheritance:
     @property
     def source(self) -> str:
         """What it is, in words."""
-        when = "the end" if self.epoch is None else f"epoch {self.epoch}"
-        return f"state of {self.folder.path} after {when}"
+        when = "at its end" if self.epoch is None else f"after epoch {self.epoch}"
+        return f"state of {self.folder.path} {when}"
 
     def first_step(self, run: Run) -> int:
         """Steps of the new run that are over: those of the epochs of a fork, none of a stage."""

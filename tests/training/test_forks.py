@@ -103,7 +103,7 @@ def test_a_change_in_the_middle_begins_there(parent: Path, tiny_spec: Callable, 
 
 def test_a_fork_is_compared_with_its_parent(parent: Path, tiny_spec: Callable, execute: Callable) -> None:
     spec = fork(tiny_spec("targets={name: softmax, temperature: 0.04}"), tiny_spec(), 2)
-    folder = execute(spec).folder
+    folder = execute(spec.model_copy(update={"train": tiny_spec("train.keep=[1, 2]").train})).folder
     study = study_of([parent, folder], registry, "knn.5nn")
     name = f"from epoch 2 of tiny/{parent.name}"
     assert [arm.label for arm in study.arms] == ["tiny", f"tiny after={name} targets=softmax"]
