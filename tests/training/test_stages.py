@@ -170,7 +170,9 @@ def test_a_sweep_over_the_second_stage_trains_the_first_once(
     assert all(line.ended == "finished" for line in result.table)
     assert trained.pop(first.hash) == 2
     assert list(trained.values()) == [4] * 4
-    assert result.findings.notes[-1].endswith(f": a stage after run {first.hash}")
+    begins, untrained = result.findings.notes[-2:]
+    assert begins.endswith(f": a stage after run {first.hash}")
+    assert untrained == "untrained: of these the score of the weights that they begin with"
     plan = load_plan(file, ["seeds=2"], registry, runs=tmp_path / "runs")
     parents = Counter(trial.spec.after.run for trial in plan.trials)
     assert parents == {first.hash: 4, with_seed(first, 1, registry).hash: 4}
