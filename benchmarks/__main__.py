@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import (
     augment,
+    bands,
     checkpoint,
     knn,
     numerics,
@@ -14,10 +15,12 @@ from benchmarks import (
     pipeline,
     processes,
     quickstart,
+    shards,
     startup,
     step,
     sweep,
     together,
+    whole,
 )
 
 HEAD = """# Benchmarks
@@ -46,6 +49,9 @@ def main() -> None:
         numerics,
         augment,
         packed,
+        whole,
+        bands,
+        shards,
         pipeline,
         step,
         together,

@@ -36,7 +36,7 @@ from dino_lab.spec.file import load
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
 from dino_lab.training.loop import train
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Fixed:
     def __init__(self, views: Views, like: Run) -> None:
         self.views, self.pairs, self.groups = views, like.augment.pairs, like.augment.groups
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
         return self.views
 
 

@@ -25,7 +25,7 @@ from dino_lab.evaluation.outputs import MaskedImages, Representation, Split
 from dino_lab.imaging.report import DataReport
 from dino_lab.network import Network
 from dino_lab.registry.kinds import KIND_OF_FIELD
-from dino_lab.types import BackboneOutput, Output, Views
+from dino_lab.types import BackboneOutput, Images, Output, Views
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Data(Protocol):
     std: tuple[float, ...]
 
     def __init__(self, device: torch.device) -> None: ...
-    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Images, Tensor]]:
         """Batches from step `start` on, without end: every epoch a new order, decided by (seed, epoch) alone;
         an incomplete last batch is dropped.
         """
@@ -80,7 +80,7 @@ class GivesShares(Data, Protocol):
 
     def train_share(
         self, batch_size: int, seed: int, start: int, images: slice
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Images, Tensor]]:
         """Of each batch that `train` gives, its `images` alone."""
         ...
 
@@ -129,6 +129,23 @@ class MayLackLabels(Data, Protocol):
     labelled: bool
 
 
+class MayGiveWhole(Data, Protocol):
+    """Data whose `train` may give `WholeImages`, each of its own size, in place of uint8 [B, C, H, W].
+
+    `test` and `bank` give squares of `size` all the same.
+    """
+
+    whole: bool  # whether it does
+
+
+class GivesFingerprint(Data, Protocol):
+    """Data whose parameters do not name files that can be looked at, such as URLs."""
+
+    def fingerprint(self) -> str:
+        """A text that is another where the data are others; a copy has the same. Nothing is read for it."""
+        ...
+
+
 class GivesReport(Data, Protocol):
     """Data that may pass over some of what it was given, and reports it."""
 
@@ -143,21 +160,22 @@ class GivesReport(Data, Protocol):
 class Augment(Protocol):
     """Images uint8 [B, C, H, W] to crops of them, on the images' device.
 
-    Every random number comes from `generator`, which lives on the CPU, so that the crops of a step can be
-    made again, and are the same on every device but for rounding.
+    Data may also give `WholeImages`, each of its own size; an augmentation that does not take them is refused
+    with such data before anything starts. Every random number comes from `generator`, which lives on the CPU,
+    so that the crops of a step can be made again, and are the same on every device but for rounding.
     """
 
     pairs: Tensor  # [S, T] int8, on the CPU until the module is moved (a buffer)
     groups: tuple[tuple[int, int], ...]  # (views, pixels) of each entry of Views.crops
 
     def __init__(self) -> None: ...
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views: ...
+    def forward(self, images: Images, generator: torch.Generator) -> Views: ...
 
 
 class CropsShares(Augment, Protocol):
     """An augmentation that makes the crops of some images of a batch without seeing the others."""
 
-    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+    def forward_share(self, images: Images, generator: torch.Generator, batch: int, first: int) -> Views:
         """What `forward` makes of a batch of `batch` images, for those that are given alone.
 
         `images` stand side by side in the batch, from position `first` on.
@@ -522,6 +540,8 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesSegments,
         GivesLabels,
         MayLackLabels,
+        MayGiveWhole,
+        GivesFingerprint,
         GivesReport,
     ),
     "augment": (CropsShares,),

@@ -27,6 +27,7 @@ from dino_lab.protocols import (
     GivesAnnotations,
     GivesAnswer,
     GivesFiles,
+    GivesFingerprint,
     GivesFloors,
     GivesLabels,
     GivesMeasures,
@@ -37,6 +38,7 @@ from dino_lab.protocols import (
     GivesTokens,
     HasClassNames,
     HasLastLayer,
+    MayGiveWhole,
     MayLackLabels,
     NeedsAbilities,
     NeedsRepresentations,
@@ -98,6 +100,7 @@ def test_every_ability_extends_the_contract_of_its_kind_and_is_in_the_table() ->
 
 
 DATA = {SharedData, HasClassNames, GivesLabels, MayLackLabels, GivesReport, GivesShares}
+FROM_FILES = {*DATA, MayGiveWhole}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +109,11 @@ DATA = {SharedData, HasClassNames, GivesLabels, MayLackLabels, GivesReport, Give
         ("backbone", "vit", set(ABILITIES["backbone"])),
         ("backbone", "timm", set(ABILITIES["backbone"])),
         ("data", "shapes", {*DATA, GivesAnnotations}),
-        ("data", "image_folder", DATA),
-        ("data", "voc", {*DATA, GivesAnnotations, GivesSegments}),
+        ("data", "image_folder", FROM_FILES),
+        ("data", "shards", {*FROM_FILES, GivesFingerprint}),
+        ("data", "voc", {*FROM_FILES, GivesAnnotations, GivesSegments}),
+        ("data", "coco", {*FROM_FILES, GivesAnnotations, GivesSegments}),
+        ("data", "davis", {*FROM_FILES, GivesAnnotations, GivesSegments}),
         ("augment", "multicrop", {CropsShares}),
         ("augment", "triplet", set()),
         ("head", "prototypes", {HasLastLayer}),

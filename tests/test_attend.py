@@ -94,7 +94,7 @@ def test_a_video_without_the_extra_is_one_line(
     monkeypatch.setitem(sys.modules, "av", None)
     assert attend(folder, tmp_path / "v.mp4", "--to", tmp_path / "out") == 2
     assert capsys.readouterr().err == (
-        f"{tmp_path}/v.mp4: to read a video takes PyAV: pip install 'dino-lab[video]'\n"
+        f"{tmp_path}/v.mp4: a video needs av, which is not installed: pip install 'dino-lab[video]'\n"
     )
 
 

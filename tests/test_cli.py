@@ -42,7 +42,8 @@ from dino_lab.training.loop import Row
 from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
-RUN = SimpleNamespace(data=SimpleNamespace(train_images=9, test_images=4, classes=3), left_out=(), said=())
+IMAGES = SimpleNamespace(train_images=9, test_images=4, classes=3)
+RUN = SimpleNamespace(data=IMAGES, evaluation_data=IMAGES, left_out=(), said=())
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
 SPEC = """\
 name: tiny

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from dino_lab import collectives
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.data._pack import pack
+from dino_lab.components.data._shard_writer import write_shards
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators import invariance
@@ -61,7 +64,12 @@ FROM_FILES = {
     ("data", "image_folder"): "folders",
     ("data", "parquet"): ".",
     ("data", "voc"): "voc",
+    ("data", "coco"): "coco",
+    ("data", "davis"): "davis",
     ("data", "packed"): "pack",
+    ("data", "hf"): "folders",
+    ("data", "video"): "videos",
+    ("data", "shards"): "shards/train-00000.tar",
 }
 # Of the method that a component is tried in.
 SETTINGS = {("augment", "triplet"): ["loss={name: info_nce}"]}
@@ -76,8 +84,8 @@ COMPONENTS = [
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
-    """A training split of 9 images and a test split of 6, in 3 classes: Parquet, class folders, VOC and a pack."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training split of 9 images and a test split of 6, in 3 classes, in each layout."""
     for split, count in (("train", 9), ("test", 6)):
         rows: list[dict[str, bytes]] = []
         for i in range(count):
@@ -89,11 +97,56 @@ def files(tmp_path: Path) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i}.png").write_bytes(buffer.getvalue())
             _add_to_voc(tmp_path / "voc", "val" if split == "test" else split, i, buffer.getvalue())
+            _add_to_davis(tmp_path / "davis", "val" if split == "test" else split, i, buffer.getvalue())
+        _write_coco(tmp_path / "coco", "val2017" if split == "test" else "train2017", rows)
         table = pa.table({"image": rows, "label": [i % 3 for i in range(count)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
     data = ImageFolder(torch.device("cpu"), path=str(tmp_path / "folders"), size=16)
     pack(data, {}, tmp_path / "pack", lambda done, total: None)
+    (tmp_path / "videos").mkdir()
+    for i in range(6):
+        _write_video(tmp_path / "videos" / f"{i}.mp4")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_shards(data, tmp_path / "shards", tmp_path, lambda done, total: None)
     return tmp_path
+
+
+def _write_video(file: Path) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 20, 18, "yuv420p"
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(0, 255, (18, 20, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_coco(root: Path, split: str, images: list[dict[str, bytes]]) -> None:
+    square = [5, 4, 15, 4, 15, 12, 5, 12]
+    content = {
+        "categories": [{"id": i + 1, "name": f"class{i}"} for i in range(3)],
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(len(images))],
+        "annotations": [
+            {"image_id": i, "category_id": i % 3 + 1, "segmentation": [square], "area": 80}
+            for i in range(len(images))
+        ],
+    }
+    for folder in ("annotations", split):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    for i, image in enumerate(images):
+        (root / split / f"{i}.png").write_bytes(image["bytes"])
+
+
+def _add_to_davis(root: Path, split: str, i: int, image: bytes) -> None:
+    mask = np.zeros((20, 18), np.uint8)
+    mask[4:12, 5:15] = 1
+    folders = [root / kind / "480p" / f"{split}video" for kind in ("JPEGImages", "Annotations")]
+    for folder in (*folders, root / "ImageSets/2017"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (folders[0] / f"{i:05}.jpg").write_bytes(image)
+    Image.fromarray(mask).save(folders[1] / f"{i:05}.png")
+    (root / "ImageSets/2017" / f"{split}.txt").write_text(f"{split}video\n")
 
 
 def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
@@ -120,8 +173,16 @@ def test_every_built_in_keeps_its_contract(
     params = PARAMS.get((kind, name), {})
     if (kind, name) in FROM_FILES:
         files = request.getfixturevalue("files")
-        params = {"path": str(files / FROM_FILES[kind, name])} | ({} if name == "packed" else {"size": 16})
+        path = str(files / FROM_FILES[kind, name])
+        params = {"dataset" if name == "hf" else "path": path} | ({} if name == "packed" else {"size": 16})
+        if name == "shards":
+            params |= {"test": str(files / "shards" / "test-00000.tar"), "label": "cls"}
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
+
+
+def test_data_of_whole_images_keep_the_contract(files: Path) -> None:
+    params = {"path": str(files / "folders"), "size": 16, "crops": "full"}
+    check_component("data", "image_folder", params=params)
 
 
 def test_every_kind_has_a_trial() -> None:

@@ -12,7 +12,8 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "registry.kinds errors types schedule collectives",
-    "registry.discovery registry.plugin_files extras imaging kernels runs.files runs.checkpoint",
+    "registry.discovery registry.plugin_files extras kernels runs.files runs.checkpoint",
+    "imaging",
     "network",
     "evaluation.outputs evaluation.attention_maps",
     "distributed",

@@ -10,7 +10,7 @@ import pytest
 
 from dino_lab.cli import app, validate
 from dino_lab.cli.app import main
-from dino_lab.components.data import _shards
+from dino_lab.components.data import _pack_format
 from dino_lab.components.evaluators._benchmark import read_layout
 from dino_lab.errors import UserError, first_line, printable
 from dino_lab.reports.page.evaluator_files import read_evaluator_files
@@ -108,9 +108,9 @@ def test_files_of_brackets_are_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "gnd_deep.json").write_text(deep)
     with pytest.raises(UserError, match=r"gnd_deep.json: not a whole JSON file"):
         read_layout(tmp_path)
-    (tmp_path / _shards.MANIFEST).write_text(deep)
+    (tmp_path / _pack_format.MANIFEST).write_text(deep)
     with pytest.raises(UserError, match=r"is damaged .*; remove the folder and pack again"):
-        _shards.Manifest.read(tmp_path)
+        _pack_format.Manifest.read(tmp_path)
     evaluations = tmp_path / "evaluations" / "000006"
     evaluations.mkdir(parents=True)
     (evaluations / "bad.teacher.deep.json").write_text(deep)

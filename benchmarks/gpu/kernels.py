@@ -33,6 +33,7 @@ from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.kernels.cross_entropy import cross_entropy
 from dino_lab.kernels.linear import linear
 from dino_lab.kernels.scaling import scale_each
+from dino_lab.types import WholeImages
 
 VIEWS = 2
 CUT: list[Any] = [{"crop": {"scale": [0.2, 1]}}, "flip"]
@@ -88,6 +89,19 @@ def crops(
         return largest(ours, theirs)
 
     return find
+
+
+def whole(device: torch.device, toy: bool) -> float:
+    """Crops of images of many sizes, of the device's own kernels there, and of torch on the CPU."""
+    images, size = _images(toy)
+    many = WholeImages.of([image[:, : image.shape[1] - 3 * i] for i, image in enumerate(images)])
+    (fused,) = policy(VIEWS, size, _ALL).passes
+    assert isinstance(fused, FusedPass)
+    share = Share(VIEWS, len(many), slice(0, len(many)))
+    with drawing_from(seeded()):
+        sampled = fused.sample((VIEWS * len(many), many.channels, size, size), share, share.sizes(many))
+    ours = _own(device).make(many.to(device), sampled, size, 8)
+    return largest(ours, by_batch.make(many, sampled, size, 8))
 
 
 def changed(device: torch.device, toy: bool) -> float:
@@ -205,6 +219,7 @@ KERNELS = (
     Comparison("crops: rotated, against torch on the CPU", 1e-3, crops([*CUT, *ROTATE, *ENDS], by_batch)),
     Comparison("crops: torch there against torch on the CPU", 1e-4, crops(_ALL, by_batch, by_batch)),
     Comparison("crops: mean difference from Numba's whole levels", 0.5 * LEVEL, crops(_ALL, by_crop)),
+    Comparison("crops: of images of many sizes, against torch on the CPU", 1e-4, whole),
     Comparison("crops that are there, changed, against Numba", 1e-4, changed),
     Comparison(
         "blur",

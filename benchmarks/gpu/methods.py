@@ -24,7 +24,7 @@ from dino_lab.spec.file import load
 from dino_lab.training.build import Run, build
 from dino_lab.training.data_cache import Shelf
 from dino_lab.training.loop import train
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "methods"
 METHODS = ("dino", "simclr", "byol", "vicreg", "moco_v3")
@@ -48,9 +48,9 @@ class OnHost:
     def __init__(self, augment: Augment) -> None:
         self._augment, self.pairs, self.groups = augment, augment.pairs, augment.groups
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
         """As the augmentation that was given."""
-        views = self._augment.forward(images.cpu(), generator)
+        views = self._augment.forward(images.to(torch.device("cpu")), generator)
         return Views([crops.to(images.device) for crops in views.crops], self.pairs)
 
 

@@ -57,6 +57,7 @@ def check(spec: Spec, registry: Registry, *, first_weights: bool = True) -> list
     _check_teacher(method)
     parts = {field: getattr(spec, field) for field in KIND_OF_FIELD if field not in LISTS}
     names = {field: part.name for field, part in parts.items() if part is not None}
+    names["data"] = spec.evaluation_data.name
     evaluators = list(make_evaluators(spec.evaluators, registry).values())
     its = [params.name for params in spec.evaluators]
     check_needs(names, registry, list(zip(its, evaluators, strict=True)))

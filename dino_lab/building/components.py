@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def make_method(
 def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[str, Evaluator]:
     """Each under its name; a second one of a name bears a number."""
     found: dict[str, Evaluator] = {}
-    for i, (name, params) in enumerate(zip(_names(evaluators), evaluators, strict=True)):
+    for i, (name, params) in enumerate(zip(component_names(evaluators), evaluators, strict=True)):
         with misfits("evaluators", i):
             found[name] = registry.build("evaluator", params)
     return found
@@ -89,7 +90,9 @@ def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[st
 
 def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[str, Regularizer]:
     found: dict[str, Regularizer] = {}
-    for i, (name, params) in enumerate(zip(_names(spec.regularizers), spec.regularizers, strict=True)):
+    for i, (name, params) in enumerate(
+        zip(component_names(spec.regularizers), spec.regularizers, strict=True)
+    ):
         seed_everything(spec.seed, "build", "regularizers", i)
         with misfits("regularizers", i):
             part = registry.build("regularizer", params)
@@ -97,7 +100,8 @@ def _regularizers(spec: Spec, registry: Registry, device: torch.device) -> dict[
     return found
 
 
-def _names(components: Sequence[Params]) -> list[str]:
+def component_names(components: Sequence[Params]) -> list[str]:
+    """The name of each; a second one of a name bears a number."""
     return distinct([params.name for params in components])
 
 
@@ -112,9 +116,25 @@ def distinct(names: Sequence[str], separator: str = "_") -> list[str]:
 def make_component(spec: Spec, registry: Registry, device: torch.device, field: str, *context: Any) -> Any:
     """The component that a field of the spec names, seeded by that field alone."""
     seed_everything(spec.seed, "build", field)
-    with misfits(field), few_layers():
-        part = registry.build(KIND_OF_FIELD[field], getattr(spec, field), *context)
+    params = getattr(spec, field)
+    with _located(field, params), misfits(field), few_layers():
+        part = registry.build(KIND_OF_FIELD[field], params, *context)
     return part.to(device) if isinstance(part, nn.Module) else part
+
+
+@contextmanager
+def _located(field: str, params: Params) -> Iterator[None]:
+    """Say `evaluate_on.path` where a component knows its keys as `data.path`."""
+    kind = KIND_OF_FIELD[field]
+    try:
+        yield
+    except Misfit as misfit:
+        if field == kind:
+            raise
+        keys = "|".join(map(re.escape, type(params).model_fields))
+        message = re.sub(rf"\b{kind}\.(?=(?:{keys})\b)", f"{field}.", misfit.message)
+        loc = (field, *misfit.loc[1:]) if misfit.loc[0] == kind else misfit.loc
+        raise Misfit(loc, message) from misfit
 
 
 @contextmanager

@@ -16,15 +16,25 @@ from dino_lab.protocols import (
     Evaluator,
     GivesLabels,
     GivesReport,
+    MayGiveWhole,
     MayLackLabels,
     ability,
 )
+from dino_lab.types import Images, WholeImages
 
 
 def check_data(
-    data: Data, augment: Augment, evaluators: Iterable[Evaluator], batch_size: int, device: torch.device
+    data: Data,
+    augment: Augment,
+    evaluators: Iterable[Evaluator],
+    batch_size: int,
+    device: torch.device,
+    evaluation_data: Data | None = None,
 ) -> None:
-    """A Misfit where there are too few images, or the augmentation or an evaluator cannot take them."""
+    """A Misfit where there are too few images, or the augmentation or an evaluator cannot take them.
+
+    Evaluators see `evaluation_data`, or `data` where there are none.
+    """
     if not data.train_images:
         raise Misfit(("data",), "there is no training split, so nothing can be trained on it")
     if batch_size > data.train_images:
@@ -35,15 +45,29 @@ def check_data(
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != data.channels:
             raise Misfit(("data",), f"{name} has {len(values)} numbers for {data.channels} channels")
-    images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
+    _check_augment(data, augment, device)
+    seen = data if evaluation_data is None else evaluation_data
+    if seen.channels != data.channels:
+        raise Misfit(
+            ("evaluate_on",), f"its images have {seen.channels} channels, and those of data {data.channels}"
+        )
+    for i, evaluator in enumerate(evaluators):
+        with misfits("evaluators", i):
+            check_labels(evaluator, seen)
+
+
+def _check_augment(data: Data, augment: Augment, device: torch.device) -> None:
+    """A Misfit where the augmentation does not take images like these, tried with empty ones."""
+    images: Images = torch.zeros(2, data.channels, data.size, data.size, dtype=torch.uint8, device=device)
+    what = f"images of {data.channels} channels and {data.size} x {data.size} px"
+    giving = ability(data, MayGiveWhole)
+    if giving is not None and giving.whole:
+        images = WholeImages.of([image[:, : data.size - i] for i, image in enumerate(images)])
+        what = f"images of {data.channels} channels and many sizes (data.crops: full)"
     try:
         augment.forward(images, torch.Generator())
     except Exception as error:  # of any augmentation
-        what = f"{data.channels} channels and {data.size} x {data.size} px"
-        raise Misfit(("augment",), f"refuses images of {what}: {first_line(error)}") from error
-    for i, evaluator in enumerate(evaluators):
-        with misfits("evaluators", i):
-            check_labels(evaluator, data)
+        raise Misfit(("augment",), f"refuses {what}: {first_line(error)}") from error
 
 
 def scorable(evaluators: Mapping[str, Evaluator], data: Data) -> tuple[dict[str, Evaluator], tuple[str, ...]]:
@@ -57,17 +81,25 @@ def scorable(evaluators: Mapping[str, Evaluator], data: Data) -> tuple[dict[str,
     return kept, tuple(name for name in evaluators if name not in kept)
 
 
-def data_lines(data: Data, left_out: Sequence[str] = ()) -> list[str]:
+def data_lines(data: Data, evaluation_data: Data, left_out: Sequence[str] = ()) -> list[str]:
     """What was found of the data, in lines to print; `left_out` are evaluators that cannot score by it."""
-    if (reporting := ability(data, GivesReport)) is not None:
-        lines = reporting.found().lines()
-    else:
-        counts = f"{data.train_images} training and {data.test_images} test images"
-        lines = [f"data: {counts} of {data.classes} classes"]
+    lines = _found("data", data)
+    if evaluation_data is not data:
+        lines += _found("evaluate_on", evaluation_data)
     if left_out:
         names = ", ".join(left_out)
-        lines.append(f"note: without labels there is no {names}; spectrum and invariance need none")
+        lines.append(
+            f"note: without labels there is no {names}; spectrum and invariance need none, and evaluate_on "
+            "names images that have labels"
+        )
     return lines
+
+
+def _found(field: str, data: Data) -> list[str]:
+    if (reporting := ability(data, GivesReport)) is not None:
+        return reporting.found().lines(field)
+    counts = f"{data.train_images} training and {data.test_images} test images"
+    return [f"{field}: {counts} of {data.classes} classes"]
 
 
 def check_labelled(teacher: str, data: Data) -> None:

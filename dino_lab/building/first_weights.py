@@ -21,7 +21,7 @@ def content_of(init: Start) -> Content:
     """What `init` names, in memory only as far as it is used; a UserError where it cannot be read."""
     if init.path.startswith(TIMM):
         return _of_timm(init.path)
-    path = Path(init.path)
+    path = Path(init.path).expanduser()
     return _read(path, digest(path))
 
 

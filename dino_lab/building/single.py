@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dino_lab.building.components import misfits
+from dino_lab.building.first_weights import channels_of
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
@@ -96,6 +97,8 @@ def find_single(
     `size` is that of the images it is shown, in pixels.
     """
     if target.startswith(TIMM):
+        if backbone is not None:
+            raise Misfit(("backbone",), f"{target} names a backbone itself; leave it out")
         return _of_timm(target, size, untrained)
     given = None if backbone is None else backbone.model_dump(mode="json", serialize_as_any=True)
     if target.startswith(PLUGIN):
@@ -130,13 +133,14 @@ def _of_file(
         found = _described(content)
         # Weights come from the file, so none are downloaded.
         its = {key: False if key == "pretrained" else value for key, value in found["backbone"].items()}
-        mean, std = tuple(found["mean"]), tuple(found["std"])
+        mean, std = found["mean"], found["std"]
         shown = size or found["size"]
         return Source(target, its, len(mean), shown, found["largest"], mean, std, weights)
     if given is not None:
-        mean, std, notes = _normalisation(path, content, 3)
+        channels = channels_of(content)
+        mean, std, notes = _normalisation(path, content, channels)
         shown = size or SIZE
-        return Source(target, given, None, shown, shown, mean, std, weights, of, notes)
+        return Source(target, given, channels, shown, shown, mean, std, weights, of, notes)
     return _by_shapes(path, content, size, of, weights)
 
 
@@ -150,7 +154,20 @@ def _described(content: Content) -> dict[str, Any]:
         raise UserError(f"{content.source}: does not say which backbone it is of ({error})") from error
     if not isinstance(said["backbone"], dict) or not isinstance(said["backbone"].get("name"), str):
         raise UserError(f"{content.source}: names no backbone component")
-    return said
+    if any(type(said[key]) is not int or said[key] < 1 for key in ("size", "largest")):
+        raise UserError(f"{content.source}: says sizes that are none ({said['size']}, {said['largest']})")
+    if (found := _statistics(said, ("mean", "std"))) is None:
+        raise UserError(f"{content.source}: says a normalisation that is none (mean and std)")
+    return said | {"mean": found[0], "std": found[1]}
+
+
+def _statistics(said: Any, keys: Sequence[str]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of each channel; None where that is not what is said."""
+    try:
+        mean, std = (tuple(float(value) for value in said[key]) for key in keys)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (mean, std) if len(mean) == len(std) and min(std, default=0) > 0 else None
 
 
 def _by_shapes(
@@ -180,12 +197,9 @@ def _normalisation(
             said = json.loads((path / PREPROCESSOR).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path / PREPROCESSOR}: cannot be read ({first_line(error)})") from None
-    try:
-        mean, std = (tuple(float(value) for value in said[key]) for key in keys)
-        if len(mean) == len(std) == channels and min(std) > 0:
-            return mean, std, ()
-    except (KeyError, TypeError, ValueError):
-        pass
+    found = _statistics(said, keys)
+    if found is not None and len(found[0]) == channels:
+        return *found, ()
     mean, std = IMAGENET if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
     whose = "ImageNet" if channels == 3 else "0.5 and 0.5"
     return mean, std, (f"images are normalised by mean and deviation of {whose}: the weights do not say how",)
@@ -216,24 +230,34 @@ def check_size(network: Network, size: int) -> None:
 
 
 def _backbone(source: Source, registry: Registry, channels: int) -> tuple[Any, tuple[str, ...]]:
+    if source.content is None:
+        return _built(source, registry, channels), ()
+    with torch.device("meta"):  # a file may name a backbone that is larger than any memory
+        fit(source.content, _built(source, registry, channels), source.of)
+    backbone = _built(source, registry, channels)
+    fitted = fit(source.content, backbone, source.of)
+    load(backbone, fitted.state)
+    return backbone, fitted.lines
+
+
+def _built(source: Source, registry: Registry, channels: int) -> Any:
     params = registry.find("backbone", source.backbone["name"]).params
     try:
         parsed = params.model_validate_json(json.dumps(source.backbone), strict=True)
         with _silent("huggingface_hub"):  # it logs every try of a download; the last one is said below
-            backbone = registry.build("backbone", parsed, channels, source.largest)
+            return registry.build("backbone", parsed, channels, source.largest)
     except UserError as error:
         if not source.target.startswith(TIMM):
             raise UserError(f"{source.target}: {error}") from error
         reason = str(error).rpartition("; ")[0]
         hint = "--untrained scores it with its first weights"
         raise UserError(f"{source.target}: {reason}; {hint}") from error
-    except ValueError as error:
+    except (
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ) as error:  # the last two of sizes that torch cannot count
         raise UserError(f"{source.target}: {first_line(error)}") from error
-    if source.content is None:
-        return backbone, ()
-    fitted = fit(source.content, backbone, source.of)
-    load(backbone, fitted.state)
-    return backbone, fitted.lines
 
 
 @contextmanager

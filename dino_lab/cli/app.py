@@ -19,6 +19,7 @@ from dino_lab.cli import (
     branch,
     compare,
     components,
+    data,
     diff,
     evaluate,
     export,
@@ -98,6 +99,7 @@ for verb in (
     evaluate.eval_,
     export.export,
     attend.attend,
+    data.data,
     pack.pack,
     completion,
 ):

@@ -50,7 +50,9 @@ def attend(
         float, typer.Option(metavar="SHARE", min=0.01, max=0.99, help="Share of a map that its mask holds.")
     ] = 0.6,
     every: Annotated[int, typer.Option(metavar="N", min=1, help="Of a video, every so many frames.")] = 1,
-    of: Annotated[Of, typer.Option(help="Whose attention.")] = Of.teacher,
+    of: Annotated[
+        Of | None, typer.Option(help="Whose attention, of two networks. [default: teacher]")
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(metavar="YAML", help="Of weights that do not say it: '{name: timm, model: ...}'."),
@@ -72,7 +74,7 @@ def attend(
 
     to = _place(target) if to is None else to
     written, bad = 0, 0
-    with _encoder(target, of.value, backbone, device, pixels) as encode:
+    with _encoder(target, None if of is None else of.value, backbone, device, pixels) as encode:
         for file, name in zip(files, distinct([file.stem for file in files], "-"), strict=True):
             try:
                 for number, image in pictures(file, max(SHOWN, encode.size), every):
@@ -99,7 +101,7 @@ def _place(target: str) -> Path:
 
 @contextmanager
 def _encoder(
-    target: str, of: Side, backbone: str | None, device: str | None, pixels: int | None
+    target: str, of: Side | None, backbone: str | None, device: str | None, pixels: int | None
 ) -> Iterator[Encoder]:
     from contextlib import nullcontext
 
@@ -116,6 +118,7 @@ def _encoder(
     if is_single(target):
         given = None if backbone is None else read_backbone(backbone, registry)
         source = find_single(target, registry, backbone=given, size=pixels, of=of)
+        _check_channels(target, source.channels or 3)
         opened = open_single(source, registry, choose_device(device))
         for note in opened.notes:
             print(printable(note))
@@ -125,8 +128,16 @@ def _encoder(
     if backbone is not None:
         raise UserError(f"--backbone: {target} is a run, which has its own; leave it out")
     run = open_run(Path(target), registry, choose_device(device))
-    with run.encoder(of) as encode:
+    _check_channels(target, run.channels)
+    with run.encoder(of or "teacher") as encode:
         yield encode.at(pixels, run.channels)
+
+
+def _check_channels(target: str, channels: int) -> None:
+    if channels != 3:
+        raise UserError(
+            f"{target}: its network sees images of {channels} channels, and pictures are read as RGB"
+        )
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+EVERY = 5.0  # seconds between two lines of progress
 GAP = "  "
 NO_BREAK = "\N{NO-BREAK SPACE}"  # in what counts as one word: a bound, `>= 0`, and a short list, `[0.4, 1]`
 
@@ -19,6 +23,26 @@ NO_BREAK = "\N{NO-BREAK SPACE}"  # in what counts as one word: a bound, `>= 0`, 
 def console() -> Console:
     """The console of standard output; text is never read as markup, nor decorated by guesses."""
     return Console(markup=False, highlight=False, emoji=False)
+
+
+class Progress:
+    """A line every few seconds of how many images are done."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self.began = self.said = time.monotonic()
+        self.file = file or sys.stdout
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= EVERY:
+            rate = done / (now - self.began)
+            print(f"{done} of {total} images, {rate:.0f} images/s", file=self.file, flush=True)
+            self.said = now
+
+    def end(self, written: int) -> str:
+        """How many images were written, and in what time."""
+        seconds = time.monotonic() - self.began
+        return f"{written} written now in {seconds:.0f} s" if written else "nothing was missing"
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, headed: bool = False) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from dino_lab.errors import UserError
+from dino_lab.imaging import video
 from dino_lab.imaging.decode import BadImage, Pixels, decode
 
 ANIMATED = {"GIF", "PNG", "WEBP"}  # other files of several pictures are pages, or previews
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}
 
 
 class BadFile(UserError):
@@ -26,17 +26,23 @@ def pictures(file: Path, size: int, every: int) -> Iterator[tuple[int | None, Pi
     """
     if not file.is_file():
         raise BadFile(f"{file}: {'is a folder; name its files' if file.is_dir() else 'no such file'}")
-    read = _frames if file.suffix.lower() in VIDEOS else _images
+    read = _frames if file.suffix.lower() in video.SUFFIXES else _images
     try:
         for number, image in read(file):
             if number is None or number % every == 0:
                 yield number, decode(image, size)
     except BadFile:
         raise
+    except UserError as error:  # the package that reads videos is missing
+        raise BadFile(f"{file}: {error}") from error
+    except video.NoVideo as error:
+        raise BadFile(f"{file}: cannot be read ({error})") from error
     except BadImage as error:
         raise BadFile(f"{file}: unreadable image ({error})") from error
     except UnidentifiedImageError as error:
-        raise BadFile(f"{file}: neither an image nor a video ({', '.join(sorted(VIDEOS))})") from error
+        raise BadFile(
+            f"{file}: neither an image nor a video ({', '.join(sorted(video.SUFFIXES))})"
+        ) from error
     except Exception as error:  # as many kinds as Pillow has plug-ins
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadFile(f"{file}: cannot be read ({reason})") from error
@@ -51,12 +57,4 @@ def _images(file: Path) -> Iterator[tuple[int | None, Image.Image]]:
 
 
 def _frames(file: Path) -> Iterator[tuple[int, Image.Image]]:
-    try:
-        import av
-    except ImportError:
-        raise BadFile(f"{file}: to read a video takes PyAV: pip install 'dino-lab[video]'") from None
-    with av.open(str(file)) as container:
-        if not container.streams.video:
-            raise BadFile(f"{file}: holds no video")
-        for number, frame in enumerate(container.decode(video=0)):
-            yield number, frame.to_image()
+    return enumerate(video.frames(file))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +14,9 @@ from dino_lab.errors import UserError
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
+    from dino_lab.components.data._labelled import Labelled
     from dino_lab.registry import Params
 
-EVERY = 5.0  # seconds between two lines
 INTERRUPTED = 130
 
 
@@ -26,27 +25,27 @@ def pack(
         Path, typer.Argument(metavar="SPEC|FOLDER", help="A spec, or a folder of data `image_folder`.")
     ],
     to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Write tar files of the images' own files, for data `shards`.")
+    ] = False,
     settings: Settings = None,
     plugin: Plugins = None,
 ) -> None:
-    """Decode a data set once, into a folder that data `packed` reads.
+    """Decode a data set once, into a folder that data `packed` reads; or put its files into shards.
 
-    Images are cut to the size of the spec's data; for a folder say `--set data.size=256`. A pack that was
-    stopped goes on, and one that is damaged is repaired, by the same command.
+    Images are cut to the size of the spec's data; for a folder say `--set data.size=256`. In shards they are
+    as they were. What was stopped goes on, and what is damaged is repaired, by the same command.
     """
     load_plugins(plugin)
     import torch
 
     from dino_lab.components.data._labelled import Labelled
-    from dino_lab.components.data._pack import pack as write
     from dino_lab.components.data._storage import never_resident
     from dino_lab.registry import registry
 
     gc.enable()  # see __main__.py
-    params = (
-        _params_of_folder(what, settings or []) if what.is_dir() else _params_of_spec(what, settings or [])
-    )
-    began = time.monotonic()
+    given = ["data.size=256"] * shards + (settings or [])  # of shards a size is no part
+    params = params_of_folder(what, given) if what.is_dir() else _params_of_spec(what, settings or [])
     with never_resident():
         data = registry.build("data", params, torch.device("cpu"))
     if not isinstance(data, Labelled):
@@ -54,28 +53,38 @@ def pack(
     for line in data.found().lines():
         print(line)
     try:
-        manifest, written = write(data, json.loads(params.model_dump_json()), to, _Progress())
+        if shards:
+            _write_shards(data, to)
+        else:
+            _write_pack(data, params, to)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
-    seconds = time.monotonic() - began
-    how = f"{written} written now in {seconds:.0f} s" if written else "nothing was missing"
+
+
+def _write_pack(data: Labelled, params: Params, to: Path) -> None:
+    from dino_lab.cli.console import Progress
+    from dino_lab.components.data._pack import pack
+
+    progress = Progress()
+    manifest, written = pack(data, json.loads(params.model_dump_json()), to, progress)
     train, test, size = manifest.images["train"], manifest.images["test"], manifest.size
-    print(f"{to}: {train} + {test} images of {size} x {size} pixels; {how}")
+    print(f"{to}: {train} + {test} images of {size} x {size} pixels; {progress.end(written)}")
     print(f"in a spec: data: {{name: packed, path: {to}}}")
 
 
-class _Progress:
-    """A line every few seconds."""
+def _write_shards(data: Labelled, to: Path) -> None:
+    from dino_lab.cli.console import Progress
+    from dino_lab.components.data._shard_cache import cache_folder
+    from dino_lab.components.data._shard_writer import write_shards
 
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.said >= EVERY:
-            print(f"{done} of {total} images, {done / (now - self.began):.0f} images/s", flush=True)
-            self.said = now
+    progress = Progress()
+    count, written = write_shards(data, to, cache_folder(), progress)
+    images = f"{data.train_images} + {data.test_images} images"
+    print(f"{to}: {images} in {count['train']} + {count['test']} shards; {progress.end(written)}")
+    label = ", label: cls" if data.labelled else ""
+    paths = f"path: {to}/train-*.tar, test: {to}/test-*.tar"
+    print(f"in a spec: data: {{name: shards, {paths}, size: {data.size}{label}}}")
 
 
 def _params_of_spec(file: Path, settings: list[str]) -> Params:
@@ -84,7 +93,8 @@ def _params_of_spec(file: Path, settings: list[str]) -> Params:
     return load(file, settings).spec.data
 
 
-def _params_of_folder(folder: Path, settings: list[str]) -> Params:
+def params_of_folder(folder: Path, settings: list[str]) -> Params:
+    """Those of data `image_folder` for a folder; a UserError in one line where a setting is wrong."""
     from pydantic import ValidationError
 
     from dino_lab.registry import registry

@@ -35,7 +35,7 @@ class PlainView:
 
         resumed = f", resumed at step {step}" if step else ""
         _print(printable(f"{self.spec.name} on {self.device}, {folder}{resumed}"))
-        for text in data_lines(run.data, run.left_out):
+        for text in data_lines(run.data, run.evaluation_data, run.left_out):
             _print(text)
         for text in run.said:
             _print(printable(text))

@@ -316,7 +316,7 @@ def _count(text: str, device: str | None) -> int:
     return int(text)
 
 
-def _picture(outcome: Outcome, data: Data | None, device: torch.device) -> str:
+def _picture(outcome: Outcome, data: tuple[Data, Data] | None, device: torch.device) -> str:
     """The line about the picture of what was learned, which is drawn where training has come to its end."""
     if data is None or outcome.status not in ("finished", "collapsed"):
         return ""
@@ -325,7 +325,7 @@ def _picture(outcome: Outcome, data: Data | None, device: torch.device) -> str:
     from dino_lab.reports.learned_picture import write_learned
 
     try:
-        path = write_learned(outcome.folder, registry, device, data)
+        path = write_learned(outcome.folder, registry, device, *data)
     except Exception as error:  # whatever a component of a plugin does: the run itself has succeeded
         return f"\nno picture of what it learned: {printable(first_line(error))}"
     return f"\nwhat it learned, before and after: {printable(str(path))}"

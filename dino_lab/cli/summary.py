@@ -55,7 +55,9 @@ class Notes:
 
     def __init__(self) -> None:
         self.first_step = 0
-        self.data: Data | None = None  # of a run that was not over before
+        self.data: tuple[Data, Data] | None = (
+            None  # to train and to evaluate on, unless the run was over before
+        )
         self.protocols: list[str] = []
         self.rates: list[float] = []
         self.waits: list[float] = []
@@ -65,11 +67,11 @@ class Notes:
         from dino_lab.evaluation.floors import floors_protocol, pixel_side
         from dino_lab.protocols import GivesFloors, ability
 
-        self.first_step, self.data = step, run.data
+        self.first_step, self.data = step, (run.data, run.evaluation_data)
         evaluators = run.evaluators.values()
         self.protocols = [evaluator.protocol for evaluator in evaluators]
         if any(ability(evaluator, GivesFloors) for evaluator in evaluators):
-            self.protocols.append(floors_protocol(pixel_side(run.data)))
+            self.protocols.append(floors_protocol(pixel_side(run.evaluation_data)))
 
     def row(self, row: Row, verdict: Verdict) -> None:
         """Keep the speed."""

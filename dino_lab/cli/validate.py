@@ -14,6 +14,7 @@ from dino_lab.errors import Misfit, SpecError, UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 
 if TYPE_CHECKING:
+    from dino_lab.protocols import Data
     from dino_lab.spec.file import Document
     from dino_lab.spec.model import Spec
 
@@ -65,20 +66,43 @@ def _data_facts(spec: Spec) -> list[str]:
     from dino_lab.registry import registry
 
     cpu = torch.device("cpu")
-    params = spec.data
-    if getattr(params, "download", False):
-        spec = spec.model_copy(update={"data": params.model_copy(update={"download": False})})
+    there = _without_downloads(spec)
     try:
         with never_resident():
-            data = make_component(spec, registry, cpu, "data", cpu)
-    except Misfit:
-        if spec.data is params:
+            data = make_component(there, registry, cpu, "data", cpu)
+            evaluation_data = data
+            if spec.evaluate_on is not None:
+                evaluation_data = make_component(there, registry, cpu, "evaluate_on", cpu)
+    except Misfit as misfit:
+        if getattr(there, str(misfit.loc[0]), None) == getattr(spec, str(misfit.loc[0]), None):
             raise
-        return ["data: not there yet; the run downloads it"]
+        return [f"{misfit.loc[0]}: not there yet; the run downloads it"]
     augment = make_component(spec, registry, cpu, "augment")
-    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), data)
-    check_data(data, augment, evaluators.values(), spec.train.batch_size, cpu)
-    return data_lines(data, left_out)
+    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), evaluation_data)
+    check_data(data, augment, evaluators.values(), spec.train.batch_size, cpu, evaluation_data)
+    return [*data_lines(data, evaluation_data, left_out), *_length(spec, data)]
+
+
+def _length(spec: Spec, data: Data) -> list[str]:
+    """Steps of the run, and bytes of its images."""
+    epochs, steps = spec.train.epochs, data.train_images // spec.train.batch_size
+    images = data.train_images + data.test_images
+    megabytes = images * data.channels * data.size**2 / 1e6
+    return [
+        f"steps: {steps} an epoch, {epochs * steps} in all, of {spec.train.batch_size} images each",
+        f"memory: {images} images of {data.channels} x {data.size} x {data.size} bytes are "
+        f"{megabytes:,.1f} MB",
+    ]
+
+
+def _without_downloads(spec: Spec) -> Spec:
+    """The spec, whose data are not downloaded."""
+    changed = {
+        field: params.model_copy(update={"download": False})
+        for field in ("data", "evaluate_on")
+        if getattr(params := getattr(spec, field), "download", False)
+    }
+    return spec.model_copy(update=changed)
 
 
 def schema(

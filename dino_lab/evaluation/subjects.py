@@ -89,28 +89,33 @@ def run_subject(
     """
     spec = RunFolder(path).spec(registry)
     if evaluation is not None:
-        changed = {"evaluators": evaluation.evaluators, "data": evaluation.data or spec.data}
+        changed: dict[str, Any] = {"evaluators": evaluation.evaluators}
+        if evaluation.data is not None:  # the images that trained need not be there
+            changed |= {"data": evaluation.data, "evaluate_on": None}
         spec = spec.model_copy(update=changed)
     if not spec.evaluators:
         raise UserError(f"{path}: its spec names no evaluators; --with FILE says by which it is scored")
-    check_evaluators(spec.evaluators, {"backbone": spec.backbone.name, "data": spec.data.name}, registry)
+    check_evaluators(
+        spec.evaluators, {"backbone": spec.backbone.name, "data": spec.evaluation_data.name}, registry
+    )
     run = open_run(path, registry, device, spec=spec, untrained=untrained)
-    if run.data.channels != run.channels:
+    data = run.evaluation_data
+    if data.channels != run.channels:
         raise Misfit(
             ("data",),
-            f"the weights do not fit images like these: {run.data.channels} channels, and the network takes "
+            f"the weights do not fit images like these: {data.channels} channels, and the network takes "
             f"{run.channels}",
         )
     size = (evaluation and evaluation.size) or run.size
     check_size(run.backbone("student"), size)
-    evaluators, warning = _scorable(spec.evaluators, run.data, registry)
+    evaluators, warning = _scorable(spec.evaluators, data, registry)
     return Subject(
         network=run.backbone,
-        data=run.data,
+        data=data,
         size=size,
         autocast=run.autocast,
         evaluators=tuple(evaluators.items()),
-        data_params=spec.data,
+        data_params=spec.evaluation_data,
         cache=beside if (beside := path.resolve().parent.parent / FOLDER).is_dir() else None,
         step=run.step,
         warning="; ".join(filter(None, (run.warning, warning))),

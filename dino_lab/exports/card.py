@@ -31,6 +31,7 @@ def card(run: SavedRun, subject: ExportedBackbone, *, of: str, lines: str, diffe
             "",
             f"- Method: {parts}",
             f"- Data: `{spec.data.name}`, {data.train_images} training and {data.test_images} test images",
+            *_evaluated_on(run),
             f"- Training: {_progress(run.folder)}",
             f"- Images: in 0..1, less mean {mean}, over standard deviation {std}",
             f"- Checked: features of {len(subject.images)} test images differ from the run's by "
@@ -57,6 +58,11 @@ def card(run: SavedRun, subject: ExportedBackbone, *, of: str, lines: str, diffe
             "",
         ]
     )
+
+
+def _evaluated_on(run: SavedRun) -> list[str]:
+    params = run.spec.evaluate_on
+    return [] if params is None else [f"- Evaluated on: `{params.name}`"]
 
 
 def _progress(folder: RunFolder) -> str:

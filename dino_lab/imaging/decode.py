@@ -10,9 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from dino_lab.errors import UserError
+from dino_lab.imaging.bad_image import REPAIR
+from dino_lab.imaging.bad_image import BadImage as BadImage
+from dino_lab.imaging.bands import Bands, Raster, array_or_dicom, has_16_bit_colours, values_of
 from dino_lab.imaging.files import shown
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +25,6 @@ Trait = Literal["grey", "dark", "transparent", "graded", "bands", "pages"]
 MAX_PIXELS = 178_956_970  # at which Pillow refuses
 Image.MAX_IMAGE_PIXELS = None
 
-REPAIR = "repair or remove it"
 SIXTEEN_BITS = 65535
 SCALED = (
     "JPEG2000",
@@ -36,14 +38,6 @@ DARK = 64  # of 255: 16-bit colours below it were most likely taken for what the
 MASKS = ("1", "L", "P")
 
 
-class BadImage(Exception):
-    """An image that cannot be read; the text says why, and `advice` what to do."""
-
-    def __init__(self, reason: str, advice: str = REPAIR) -> None:
-        super().__init__(reason)
-        self.advice = advice
-
-
 @dataclass(frozen=True)
 class Reading:
     """How the values of a file are taken where it leaves that open."""
@@ -51,17 +45,47 @@ class Reading:
     white: float | None = None  # the value of grey pixels of more than 8 bits that is white; None: 65535
     fourth_band: Literal["transparency", "dropped"] = "transparency"
     max_pixels: int = MAX_PIXELS
+    bands: Bands | None = None  # which are used, as they are; None: red, green and blue are made of any image
+
+    @property
+    def channels(self) -> int:
+        """How many there are of an image that is read so."""
+        return 3 if self.bands is None else len(self.bands.numbers)
 
 
 PLAIN = Reading()
 
 
+@dataclass(frozen=True)
+class Whole:
+    """All of an image, scaled down where its longer side has more than `longest` pixels."""
+
+    longest: int | None = None
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an image is scaled."""
+        if self.longest is None or max(width, height) <= self.longest:
+            return width, height
+        factor = self.longest / max(width, height)
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+Extent = int | Whole  # what of an image is kept: the side of the square in its middle, or all of it
+
+
 def opened(content: bytes) -> Image.Image:
-    """The image that a file holds, not yet decoded; a BadImage says what it holds instead."""
+    """The image that a file holds, not yet decoded; a BadImage says what it holds instead.
+
+    Of what Pillow does not read it is a `Raster`, whose bands may be read all the same.
+    """
+    if (raster := array_or_dicom(content)) is not None:
+        return raster
     try:
         Image.init()
         return Image.open(io.BytesIO(content), formats=[name for name in Image.ID if name not in UNREAD])
     except UnidentifiedImageError as error:
+        if (tiff := _other_tiff(content)) is not None:
+            return tiff
         raise _instead(content) from error
     except Exception as error:
         raise BadImage(_reason(error)) from error
@@ -80,17 +104,22 @@ def read_image(file: Path) -> Image.Image:
     return opened(content)
 
 
-def decode(image: Image.Image, size: int, reading: Reading = PLAIN) -> Pixels:
-    """RGB pixels [3, size, size]: upright, the short side scaled to `size` (bicubic, antialiased), centred.
+def decode(image: Image.Image, extent: Extent, reading: Reading = PLAIN) -> Pixels:
+    """Pixels uint8 [C, H, W], RGB or the bands that are asked for: upright, and scaled.
 
-    Of an animation it is the first frame. Transparency is laid over white, and grey of more than 8 bits is
+    The filter is bicubic and antialiased.
+
+    With a number as `extent` the short side is scaled to it, and the square in the middle is given. Of an
+    animation it is the first frame. Transparency is laid over white, and grey of more than 8 bits is
     scaled. Raises BadImage where the file is truncated or too large, or its kind of pixel has no meaning in
     RGB.
     """
-    return examine(image, size, reading)[0]
+    return examine(image, extent, reading)[0]
 
 
-def examine(image: Image.Image, size: int, reading: Reading = PLAIN) -> tuple[Pixels, dict[Trait, float]]:
+def examine(
+    image: Image.Image, extent: Extent, reading: Reading = PLAIN
+) -> tuple[Pixels, dict[Trait, float]]:
     """As `decode`, and what of the image may have been meant otherwise, each with a number.
 
     `grey`: more than 8 bits without a stated range, the largest value; `dark`: 16-bit colours, the largest of
@@ -102,14 +131,26 @@ def examine(image: Image.Image, size: int, reading: Reading = PLAIN) -> tuple[Pi
     try:
         if image.format == "JPEG":
             # A quarter or an eighth of the pixels for nearly free; twice the size keeps bicubic exact enough.
-            image.draft(None, (2 * size, 2 * size))
-        upright = _upright_rgb(image, reading, traits)
-        found = pixels(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+            width, height = extent.size(*image.size) if isinstance(extent, Whole) else (extent, extent)
+            image.draft(None, (2 * width, 2 * height))
+        if reading.bands is not None:
+            _note_pages(image, traits)
+            levels = reading.bands.levels(values_of(image, reading.bands, reading.max_pixels))
+            found = np.stack([np.asarray(_scaled_to(Image.fromarray(level), extent)) for level in levels])
+        else:
+            found = pixels(_scaled_to(_upright_rgb(image, reading, traits), extent))
     except BadImage:
         raise
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise BadImage(_reason(error)) from error
     return found, traits
+
+
+def _scaled_to(image: Image.Image, extent: Extent) -> Image.Image:
+    if not isinstance(extent, Whole):
+        return ImageOps.fit(image, (extent, extent), Image.Resampling.BICUBIC)
+    size = extent.size(*image.size)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def read_rgb(file: Path) -> Image.Image:
@@ -174,12 +215,6 @@ def _instead(content: bytes) -> BadImage:
         return BadImage("a pointer of git-lfs, not the image", "fetch it with `git lfs pull`")
     if start.startswith(b"/annex/objects/"):
         return BadImage("a pointer of git-annex, not the image", "fetch it with `git annex get`")
-    if start[:4] in (b"II*\0", b"MM\0*") and (bands := _tiff_bands(content)):
-        return BadImage(
-            f"a TIFF file of {bands}; read are one band of up to 16 bits, and RGB or CMYK of 8 or 16 bits, "
-            "after which further bands are not used",
-            "write the three bands that are wanted as an 8-bit RGB image",
-        )
     if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return BadImage("HEIC, which cannot be read here", "convert it to JPEG or PNG")
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -189,8 +224,10 @@ def _instead(content: bytes) -> BadImage:
     return BadImage("not an image")
 
 
-def _tiff_bands(content: bytes) -> str:
-    """Number, bits and kind of a TIFF file's bands, in words; nothing where its directory is damaged."""
+def _other_tiff(content: bytes) -> Raster | None:
+    """A TIFF file of bands that Pillow does not read; None of another file, or where it is damaged."""
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return None
     try:
         directory: Any = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
         file = io.BytesIO(content)
@@ -200,14 +237,20 @@ def _tiff_bands(content: bytes) -> str:
         count = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, len(bits))
         kinds = {1: "unsigned", 2: "signed", 3: "floating-point"}
         kind = kinds.get(directory.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "other")
-        return f"{count} band{'s' * (count != 1)} of {bits[0]} bits ({kind})"
+        size = directory[TiffImagePlugin.IMAGEWIDTH], directory[TiffImagePlugin.IMAGELENGTH]
     except Exception:  # of a damaged directory
-        return ""
+        return None
+    complaint = BadImage(
+        f"a TIFF file of {count} band{'s' * (count != 1)} of {bits[0]} bits ({kind}); read are one band of "
+        "up to 16 bits, and RGB or CMYK of 8 or 16 bits, after which further bands are not used",
+        "write the three bands that are wanted as an 8-bit RGB image, or name bands in data.channels",
+    )
+    return Raster("TIFF", content, size, f"{count} x {bits[0]} bit", complaint)
 
 
 def _upright_rgb(image: Image.Image, reading: Reading, traits: dict[Trait, float]) -> Image.Image:
     _note_file(image, traits)
-    sixteen, stated = _has_16_bit_colours(image), image.format in SCALED
+    sixteen, stated = has_16_bit_colours(image), image.format in SCALED
     rgb = _rgb(_upright(image, reading.max_pixels), reading, stated, traits)
     if sixteen:
         traits["dark"] = float(np.asarray(rgb).max())
@@ -275,16 +318,14 @@ def _note_file(image: Image.Image, traits: dict[Trait, float]) -> None:
         bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
         if bands > len(image.getbands()):
             traits["bands"] = bands
+    _note_pages(image, traits)
+
+
+def _note_pages(image: Image.Image, traits: dict[Trait, float]) -> None:
+    """Whether there are several pictures in the file."""
     if image.format in SEVERAL:
         try:
             if getattr(image, "is_animated", False):
                 traits["pages"] = 1
         except Exception:  # of a damaged second picture, which is not used
             traits["pages"] = 1
-
-
-def _has_16_bit_colours(image: Image.Image) -> bool:
-    """Whether Pillow makes 8-bit colours of 16-bit ones, of which it takes the upper half."""
-    if image.mode not in ("RGB", "RGBA") or not isinstance(image, ImageFile.ImageFile) or not image.tile:
-        return False
-    return ";16" in str(image.tile[0][3])

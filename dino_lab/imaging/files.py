@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from dino_lab.errors import UserError, printable
+from dino_lab.imaging.bands import DICOM, DICOM_AT
 
 # Files with these names are taken for images, so that a damaged one is an error and not passed over.
 SUFFIXES = {
@@ -17,9 +20,13 @@ SUFFIXES = {
     *(".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi"),
     *(".sgi", ".tga", ".tif", ".tiff", ".webp"),
 }
+# Of files that are images only where their bands are named; elsewhere an array may be anything.
+RASTER_SUFFIXES = {".dcm", ".dicom", ".npy"}
+_RASTERS: ContextVar[bool] = ContextVar("rasters", default=False)
 # Formats whose first bytes cannot be mistaken. TIFF is not one of them: cameras' raw files begin alike.
 CERTAIN = ("AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "QOI", "WEBP")
 UNNAMED = (*CERTAIN, "BMP", "PPM", "TIFF")  # of files without a suffix
+INDEX_SUFFIX = ".shard-index"  # of files that this package writes beside shards
 COPIES = ("~", "_original", ".bak", ".crdownload", ".orig", ".part", ".partial", ".swp", ".tmp")  # suffixes
 SYSTEM = {"$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "__pycache__", "lost+found"}
 
@@ -42,11 +49,26 @@ class Listing:
         """Pass over a file or a folder."""
         self.passed_over.setdefault(reason, []).append(path)
 
+    def read_after_all(self, name: str) -> None:
+        """Files of this name are no images, and are not passed over."""
+        kept = {reason: [p for p in paths if p.name != name] for reason, paths in self.passed_over.items()}
+        self.passed_over = {reason: paths for reason, paths in kept.items() if paths}
+
     def add(self, other: Listing) -> None:
         """Append another listing."""
         self.images += other.images
         for reason, paths in other.passed_over.items():
             self.passed_over.setdefault(reason, []).extend(paths)
+
+
+@contextmanager
+def listing_rasters(yes: bool) -> Iterator[None]:
+    """Whether NumPy arrays and DICOM files count as images in what is listed inside."""
+    before = _RASTERS.set(yes)
+    try:
+        yield
+    finally:
+        _RASTERS.reset(before)
 
 
 def list_images(folder: Path) -> Listing:
@@ -100,7 +122,7 @@ def reason_to_skip(entry: os.DirEntry[str], path: Path) -> str | None:
         return None
     if not entry.is_file():
         return SPECIAL
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES or (_RASTERS.get() and _is_raster(path)):
         return None
     if path.suffix.lower().endswith(COPIES):
         return COPY
@@ -113,6 +135,16 @@ def _no_image(path: Path) -> str:
 
 def _has_no_suffix(path: Path) -> bool:
     return not path.suffix or path.suffix[1:].isdigit()  # frame.0001
+
+
+def _is_raster(path: Path) -> bool:
+    """By its suffix; DICOM files often have none, or a number."""
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        return True
+    if not _has_no_suffix(path):
+        return False
+    with path.open("rb") as content:
+        return content.read(DICOM_AT + len(DICOM)).endswith(DICOM)
 
 
 def _begins_like_an_image(path: Path) -> bool:

@@ -75,7 +75,17 @@ def address_of(content: bytes, mime: str) -> str:
 
 def picture_of(image: Tensor) -> Image.Image:
     """An image uint8 [C, H, W]: one channel is grey, of more than three the first three are shown."""
-    return Image.fromarray(_three_channels(image).cpu().permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(three_channels(image).cpu().permute(1, 2, 0).contiguous().numpy())
+
+
+def with_bands(title: str, channels: int) -> str:
+    """A title, with the bands that are shown of images that are neither grey nor RGB."""
+    match channels:
+        case 1 | 3:
+            return title
+        case 2:
+            return f"{title}, band 1 of 2"
+    return f"{title}, bands 1-3 of {channels}"
 
 
 def bytes_of(values: Tensor) -> Tensor:
@@ -100,7 +110,10 @@ def heat(values: Tensor) -> Tensor:
 
 
 def overlay(image: Tensor, values: Tensor, scale: HeatScale, side: int = SIDE) -> Image.Image:
-    """An image uint8 [C, H, W], grey, under the heat of a map [h, w]; where that is cold, the image shows."""
+    """An image uint8 [C, H, W] under the heat of a map [h, w]; where that is cold, the image shows.
+
+    It is grey, the mean of its channels.
+    """
     grey = _enlarged(image.float().mean(0, keepdim=True).expand(3, -1, -1) / 255, side)
     place = F.interpolate(scale.place(values)[None, None], grey.shape[1:], mode="nearest-exact")[0]
     return picture_of(bytes_of(_blended(grey, place)))
@@ -108,14 +121,14 @@ def overlay(image: Tensor, values: Tensor, scale: HeatScale, side: int = SIDE) -
 
 def cut_out(image: Tensor, mask: Tensor) -> Image.Image:
     """An image uint8 [C, H, W], dark outside of a mask bool [h, w]."""
-    colours = _enlarged(_three_channels(image).float() / 255)
+    colours = _enlarged(three_channels(image).float() / 255)
     inside = F.interpolate(mask.float()[None, None], colours.shape[1:], mode="nearest")[0]
     return picture_of(bytes_of(colours * (0.2 + 0.8 * inside)))
 
 
 def plain(image: Tensor) -> Image.Image:
     """An image uint8 [C, H, W], as large as the others."""
-    return picture_of(bytes_of(_enlarged(_three_channels(image).float() / 255)))
+    return picture_of(bytes_of(_enlarged(three_channels(image).float() / 255)))
 
 
 def frame(picture: Image.Image, box: Sequence[float], pixels: int, colour: str) -> Image.Image:
@@ -168,7 +181,7 @@ def sheet(
     return whole
 
 
-def _three_channels(image: Tensor) -> Tensor:
+def three_channels(image: Tensor) -> Tensor:
     """Of an image [C, H, W] the first three channels, or the first one three times where there are fewer."""
     return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
 

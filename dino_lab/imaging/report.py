@@ -44,15 +44,15 @@ class DataReport:
     passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # what else the user should know, a sentence each
 
-    def lines(self) -> list[str]:
-        """A line of what was found, one of what was passed over, and one a note."""
+    def lines(self, field: str = "data") -> list[str]:
+        """A line of what was found, as a field of a spec, one of what was passed over, and one a note."""
         splits = [
             f"{name} {_count(split.images, 'image')} {_of_classes(split.classes)}"
             for name, split in self.splits.items()
         ]
         names = ", ".join(printable(name, 40) for name in self.class_names[:NAMES])
         more = ", ..." if len(self.class_names) > NAMES else ""
-        lines = [f"data: {', '.join(splits)}{f' ({names}{more})' if names else ''}"]
+        lines = [f"{field}: {', '.join(splits)}{f' ({names}{more})' if names else ''}"]
         if self.passed_over:
             lines.append(f"passed over: {'; '.join(map(str, self.passed_over))}")
         return lines + [f"note: {note}" for note in self.notes]

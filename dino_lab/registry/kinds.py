@@ -27,6 +27,7 @@ FAMILIES: dict[str, dict[str, str]] = {"operation": {"kornia": "dino_lab.compone
 # Which kind each field of a Spec names.
 KIND_OF_FIELD: dict[str, str] = {
     "data": "data",
+    "evaluate_on": "data",
     "augment": "augment",
     "backbone": "backbone",
     "head": "head",
@@ -37,4 +38,5 @@ KIND_OF_FIELD: dict[str, str] = {
     "regularizers": "regularizer",
     "evaluators": "evaluator",
 }
+OPTIONAL = ("evaluate_on", "predictor")  # fields that may be null
 LISTS = ("regularizers", "evaluators")  # fields that name any number of components; all others name one

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dino_lab.imaging.pictures import figure_png
-from dino_lab.types import Views
+from dino_lab.imaging.pictures import figure_png, three_channels, with_bands
+from dino_lab.types import Images, Views, WholeImages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +20,12 @@ SMALLEST = 0.55  # side of the least crop, in that of the largest: words fit abo
 HEAD, GAP = 1.1, 0.1  # inches above the first row, and between crops
 
 
-def draw_crops(images: Tensor, views: Views, title: str) -> bytes:
-    """PNG: a row for each image, uint8 [N, C, H, W], with its crops in 0..1 beside it, before normalisation.
+def draw_crops(images: Images, views: Views, title: str) -> bytes:
+    """PNG: a row for each image with its crops in 0..1 beside it, before normalisation.
 
-    A frame says who sees a crop: the teacher and maybe the student, or the student alone. Above it stand its
-    number and the teacher's views that it is compared with: + pulled together, - pushed apart.
+    Images are uint8 [N, C, H, W], or of many sizes. A frame says who sees a crop: the teacher and maybe the
+    student, or the student alone. Above it stand its number and the teacher's views that it is compared
+    with: + pulled together, - pushed apart.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -61,13 +62,17 @@ def _columns(views: Views) -> Iterator[tuple[int, int, int]]:
             number += 1
 
 
-def _described(images: Tensor, views: Views, widths: list[float]) -> Iterator[tuple[float, Tensor, str, str]]:
+def _described(
+    images: Images, views: Views, widths: list[float]
+) -> Iterator[tuple[float, Sequence[Tensor], str, str]]:
     """Width, pictures, words and colour of every column."""
-    yield widths[0], images.float() / 255, f"image\n{_pixels(images)}", INK
+    pixels = "whole" if isinstance(images, WholeImages) else _pixels(images)
+    heading = with_bands(f"image\n{pixels}", views.crops[0].shape[2]).replace(", ", "\n")
+    yield widths[0], [image.float() / 255 for image in images], heading, INK
     for share, (group, place, number) in zip(widths[1:], _columns(views), strict=True):
         crops = views.crops[group]
         words = [f"view {number + 1}", _pixels(crops[place]), _partners(views.pairs[number])]
-        yield share, crops[place], "\n".join(words), TEACHER if group == 0 else STUDENT
+        yield share, list(crops[place]), "\n".join(words), TEACHER if group == 0 else STUDENT
 
 
 def _partners(pairs: Tensor) -> str:
@@ -87,15 +92,7 @@ def _pixels(pictures: Tensor) -> str:
 
 def _show(axes: Axes, picture: Tensor, colour: str) -> None:
     """One picture [C, H, W] in 0..1, its pixels as they are."""
-    pixels = picture.clamp(0, 1).movedim(0, -1).numpy()  # [H, W, C]
-    # Of one channel it is the colour map, and its range, that make it grey.
-    axes.imshow(
-        pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+    axes.imshow(three_channels(picture).clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

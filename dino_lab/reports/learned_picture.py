@@ -13,7 +13,7 @@ from torch import Tensor
 from dino_lab.errors import UserError, printable
 from dino_lab.evaluation.attention_maps import Maps, maps_of
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import HeatScale, colour_bar, overlay, picture_of, png
+from dino_lab.imaging.pictures import HeatScale, colour_bar, overlay, picture_of, png, with_bands
 from dino_lab.protocols import Data, GivesAttention, GivesOutputs, GivesTokens, ability
 from dino_lab.registry import Registry
 from dino_lab.reports.page.galleries import nearest_in
@@ -47,15 +47,17 @@ class _Seen:
     share_right: float  # of the neighbours of all sampled test images
 
 
-def write_learned(folder: Path, registry: Registry, device: torch.device, data: Data) -> Path:
+def write_learned(
+    folder: Path, registry: Registry, device: torch.device, data: Data, evaluation_data: Data | None = None
+) -> Path:
     """Write `learned.png` into a run's folder; a UserError where there is nothing that can be drawn.
 
     Each row is a test image, the first of its class in an order drawn with a fixed seed; beside it where the
     network looks and the nearest of some training images, with the first weights and with the last.
-    `data` are the run's.
+    `data` and `evaluation_data` are the run's; the images are of the second.
     """
-    before = open_run(folder, registry, device, untrained=True, data=data)
-    after = open_run(folder, registry, device, data=data)
+    before = open_run(folder, registry, device, untrained=True, data=data, evaluation_data=evaluation_data)
+    after = open_run(folder, registry, device, data=data, evaluation_data=evaluation_data)
     with before.encoder("teacher") as encode:
         samples = take_samples(before, encode, MOST, WORK)
         first = _seen(encode, samples)
@@ -102,7 +104,8 @@ def _drawn(name: str, samples: Samples, before: _Seen, after: _Seen) -> Image.Im
     step = TILE + GAP + (CAPTION if labelled else 0)
     foot = HEAD + count * step + GAP
     sheet = Image.new("RGB", (left[1] + half + MARGIN, foot + FOOT), "white")
-    _write(sheet, MARGIN, MARGIN, f"{name}: {count} test images, before and after training", 17)
+    title = f"{name}: {count} test images, before and after training"
+    _write(sheet, MARGIN, MARGIN, with_bands(title, samples.test.images.shape[1]), 17)
     _write(sheet, MARGIN, HEAD - 18, "test image", 12, PALE)
     for x, when, seen in zip(left, ("before training", "after training"), (before, after), strict=True):
         _write_heading(sheet, x, half, when, seen, len(samples.test) if labelled else 0)

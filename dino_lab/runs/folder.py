@@ -32,6 +32,7 @@ from dino_lab.registry import Registry
 from dino_lab.runs.checkpoint import has_checkpoint
 from dino_lab.runs.files import BACKBONE, ENVIRONMENT, EVALUATIONS, IDENTITY, ROWS, SPEC, replace_file
 from dino_lab.runs.lock import Lock, locked
+from dino_lab.runs.rows import scores
 from dino_lab.runs.status import Status, read_status
 from dino_lab.spec import former
 from dino_lab.spec.file import dump_yaml, load_text
@@ -81,12 +82,20 @@ class RunFolder:
         self.write_text(SPEC, dump_yaml(spec))
 
     def unseen_evaluators(self, spec: Spec) -> list[int]:
-        """Positions of a spec's evaluators that spec.yaml does not have, or has with other settings."""
+        """Positions of a spec's evaluators that spec.yaml lacks, or has with other settings or data."""
         if not (self.path / SPEC).exists():
             return []
         seen, asked = self.settings().get("evaluators"), spec.dump()["evaluators"]
+        if self.evaluated_elsewhere(spec):
+            seen = []
         assert isinstance(asked, list)
         return [i for i, evaluator in enumerate(asked) if evaluator not in (seen or [])]
+
+    def evaluated_elsewhere(self, spec: Spec) -> bool:
+        """Whether spec.yaml names other data to evaluate on than a spec does."""
+        if not (self.path / SPEC).exists():
+            return False
+        return bool(self.settings().get("evaluate_on") != spec.dump()["evaluate_on"])
 
     def recorded_data(self) -> dict[str, Any] | None:
         """What was recorded of the data, or None: of a run of 0.1.0, or one that has not begun."""
@@ -168,6 +177,11 @@ class RunFolder:
         """Add numbers to the row of a step that was written before."""
         rows = self.rows()
         self.write_rows([{**row, **numbers} if row["step"] == step else row for row in rows])
+
+    def drop_scores(self) -> None:
+        """Remove what evaluators found from all rows."""
+        rows = self.rows()
+        self.write_rows([{key: row[key] for key in row.keys() - scores(row).keys()} for row in rows])
 
     def write_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Replace all rows."""

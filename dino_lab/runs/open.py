@@ -39,9 +39,10 @@ class SavedRun:
         registry: Registry,
         device: torch.device,
         data: Data | None = None,
+        evaluation_data: Data | None = None,
     ) -> None:
         self.folder, self.spec, self.registry, self.device = folder, spec, registry, device
-        self._given_data = data
+        self._given_data, self._given_evaluation_data = data, evaluation_data
         self._checkpoint = checkpoint
         self._networks: dict[tuple[bool, bool], Network] = {}
 
@@ -57,10 +58,20 @@ class SavedRun:
 
     @cached_property
     def data(self) -> Data:
-        """The data of the spec."""
+        """The data of the spec, to train on."""
         if self._given_data is not None:
             return self._given_data
         data: Data = make_component(self.spec, self.registry, self.device, "data", self.device)
+        return data
+
+    @cached_property
+    def evaluation_data(self) -> Data:
+        """The data that evaluators see: the same, unless the spec has `evaluate_on`."""
+        if self._given_evaluation_data is not None:
+            return self._given_evaluation_data
+        if self.spec.evaluate_on is None:
+            return self.data
+        data: Data = make_component(self.spec, self.registry, self.device, "evaluate_on", self.device)
         return data
 
     @cached_property
@@ -172,11 +183,12 @@ def open_run(
     spec: Spec | None = None,
     untrained: bool = False,
     data: Data | None = None,
+    evaluation_data: Data | None = None,
 ) -> SavedRun:
     """The run of a folder; a UserError where there is none, or no whole checkpoint.
 
     `untrained` gives the first weights; `spec` stands in for the folder's own, with other data say; `data` is
-    what the spec's data part would give, where it is in memory already.
+    what the spec's data part would give, where it is in memory already, and so is `evaluation_data`.
     """
     folder = RunFolder(path)
     spec = spec or folder.spec(registry)
@@ -185,7 +197,7 @@ def open_run(
         checkpoint = load_checkpoint(path, folder.hash, CPU, mapped=True)
         if checkpoint is None:
             raise UserError(f"{path}: there is no checkpoint yet (last.pt)")
-    return SavedRun(folder, spec, checkpoint, registry, device, data)
+    return SavedRun(folder, spec, checkpoint, registry, device, data, evaluation_data)
 
 
 def _built(run: SavedRun, weights: dict[str, Tensor], with_head: bool) -> Network:

@@ -1,8 +1,8 @@
 """What decides the weights of a run, and only that; see docs/identity.md.
 
 Two specs with the same identity train the same weights up to rounding, so they have the same folder. Left out
-are the name, the evaluators, and what changes only how fast a step is computed or what is written down.
-Included is the code of components that are not built in.
+are the name, the evaluators and their data, and what changes only how fast a step is computed or what is
+written down. Included is the code of components that are not built in.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dino_lab.spec.former import of_today
 from dino_lab.spec.model import Spec
 from dino_lab.weights.file import TIMM, digest
 
-# Keys that do not decide the weights, of the spec and of its section `train`.
-FREE = ("name", "evaluators")
+# Keys that do not decide the weights, of the spec and of its sections `train` and `data`.
+FREE = ("name", "evaluators", "evaluate_on")
 FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
     *("log_every", "on_collapse", "keep"),  # what is written down, and when a run is stopped
@@ -35,9 +35,12 @@ FREE_OF_TRAIN = {
 # Of `init`: the content of the weights decides, wherever they lie; and when a run is stopped.
 FREE_OF_INIT = {"from", "below_start"}
 INIT_WEIGHTS, INIT_FROM = "init.weights", "init.from"  # the content's digest, and where it lay
+FREE_OF_DATA = {"cache_gb"}  # where copies of data are kept
 _EXCLUDED: dict[str, Any] = {
     **dict.fromkeys(FREE, True),
-    **{"train": FREE_OF_TRAIN, "init": FREE_OF_INIT},
+    "train": FREE_OF_TRAIN,
+    "data": FREE_OF_DATA,
+    "init": FREE_OF_INIT,
     "after": True,  # whose hash decides, see `identity_of`
 }
 # Built-in components that compute something else since a later version, by field; runs of before are other
@@ -114,7 +117,7 @@ def _weights(path: str) -> str | None:
     if path.startswith(TIMM):
         return path
     try:
-        return digest(Path(path))
+        return digest(Path(path).expanduser())
     except (UserError, OSError):
         return None
 
@@ -124,8 +127,9 @@ def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in dump.items() if key not in (*FREE, "after")}
     if (after := dump.get("after")) is not None:
         kept["after"] = {"run": after["run"], "epoch": after["epoch"]}
-    if isinstance(kept.get("train"), Mapping):
-        kept["train"] = {key: value for key, value in kept["train"].items() if key not in FREE_OF_TRAIN}
+    for section, free in (("train", FREE_OF_TRAIN), ("data", FREE_OF_DATA)):
+        if isinstance(kept.get(section), Mapping):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in free}
     return flat(kept)
 
 

@@ -10,7 +10,7 @@ from pydantic.json_schema import DEFAULT_REF_TEMPLATE
 
 from dino_lab.registry import ComponentError, Registry
 from dino_lab.registry import registry as default_registry
-from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
+from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS, OPTIONAL
 from dino_lab.registry.parameters import mappings_in
 from dino_lab.spec.model import Spec
 from dino_lab.spec.parameter_words import hover_text
@@ -38,7 +38,7 @@ def json_schema(registry: Registry) -> Schema:
             component["required"] = ["name"]
             fields[field] = {"type": "array", "items": component, "description": f"A list. {description}"}
         else:
-            nullable = {"type": ["object", "null"]} if field == "predictor" else {}
+            nullable = {"type": ["object", "null"]} if field in OPTIONAL else {}
             fields[field] = component | nullable | {"description": description}
     definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)

@@ -245,6 +245,9 @@ class Spec(BaseModel):
         0, ge=0, lt=2**32, description="of the first weights, the order of the images, and their crops"
     )
     data: Params = Field(description="images to train on and to evaluate on")
+    evaluate_on: Params | None = Field(
+        None, description="images to evaluate on, where they are others than those of `data`; null: the same"
+    )
     augment: Params = Field(description="how crops are made of an image, and which are compared")
     backbone: Params = Field(description="network from crops to features, the one that is kept")
     init: Init | None = Field(None, description="weights that the networks begin with; null: random ones")
@@ -278,6 +281,11 @@ class Spec(BaseModel):
     def dump(self) -> dict[str, object]:
         """Plain data with every default written out; what is written to disk."""
         return self.model_dump(mode="json", serialize_as_any=True)
+
+    @property
+    def evaluation_data(self) -> Params:
+        """The data that evaluators see."""
+        return self.data if self.evaluate_on is None else self.evaluate_on
 
     @property
     def hash(self) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 
 from dino_lab.errors import Loc, UserError
 from dino_lab.registry import Registry, suggest
-from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS
+from dino_lab.registry.kinds import KIND_OF_FIELD, LISTS, OPTIONAL
 from dino_lab.spec.model import Spec
 from dino_lab.spec.nodes import child, data, mark_at
 from dino_lab.spec.problems import Problem, shown
@@ -35,7 +35,7 @@ def narrowed(
     fields: dict[str, Any] = {}
     for field, kind in KIND_OF_FIELD.items():
         pair = child(root, field) if field in base.model_fields else None
-        if pair is None or (field == "predictor" and data(pair[1]) is None):
+        if pair is None or (field in OPTIONAL and data(pair[1]) is None):
             continue
         narrow = _Narrow(root, kind, _finder(registry, kind), registry.names(kind), problems)
         fields[field] = (

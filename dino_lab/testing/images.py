@@ -20,7 +20,7 @@ from dino_lab.protocols import (
 )
 from dino_lab.testing.tested_component import pictures
 from dino_lab.testing.trial import Size, Stateless, same
-from dino_lab.types import VOID, Views
+from dino_lab.types import VOID, Images, Views, WholeImages
 
 MOST_IMAGES = 1000  # a larger training split is not read as a whole
 
@@ -51,7 +51,7 @@ class DataTrial(Stateless):
             with self.subject.trying(f"{name}{arguments}", "it should give batches"):
                 for images, labels in islice(batches(*arguments), 2 if name == "train" else 1):
                     self._check_batch(part, name, images, labels, B, device)
-                    said += [images, labels]
+                    said += [*images, labels]
         return said
 
     def rules(self) -> None:
@@ -65,7 +65,7 @@ class DataTrial(Stateless):
         third = next(islice(part.train(2, 0, 0), 2, None))
         begun = next(part.train(2, 0, 2))
         self.expect(
-            all(torch.equal(a, b) for a, b in zip(third, begun, strict=True)),
+            _same_batch(third, begun),
             "train(2, 0, start=2) does not begin with the third batch of train(2, 0, start=0); it should go "
             "on where a run was stopped",
         )
@@ -101,8 +101,9 @@ class DataTrial(Stateless):
             "train_share(3, 0, 0, slice(1, 3))", "it should give some images of batches"
         ):
             some = next(part.train_share(3, 0, 0, slice(1, 3)))
+        images, labels = next(part.train(3, 0, 0))
         self.expect(
-            all(torch.equal(a, b[1:3]) for a, b in zip(some, next(part.train(3, 0, 0)), strict=True)),
+            _same_batch(some, (images[1:3], labels[1:3])),
             "train_share(3, 0, 0, slice(1, 3)) gives other images or labels than train(3, 0, 0) has there",
         )
 
@@ -161,9 +162,17 @@ class DataTrial(Stateless):
         )
 
     def _check_batch(
-        self, part: Any, name: str, images: Tensor, labels: Tensor, B: int, device: torch.device
+        self, part: Any, name: str, images: Images, labels: Tensor, B: int, device: torch.device
     ) -> None:
         shape = (B, part.channels, part.size, part.size)
+        if isinstance(images, WholeImages):
+            self.expect(
+                name == "train" and getattr(part, "whole", False),
+                f"{name} gives images of many sizes; train alone may do so, where `whole` is true",
+            )
+            images = torch.empty(
+                len(images), images.channels, *shape[2:], dtype=images.pixels.dtype, device=images.device
+            )
         self.expect(
             images.dtype == torch.uint8 and tuple(images.shape) == shape and images.device == device,
             f"{name} gives images {images.dtype} {list(images.shape)} on {images.device}; they should be "
@@ -178,6 +187,11 @@ class DataTrial(Stateless):
             bool(((labels >= 0) & (labels < part.classes)).all()),
             f"{name} gives a label outside 0..{part.classes - 1}; labels should be below its classes",
         )
+
+
+def _same_batch(one: tuple[Images, Tensor], other: tuple[Images, Tensor]) -> bool:
+    images = zip(one[0], other[0], strict=True)
+    return torch.equal(one[1], other[1]) and all(torch.equal(a, b) for a, b in images)
 
 
 class AugmentTrial(Stateless):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from dino_lab.building.components import make_component, make_evaluators, make_m
 from dino_lab.building.data_check import check_data, check_labelled, scorable
 from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
+from dino_lab.collectives import rank
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
 from dino_lab.protocols import (
@@ -44,7 +46,8 @@ class Run:
 
     spec: Spec
     device: torch.device
-    data: Data
+    data: Data  # to train on
+    evaluation_data: Data  # the same, unless the spec has `evaluate_on`
     augment: Augment
     student: Network
     teacher: Teacher
@@ -114,7 +117,7 @@ class Run:
 
     def evaluate(self, evaluators: Sequence[tuple[str, Evaluator]]) -> list[Scored]:
         """What these evaluators, by name, measure of the networks as they are now."""
-        return score(evaluators, self.data, self.network, self.augment.groups[0][1], self.autocast)
+        return score(evaluators, self.evaluation_data, self.network, self.augment.groups[0][1], self.autocast)
 
 
 def build(
@@ -136,8 +139,14 @@ def build(
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluators, left_out = scorable(make_evaluators(spec.evaluators, registry), data)
-    check_data(data, augment, evaluators.values(), spec.train.batch_size, device)
+    evaluation_data, asked = data, make_evaluators(spec.evaluators, registry)
+    if spec.evaluate_on is not None:
+        if rank() == 0:
+            evaluation_data = _evaluation_data(spec, registry, device)
+        else:
+            asked = {}  # the first process alone evaluates
+    evaluators, left_out = scorable(asked, evaluation_data)
+    check_data(data, augment, evaluators.values(), spec.train.batch_size, device, evaluation_data)
     method = make_method(
         *(spec, registry, device, augment),
         channels=data.channels,
@@ -158,6 +167,7 @@ def build(
         spec=spec,
         device=device,
         data=data,
+        evaluation_data=evaluation_data,
         evaluators=evaluators,
         left_out=left_out,
         **vars(method)
@@ -167,3 +177,18 @@ def build(
         ),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
+
+
+_KEPT: WeakValueDictionary[str, Data] = WeakValueDictionary()  # of runs that are alive, such as a stack's
+
+
+def _evaluation_data(spec: Spec, registry: Registry, device: torch.device) -> Data:
+    """The data of `evaluate_on`, shared by all runs of this process that may share them."""
+    assert spec.evaluate_on is not None
+    key = f"{device} {spec.evaluate_on.model_dump_json()}"
+    if (kept := _KEPT.get(key)) is not None:
+        return kept
+    data: Data = make_component(spec, registry, device, "evaluate_on", device)
+    if ability(data, SharedData) is not None:
+        _KEPT[key] = data
+    return data

@@ -20,7 +20,7 @@ from dino_lab.training.build import Run
 from dino_lab.training.diagnostics import OnHost, diagnose, diagnose_distribution
 from dino_lab.training.gradients import AveragedGradients
 from dino_lab.training.optimizer import clip_gradients, set_rates
-from dino_lab.types import Output, Views, at_least_float32
+from dino_lab.types import Images, Output, Views, at_least_float32
 
 Numbers = Mapping[str, Tensor | OnHost]  # of a row, on whatever device they were computed
 
@@ -57,7 +57,7 @@ def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
     gradients = AveragedGradients(run.parameters)
     try:
         for step in range(start, total_steps):
-            images, labels, waited = next_batch(source)  # uint8 [B, C, H, W], int64 [B]
+            images, labels, waited = next_batch(source)  # see shares.batches
             writes = writes_row(run, step)
             seed_everything(spec.seed, "step", run.place(step))
             run.optimizer.zero_grad()
@@ -70,7 +70,7 @@ def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
 
 
 def _learn(
-    run: Run, step: int, images: Tensor, labels: Tensor, gradients: AveragedGradients, *, writes: bool
+    run: Run, step: int, images: Images, labels: Tensor, gradients: AveragedGradients, *, writes: bool
 ) -> tuple[Tensor, Numbers]:
     """Give the student's weights the gradient of a batch; what is minimised, and the numbers of a row."""
     views = shares.views(run, images, step)  # crops by size [V, B, C, H, W]
@@ -80,7 +80,7 @@ def _learn(
     return collectives.mean(objective.detach()), numbers
 
 
-def next_batch(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, float]:
+def next_batch(batches: Iterator[tuple[Images, Tensor]]) -> tuple[Images, Tensor, float]:
     """Images, labels, and the seconds that they took to come.
 
     A NoBatch on every process where one of them cannot have its own.

@@ -9,13 +9,13 @@ from torch import Tensor
 from dino_lab import collectives
 from dino_lab.protocols import CropsShares, GivesShares, ability
 from dino_lab.training.build import Run
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Images, Tensor]
 
 
 def batches(run: Run, start: int) -> Iterator[Batch]:
-    """Images uint8 [N, C, H, W] that `views` asks for, and labels int64 [B] of this process's images.
+    """Images that `views` asks for, and labels int64 [B] of this process's images.
 
     From step `start` on. The images are its own, or where the augmentation has to see all, the whole batch.
     """
@@ -28,7 +28,7 @@ def batches(run: Run, start: int) -> Iterator[Batch]:
     return ((images[mine], labels[mine]) for images, labels in data.train(size, seed, start))
 
 
-def views(run: Run, images: Tensor, step: int) -> Views:
+def views(run: Run, images: Images, step: int) -> Views:
     """The crops of this process's images in a step, which are the same however many processes there are."""
     generator, size = run.generator(step), run.spec.train.batch_size
     if collectives.processes() == 1:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from dino_lab.building.components import component_names
 from dino_lab.collectives import processes, rank
 from dino_lab.distributed.control import follow, lead, share_state, together
 from dino_lab.errors import UserError, first_line
@@ -31,7 +32,7 @@ from dino_lab.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from dino_lab.runs.data_record import check_data, data_record, fingerprints
+from dino_lab.runs.data_record import check_data, files_of, record_of
 from dino_lab.runs.environment import environment
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.lock import Lock
@@ -229,7 +230,9 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
     stopped_by_collapse = status.state == "collapsed" and spec.train.on_collapse == "stop"
     stays_below = spec.init is not None and spec.init.below_start == "stop" and status.reason == BELOW_START
     if status.state == "finished":
-        now = {"files": fingerprints(spec.data)}
+        now = files_of(spec)
+        if folder.evaluated_elsewhere(spec):
+            now.pop("evaluate_on", None)  # another set is asked for, and everything is scored on it
         if options.accept_data:
             folder.accept_data(now)
         else:
@@ -350,6 +353,8 @@ class Trainer:
         facts |= {"init": list(self.run.said)} if self.run.said else {}
         if (reporting := ability(self.run.data, GivesReport)) is not None:
             facts["data"] = asdict(reporting.found())
+        if self.run.spec.evaluate_on is not None and (its := ability(self.run.evaluation_data, GivesReport)):
+            facts["evaluate_on"] = asdict(its.found())
         self.folder.write_environment(facts)
         self._tell_started()
         if self.step == 0:
@@ -469,7 +474,7 @@ class Trainer:
     def _resume(self) -> None:
         """Load the checkpoint, if there is one, and record what the run is."""
         run, folder = self.run, self.folder
-        record = data_record(run.spec.data, run.data)
+        record = record_of(run.spec, run.data, run.evaluation_data)
         checkpoint = load_checkpoint(folder.path, folder.hash, run.device)
         # The row before the first step is written anew by a run that is still there.
         rows = folder.keep_rows(checkpoint.step if checkpoint is not None and checkpoint.step else -1)
@@ -480,8 +485,13 @@ class Trainer:
                 check_data(folder.path, folder.recorded_data(), record)
             if checkpoint.warning:
                 logger.warning(checkpoint.warning)
-            named = list(run.evaluators.items())
-            self._new_evaluators = [named[i] for i in folder.unseen_evaluators(run.spec)]
+            if folder.evaluated_elsewhere(run.spec):
+                logger.warning("evaluate_on names other images than before: earlier scores are dropped")
+                folder.drop_scores()
+                rows = folder.rows()
+            names = component_names(run.spec.evaluators)
+            unseen = [names[i] for i in folder.unseen_evaluators(run.spec)]
+            self._new_evaluators = [(name, run.evaluators[name]) for name in unseen if name in run.evaluators]
             if self._new_evaluators and run.spec.after is None:  # of the first weights, which were built
                 folder.add_to_row(0, self._evaluate(self._new_evaluators))
             run.load_state_dict(checkpoint.state)
@@ -496,7 +506,8 @@ class Trainer:
         spec, options = self.run.spec, self._options
         given = inheritance(spec, self._registry, options.runs, self.run.device, options.parent)
         if spec.data == given.spec.data and not options.accept_data:
-            check_data(given.folder.path, given.folder.recorded_data(), record)
+            trained_on = {key: value for key, value in record.items() if key != "evaluate_on"}
+            check_data(given.folder.path, given.folder.recorded_data(), trained_on)
         self.step = given.first_step(self.run)
         self.run = replace(self.run, said=take_over(self.run, given))
         self._inherits = True
@@ -516,7 +527,7 @@ class Trainer:
     def _find_floors(self) -> None:
         """What the scores are without learning, which the verdict is told."""
         evaluators, cache = list(self.run.evaluators.items()), self._options.runs / FOLDER
-        self._floors = floors_of(evaluators, self.run.data, self.run.spec.data, cache)
+        self._floors = floors_of(evaluators, self.run.evaluation_data, self.run.spec.evaluation_data, cache)
         self._read(self.folder.rows())
 
     def _tell_started(self) -> None:

@@ -307,11 +307,9 @@ def test_bad_parameters_are_refused(given: dict[str, object], message: str) -> N
         build("multicrop", **given)
 
 
-@pytest.mark.parametrize(
-    "images", [torch.zeros(2, 3, 8, 8), torch.zeros(3, 8, 8).byte(), torch.zeros(2, 4, 8, 8).byte()]
-)
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8), torch.zeros(3, 8, 8).byte()])
 def test_other_images_are_refused(images: Tensor) -> None:
-    with pytest.raises(UserError, match=r"images must be uint8 \[B, C, H, W\] with C of 1 .* got \w+ \[\d"):
+    with pytest.raises(UserError, match=r"images must be uint8 \[B, C, H, W\], got \w+ \[\d"):
         build("single", size=8)(images, seeded(0))
 
 

@@ -492,6 +492,29 @@ def test_torchvision_download_is_asked_for_and_may_fail(
     assert asked == [(str(tmp_path / "new"), True, "train", "320px")]
 
 
+@pytest.mark.parametrize(("train", "values"), [("unlabelled", [7, 8]), ("all", [1, 7, 8])])
+def test_torchvision_trains_on_the_images_of_stl10_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str, values: list[int]
+) -> None:
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    for name, greys in (("train", [1]), ("unlabeled", [7, 8]), ("test", [2, 3, 4])):
+        (folder / f"{name}_X.bin").write_bytes(b"".join(bytes([grey]) * (3 * 96 * 96) for grey in greys))
+        (folder / f"{name}_y.bin").write_bytes(bytes(range(1, len(greys) + 1)))
+    monkeypatch.setattr("torchvision.datasets.STL10._check_integrity", lambda self: True)
+    data = Torchvision(CPU, dataset="STL10", path=str(tmp_path), size=8, train=train)
+    assert not data.labelled
+    assert next(iter(data.bank(3)))[0][:, 0, 0, 0].tolist() == values
+    assert (data.classes, data.test_images) == (1, 3)
+    labelled = Torchvision(CPU, dataset="STL10", path=str(tmp_path), size=8)
+    assert labelled.labels("test").tolist() == [0, 1, 2]
+
+
+def test_torchvision_says_of_which_set_all_images_have_labels(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.train: all images of SVHN have labels; STL10 has others"):
+        Torchvision(CPU, dataset="SVHN", path=str(tmp_path), size=8, train="unlabelled")
+
+
 def test_torchvision_labels_under_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
         classes = (("tench", "fish"), ("springer",))

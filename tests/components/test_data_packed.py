@@ -225,11 +225,11 @@ def test_a_killed_pack_goes_on(photos: Path, tmp_path: Path) -> None:
     arguments = ["pack", str(photos), "--to", str(folder), "--set", "data.size=8"]
     code = (
         "import sys, time\n"
-        "from dino_lab.cli import pack as verb\n"
+        "from dino_lab.cli import console\n"
         "from dino_lab.cli.app import main\n"
         "from dino_lab.components.data import _pack\n"
         "_pack.SHARD_BYTES, _pack.BATCH = 7 * 3 * 8 * 8, 4\n"
-        "if sys.argv[1] == 'slow': verb._Progress.__call__ = lambda self, done, total: (\n"
+        "if sys.argv[1] == 'slow': console.Progress.__call__ = lambda self, done, total: (\n"
         "    time.sleep(60 if done > 16 else 0.1))\n"
         "sys.exit(main(sys.argv[2:]))"
     )

@@ -24,6 +24,7 @@ from dino_lab.components.augment.views import ListedViews
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.testing.traffic import counted
+from dino_lab.types import WholeImages
 
 COLOURS: list[Any] = [{"jitter": {"hue": 0.5, "contrast": 0.9, "p": 0.9}}, {"grey": 0.3}]
 ENDS: list[Any] = [{"blur": 0.6}, {"solarize": 0.6}]
@@ -57,6 +58,21 @@ def drawn(ops: list[Any], size: int, C: int, H: int, W: int) -> tuple[SampledPar
     return sampled, 8
 
 
+def whole_images(C: int) -> WholeImages:
+    """Images of several sizes, each with its neighbours in the buffer, and one that is left out."""
+    every = [images(C, H, W)[i % B] for i, (H, W) in enumerate([(14, 17), (30, 11), (8, 40), (9, 9)])]
+    return WholeImages.of(every)[torch.tensor([3, 0, 2])]
+
+
+def drawn_whole(ops: list[Any], size: int, whole: WholeImages) -> tuple[SampledParameters, int]:
+    """As `drawn`, of images of many sizes."""
+    (fused,) = policy(V, size, ops).passes
+    assert isinstance(fused, FusedPass)
+    share = Share(V, B, slice(0, B))
+    with drawing_from(seeded(3)):
+        return fused.sample((V * B, whole.channels, size, size), share, share.sizes(whole)), 8
+
+
 def compare() -> None:
     """Of every list, shape and number of channels, the largest difference of Triton's crops from torch's."""
     from dino_lab.kernels.crops import by_program
@@ -74,6 +90,11 @@ def compare() -> None:
                 changed = by_program.change(flat, rest, radius) - by_batch.change(flat, rest, radius)
                 difference = max(float((ours - theirs).abs().max()), float(changed.abs().max()))
                 print(f"{difference:.2e} {name}, {shape}, {C} channels")
+    for C in (3, 1):
+        whole = whole_images(C)
+        sampled, radius = drawn_whole(LISTS["without rotation"], 9, whole)
+        ours = by_program.make(whole, sampled, 9, radius)
+        print(f"{float((ours - by_batch.make(whole, sampled, 9, radius)).abs().max()):.2e} of many sizes")
 
 
 @needs_triton
@@ -83,7 +104,7 @@ def test_triton_makes_torchs_crops() -> None:
     command = [sys.executable, "-W", "error", "-c", code, str(Path(__file__).parent)]
     lines = subprocess.check_output(command, env=environment, text=True).splitlines()
     print("\n".join(lines))
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert max(float(line.split()[0]) for line in lines) < 5e-6
 
 
@@ -103,6 +124,15 @@ def test_numba_makes_torchs_crops(ops: list[Any], shape: str, C: int) -> None:
     changed = by_crop.change(flat, rest, radius)
     torch.testing.assert_close(changed, by_batch.change(flat, rest, radius), rtol=0, atol=5e-6)
     assert torch.equal(theirs, before)  # crops are not changed where they lie
+
+
+@pytest.mark.parametrize("C", [3, 1])
+def test_numba_makes_torchs_crops_of_many_sizes(C: int) -> None:
+    whole = whole_images(C)
+    sampled, radius = drawn_whole(LISTS["all"], 9, whole)
+    theirs, ours = (way.make(whole, sampled, 9, radius) for way in (by_batch, by_crop))
+    assert (ours - theirs).abs().mean() < 0.5 / 255
+    assert (ours - theirs).abs().max() < 6 / 255
 
 
 # Kernel, constants, and the most registers that a thread may need: 65,536 of a multiprocessor over two

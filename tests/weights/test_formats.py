@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from naive_transformer import (
     Numbers,
@@ -332,3 +333,49 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     before = digest(tmp_path)
     (tmp_path / "model-2.safetensors").write_bytes(b"other")
     assert digest(tmp_path) != before
+
+
+def test_other_kinds_of_timm_are_read_if_their_backbone_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("convnext_atto", num_classes=10).eval()
+    torch.save({"state_dict": below("module.", model.state_dict())}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"by names that are known .*name its backbone"):
+        opened(tmp_path / "a.pth")
+    params = registry.find("backbone", "timm").params
+    given = params.model_validate({"name": "timm", "model": "convnext_atto"})
+    found = opened(tmp_path / "a.pth", backbone=given, size=64)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True)
+        assert (found.network.eval().backbone(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert found.notes[-1].startswith("left out of the file: 2 tensors (state_dict.module.head.fc.weight")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("vit_small_patch16_224", {}),
+        ("vit_small_patch16_224", {"class_token": False, "global_pool": "avg"}),
+        ("vit_small_patch16_224", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
+        ("vit_small_patch16_224", {"global_pool": "avg"}),
+        ("vit_small_patch16_224", {"reg_tokens": 2, "no_embed_class": True, "init_values": 0.1}),
+        ("vit_small_patch16_224", {"no_embed_class": True, "qkv_bias": False}),
+        ("vit_small_patch16_224", {"qk_norm": True, "pre_norm": True, "mlp_ratio": 2.5}),
+        ("vit_giant_patch14_dinov2", {"mlp_ratio": 3.7}),
+        ("vit_small_patch16_dinov3", {"global_pool": "token"}),
+        ("vit_small_patch16_dinov3_qkvb", {"global_pool": "token"}),
+        ("vit_small_plus_patch16_dinov3", {"global_pool": "token"}),
+    ],
+)
+def test_state_dicts_of_timm_itself(model: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 0}
+    source = timm.create_model(model, **small, **arguments).eval()
+    for parameter in source.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    found = opened(tmp_path / "a.pth", size=32).network.eval().backbone
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = source(x)
+        assert (found(x) - expected).abs().max() < 1e-5 * expected.abs().max()

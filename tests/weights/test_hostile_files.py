@@ -61,6 +61,14 @@ def header(**tensors: Any) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(16)
 
 
+def said(**backbone: Any) -> dict[str, str]:
+    """What an export of a transformer says of itself."""
+    return {
+        "backbone": json.dumps({"name": "vit", **backbone}),
+        **{"size": "32", "largest": "32", "mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"},
+    }
+
+
 def bomb(file: Path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(1 << 24))
@@ -73,6 +81,7 @@ def nested() -> dict[str, Any]:
     return inner
 
 
+FITS = said(width=64, depth=1, heads=1, patch=8)
 PTH, SAFE = saved(STATE), save(STATE)
 LEGACY = saved(STATE, _use_new_zipfile_serialization=False)
 REPEATED = torch.zeros(1).expand(10**5, 10**5)
@@ -138,6 +147,15 @@ CONTENT: dict[str, bytes | Callable[[Path], bytes]] = {
         dinov3_names(numbers(width=64, depth=1, heads=1, rotary=True, registers=1))
         | {"norm.bias": torch.zeros(1)}
     ),
+    "wide.safetensors": save(STATE, said(width=65536, depth=200, heads=1, patch=4)),
+    "wider.safetensors": save(STATE, said(width=2**40, heads=1, patch=4)),
+    "no_deviation.safetensors": save(STATE, {**FITS, "std": "[0, 0, 0]"}),
+    "two_means.safetensors": save(STATE, {**FITS, "mean": "[0, 0]"}),
+    "odd_name.safetensors": save(STATE, {**FITS, "backbone": "[1]"}),
+    "no_size.safetensors": save(STATE, {**FITS, "size": '"many"'}),
+    "texts.safetensors": save(STATE, {**FITS, "mean": '["a", "b", "c"]'}),
+    "negative.safetensors": save(STATE, {**FITS, "largest": "-4"}),
+    "deep.pth": saved(STATE | {f"blocks.{i}.norm1.weight": torch.zeros(1) for i in range(1, 200)}),
     "key.pth": saved(
         {
             name: value
@@ -146,6 +164,13 @@ CONTENT: dict[str, bytes | Callable[[Path], bytes]] = {
         }
     ),
 }
+
+
+def test_the_file_that_is_spoiled_is_good(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(save(STATE, FITS))
+    (tmp_path / "b.pth").write_bytes(PTH)
+    for name in ("a.safetensors", "b.pth"):
+        open_single(find_single(str(tmp_path / name), registry), registry, torch.device("cpu"))
 
 
 def test_there_are_fifty() -> None:

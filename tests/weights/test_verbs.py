@@ -117,13 +117,15 @@ def test_a_backbone_of_a_plugin_is_scored_by_name(with_: Path, capsys: pytest.Ca
     ("arguments", "message"),
     [
         (("plugin:nothing",), "no backbone is called 'nothing'"),
+        (("timm:test_vit", "--untrained"), "with.yaml:3:1: backbone: timm:test_vit names a backbone itself"),
+        (("plugin:vit",), "with.yaml:3:12: backbone.name: is 'resnet', and plugin:vit is asked for"),
         (("FILE", "--of", "student"), "tensors (conv1.weight, bn1.weight, bn1.bias, ...) of the backbone"),
     ],
 )
 def test_requests_that_do_not_fit(
     arguments: tuple[str, ...], message: str, with_: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_.write_text(DATA + "backbone: {name: resnet}\n" if arguments[0] == "FILE" else DATA)
+    with_.write_text(DATA + "backbone: {name: resnet}\n")
     given = [str(weights) if part == "FILE" else part for part in arguments]
     assert run("eval", *given, "--with", with_) == 2
     err = capsys.readouterr().err

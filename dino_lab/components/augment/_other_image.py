@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError
+from dino_lab.types import Images
 
 ANCHOR, OF_SAME_IMAGE, OF_OTHER_IMAGE = range(3)
 
@@ -22,7 +23,7 @@ def show_other_image(crops: Tensor) -> None:
     crops[OF_OTHER_IMAGE] = crops[OF_OTHER_IMAGE].roll(1, dims=0)
 
 
-def check_two_images(images: Tensor, augment: str, what: str) -> None:
+def check_two_images(images: Images, augment: str, what: str) -> None:
     """A UserError where a batch has one image alone."""
     if len(images) < 2:
         raise UserError(f"augment {augment}: a {what} of another image needs 2 images at once, got 1")

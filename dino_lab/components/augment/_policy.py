@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dino_lab.building.seeding import drawing_from
 from dino_lab.errors import UserError, first_line
-from dino_lab.kernels.crops.passes import change, make
+from dino_lab.kernels.crops.colour import SATURATION
+from dino_lab.kernels.crops.passes import COLOURS, change, make
 from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.protocols import Fuses, Operation, ability
 from dino_lab.registry.discovery import BUILT_IN
+from dino_lab.types import Images, WholeImages
 
 # What one pass of the crops' own kernels computes, in this order, each at most once.
 STEPS = ("crop", "flip", "rotate", "jitter", "grey", "blur", "solarize")
@@ -34,6 +37,12 @@ class Share:
         """[V * batch, ...] to [V, images, ...]."""
         return parameter.unflatten(0, (self.views, self.batch))[:, self.images]
 
+    def sizes(self, images: WholeImages) -> Tensor:
+        """Height and width, int64 [V * batch, 2], of the image of every crop; 1 where it is not here."""
+        sizes = torch.ones(self.batch, 2, dtype=torch.int64)
+        sizes[self.images] = images.sizes
+        return sizes.repeat(self.views, 1)
+
 
 @dataclass(frozen=True)
 class FusedPass:
@@ -42,26 +51,39 @@ class FusedPass:
     size: int
     operations: tuple[Any, ...]
 
-    def sample(self, shape: tuple[int, ...], share: Share) -> SampledParameters:
-        """The parameters of the crops here, drawn for the whole batch of shape [V * batch, C, H, W]."""
-        drawn = {
-            key: share.of(value)
-            for operation in self.operations
-            for key, value in operation.generate_parameters(shape).items()
-        }
-        return SampledParameters(**drawn)
+    @property
+    def cuts(self) -> bool:
+        """Whether it begins with a crop."""
+        return bool(self.operations[0].step == "crop")
 
-    def __call__(self, x: Tensor, share: Share, generator: torch.Generator) -> Tensor:
-        """Images uint8 [B, C, H, W], or crops float32 [V * B, C, H, W], to crops float32."""
-        shape = (share.views * share.batch, *x.shape[1:])
+    def sample(self, shape: tuple[int, ...], share: Share, sizes: Tensor | None = None) -> SampledParameters:
+        """The parameters of the crops here, drawn for the whole batch of shape [V * batch, C, H, W].
+
+        `sizes` int64 [V * batch, 2] are the heights and widths of images that are not all alike.
+        """
+        drawn: dict[str, Tensor] = {}
+        for operation in self.operations:
+            if sizes is not None and operation.step == "crop":
+                drawn |= operation.generate_within(sizes)
+            else:
+                drawn |= operation.generate_parameters(shape)
+        return SampledParameters(**{key: share.of(value) for key, value in drawn.items()})
+
+    def __call__(self, x: Images, share: Share, generator: torch.Generator) -> Tensor:
+        """Images uint8 [B, C, H, W] or of many sizes, or crops float32 [V * B, C, H, W], to crops float32."""
+        N, sizes = share.views * share.batch, None
+        if isinstance(x, WholeImages):
+            shape, sizes = (N, x.channels, self.size, self.size), share.sizes(x)
+        else:
+            shape = (N, *x.shape[1:])
         with drawing_from(generator):
-            sampled = self.sample(shape, share)
+            sampled = self.sample(shape, share, sizes)
         radius = max(
             (operation.radius for operation in self.operations if operation.step == "blur"), default=0
         )
-        if sampled.boxes is None:
-            return change(as_crops(x, share.views), sampled, radius)
-        return make(x, sampled, self.size, radius).flatten(0, 1)
+        if sampled.boxes is not None:
+            return make(x, sampled, self.size, radius).flatten(0, 1)
+        return change(as_crops(x, share.views), sampled, radius)
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,9 @@ class KorniaPass:
     name: str
     operation: Operation
 
-    def __call__(self, x: Tensor, share: Share, generator: torch.Generator) -> Tensor:
+    cuts = False  # images of one size alone
+
+    def __call__(self, x: Images, share: Share, generator: torch.Generator) -> Tensor:
         """As `FusedPass`; a UserError where Kornia refuses the crops."""
         x = as_crops(x, share.views)
         shape = (share.views * share.batch, *x.shape[1:])
@@ -114,8 +138,9 @@ def _length(value: Any) -> int | None:
     return len(value) if isinstance(value, Tensor) and value.ndim else None
 
 
-def as_crops(x: Tensor, views: int) -> Tensor:
+def as_crops(x: Images, views: int) -> Tensor:
     """Images uint8 [B, C, H, W] as float32 [V * B, C, H, W] in 0..1, each V times; crops as they are."""
+    assert isinstance(x, Tensor), "a policy whose first pass cuts nothing refuses others"
     return x if x.dtype != torch.uint8 else (x.float() / 255).repeat(views, 1, 1, 1)
 
 
@@ -129,6 +154,7 @@ class Policy:
     def __init__(self, views: int, size: int, operations: Sequence[tuple[str, Operation]]) -> None:
         self.views, self.size, self.operations = views, size, tuple(operations)
         self.passes = _planned(size, self.operations)
+        self._of_colours = _of_colours(self.operations)
 
     @property
     def is_fused(self) -> bool:
@@ -137,18 +163,28 @@ class Policy:
 
     @torch.no_grad()
     def __call__(
-        self, images: Tensor, generator: torch.Generator, batch: int | None = None, first: int = 0
+        self, images: Images, generator: torch.Generator, batch: int | None = None, first: int = 0
     ) -> Tensor:
-        """Images uint8 [B, C, H, W] to crops float32 [V, B, C, size, size] in 0..1; else UserError.
+        """Images uint8 [B, C, H, W] or of many sizes to crops float32 [V, B, C, size, size] in 0..1.
 
-        Where they are some of a `batch`, from position `first` on, parameters are sampled for all of it.
+        Where they are some of a `batch`, from position `first` on, parameters are sampled for all of it. A
+        UserError where the operations cannot take them.
         """
-        _check(images)
-        B, C = images.shape[:2]
+        B, C = len(images), _channels(images)
+        if isinstance(images, WholeImages) and not self.passes[0].cuts:
+            raise UserError(
+                f"augment: images of many sizes (data.crops: full) are cut first; {self.operations[0][0]} "
+                "comes before any crop"
+            )
+        if C not in COLOURS and self._of_colours:
+            raise UserError(
+                f"augment: {', '.join(self._of_colours)} are of grey or RGB images, and these have {C} "
+                "channels; leave them out, or set their strength or probability to 0"
+            )
         share = Share(self.views, B if batch is None else batch, slice(first, first + B))
-        x = images
         with torch.autocast(images.device.type, enabled=False):
-            for part in self.passes:
+            x = self.passes[0](images, share, generator)
+            for part in self.passes[1:]:
                 x = part(x, share, generator)
         if x.shape[1:] != (C, self.size, self.size):
             raise UserError(
@@ -184,9 +220,28 @@ def _step(operation: Any) -> int | None:
     return STEPS.index(fuses.step)
 
 
-def _check(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+def _channels(images: Images) -> int:
+    """Number of channels; a UserError where they are no images."""
+    if isinstance(images, WholeImages):
+        return images.channels
+    if images.dtype != torch.uint8 or images.ndim != 4 or not images.shape[1]:
         raise UserError(
-            f"augment: images must be uint8 [B, C, H, W] with C of 1 (grey) or 3 (RGB), "
-            f"got {images.dtype} {list(images.shape)}".replace("torch.", "")
+            f"augment: images must be uint8 [B, C, H, W], got {images.dtype} {list(images.shape)}".replace(
+                "torch.", ""
+            )
         )
+    return images.shape[1]
+
+
+def _of_colours(operations: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """The operations of this package that ask which band is which colour, in the words of `views`."""
+    found: list[str] = []
+    for name, operation in operations:
+        if _step(operation) is None:
+            continue
+        if name == "jitter":
+            given = {"saturation": operation.strengths[SATURATION], "hue": operation.hue}
+            found += [f"jitter's {key}" for key, strength in given.items() if strength]
+        elif name in ("grey", "solarize") and np.any(operation.probability):
+            found.append(name)
+    return tuple(found)

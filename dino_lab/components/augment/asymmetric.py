@@ -15,7 +15,7 @@ from dino_lab.components.augment._operations import (
 )
 from dino_lab.registry import register
 from dino_lab.registry.ranges import Scale
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 
 class FirstView(ViewOperations):
@@ -74,11 +74,11 @@ class Asymmetric(nn.Module):
         pairs = 1 - torch.eye(2 + local_views, 1 if one_way else 2, dtype=torch.int8)
         self.register_buffer("pairs", pairs)
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
-        """Images uint8 [B, C, H, W], grey or RGB, to the teacher's views, further queries, local views."""
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W] or of many sizes to the teacher's views, further queries, local views."""
         return self.forward_share(images, generator, len(images), 0)
 
-    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+    def forward_share(self, images: Images, generator: torch.Generator, batch: int, first: int) -> Views:
         """The crops of some images of a batch, from position `first` on: see the protocol."""
         crops = [
             torch.cat([policy(images, generator, batch, first) for policy in group])

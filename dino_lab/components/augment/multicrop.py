@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dino_lab.components.augment._operations import Operations
 from dino_lab.registry import Flat, register
 from dino_lab.registry.ranges import Probability, Scale
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 PerKind = tuple[Probability, Probability, Probability]
 MOST_VIEWS = 1000  # of an image, of either size
@@ -76,11 +76,11 @@ class MultiCrop(nn.Module):
         pairs = 1 - torch.eye(global_views + local_views, global_views, dtype=torch.int8)
         self.register_buffer("pairs", pairs)
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
-        """Images uint8 [B, C, H, W], grey or RGB, to global crops and, where there are any, local crops."""
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W] or of many sizes to global and, if any, local crops."""
         return self.forward_share(images, generator, len(images), 0)
 
-    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+    def forward_share(self, images: Images, generator: torch.Generator, batch: int, first: int) -> Views:
         """The crops of some images of a batch, from position `first` on: see the protocol."""
         crops = [policy(images, generator, batch, first) for policy in self.policies]
         return Views(crops, self.pairs)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dino_lab.components.augment._operations import Pixels, ViewOperations
 from dino_lab.registry import Flat, register
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 
 @register("augment", "single")
@@ -33,10 +33,10 @@ class Single(nn.Module):
         self.groups = ((1, size),)
         self.register_buffer("pairs", torch.ones(1, 1, dtype=torch.int8))
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
-        """Images uint8 [B, C, H, W], grey or RGB, to one group of one view."""
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W] or of many sizes to one group of one view."""
         return self.forward_share(images, generator, len(images), 0)
 
-    def forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+    def forward_share(self, images: Images, generator: torch.Generator, batch: int, first: int) -> Views:
         """The crops of some images of a batch, from position `first` on: see the protocol."""
         return Views([self.policy(images, generator, batch, first)], self.pairs)

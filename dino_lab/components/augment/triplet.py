@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dino_lab.components.augment._operations import Pixels, ViewOperations
 from dino_lab.components.augment._other_image import check_two_images, show_other_image, triplet_pairs
 from dino_lab.registry import Flat, register
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 
 @register("augment", "triplet")
@@ -33,8 +33,8 @@ class Triplet(nn.Module):
         self.groups = ((3, size),)
         self.register_buffer("pairs", triplet_pairs())
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
-        """Images uint8 [B, C, H, W], grey or RGB, to one group of three views; UserError if B is 1."""
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W] or of many sizes to one group of three views; UserError if B is 1."""
         check_two_images(images, "triplet", "patch")
         crops = self.policy(images, generator)  # [3, B, C, H, W]
         show_other_image(crops)

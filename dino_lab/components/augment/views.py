@@ -17,7 +17,7 @@ from dino_lab.components.augment._presets import groups as preset_groups
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import ParameterGroup, register, registry
 from dino_lab.registry.operations import OperationParams
-from dino_lab.types import Views
+from dino_lab.types import Images, Views
 
 MOST_VIEWS = 1000  # of an image, in a group
 TRIED = 10_000_000  # pixels of a group's views up to which it is tried before anything starts
@@ -96,8 +96,8 @@ class ListedViews(nn.Module):
         self.other_image = pairs == "triplet"
         self.register_buffer("pairs", _pairs(pairs, groups, self.groups))
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Views:
-        """Images uint8 [B, C, H, W], grey or RGB, to a group of crops for each size, the teacher's first."""
+    def forward(self, images: Images, generator: torch.Generator) -> Views:
+        """Images uint8 [B, C, H, W] or of many sizes to crops of each size, the teacher's first."""
         views = self._forward_share(images, generator, len(images), 0)
         if self.other_image:
             check_two_images(images, "views", "view")
@@ -105,11 +105,11 @@ class ListedViews(nn.Module):
         return views
 
     @property
-    def forward_share(self) -> Callable[[Tensor, torch.Generator, int, int], Views] | None:
+    def forward_share(self) -> Callable[[Images, torch.Generator, int, int], Views] | None:
         """None where the whole batch is needed, of which a view shows another image: see the protocol."""
         return None if self.other_image else self._forward_share
 
-    def _forward_share(self, images: Tensor, generator: torch.Generator, batch: int, first: int) -> Views:
+    def _forward_share(self, images: Images, generator: torch.Generator, batch: int, first: int) -> Views:
         """The crops of some images of a batch, from position `first` on: see the protocol."""
         crops = [[policy(images, generator, batch, first) for policy in same] for same in self.policies]
         return Views([same[0] if len(same) == 1 else torch.cat(same) for same in crops], self.pairs)

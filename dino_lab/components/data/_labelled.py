@@ -6,18 +6,31 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._storage import Batch, OnBadImage, Resident, Source, Split, Storage, load
+from dino_lab.components.data._bands import Pair, bands_notes, check_statistics, chosen_bands, ranges_of
+from dino_lab.components.data._storage import (
+    Batch,
+    OnBadImage,
+    Resident,
+    Source,
+    Split,
+    Storage,
+    TrainingStorage,
+    load,
+    load_whole,
+)
 from dino_lab.components.data._traits import Traits
 from dino_lab.errors import Misfit, UserError, printable
-from dino_lab.imaging.decode import MAX_PIXELS, Reading
+from dino_lab.imaging.bands import MOST_BANDS
+from dino_lab.imaging.decode import MAX_PIXELS, Reading, Whole
 from dino_lab.imaging.report import EXAMPLES, DataReport, PassedOver, SplitReport
 from dino_lab.registry import ParameterGroup
+from dino_lab.types import Images
 
 Numbers = tuple[float, ...]
 Positive = Annotated[float, Field(gt=0)]
@@ -29,6 +42,8 @@ Limit = Annotated[
     int | None,
     Field(gt=0, description="training images at most, a random subset, always the same; null: all"),
 ]
+Band = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
@@ -41,11 +56,13 @@ class FileOptions(ParameterGroup):
     on_bad_image: OnBadImage = Field(
         "error", description="of an image that cannot be decoded: end with an error, or leave the image out"
     )
-    mean: tuple[float, float, float] = Field(
-        IMAGENET_MEAN, description="subtracted from red, green and blue in 0..1; default: ImageNet's"
+    mean: tuple[float, ...] = Field(
+        IMAGENET_MEAN,
+        description="subtracted from the channels in 0..1, a number for each; default: ImageNet's of RGB",
     )
-    std: tuple[Positive, Positive, Positive] = Field(
-        IMAGENET_STD, description="red, green and blue are divided by it after that; default: ImageNet's"
+    std: tuple[Positive, ...] = Field(
+        IMAGENET_STD,
+        description="channels are divided by it after that, a number for each; default: ImageNet's of RGB",
     )
     white: float | None = Field(
         None,
@@ -57,10 +74,29 @@ class FileOptions(ParameterGroup):
         gt=0,
         description="pixels of the largest image that is decoded: a guard against hostile files",
     )
+    crops: Literal["square", "full"] = Field(
+        "square",
+        description="what crops are cut from: the square of `size` that evaluators see, or the whole image",
+    )
+    longest: int | None = Field(
+        None,
+        gt=0,
+        description="longer side in pixels that whole images are scaled down to; null: they stay as they are",
+    )
+    channels: Annotated[tuple[Band, ...], Field(min_length=1, max_length=MOST_BANDS)] | None = Field(
+        None, description="bands of the files, numbered from 1, that are used as they are; null: RGB is made"
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="values of the bands that become 0 and 1; null: 0 and 255, of bytes alone"
+    )
+    percentiles: tuple[Percent, Percent] | None = Field(
+        None,
+        description="percentiles of each band in training images that become 0 and 1, in place of `range`",
+    )
 
 
 class Labelled:
-    """A training and a test split of square RGB images; the methods of the protocol `Data`."""
+    """A training and a test split of square images; the methods of the protocol `Data`."""
 
     channels = 3
     labelled = True  # whether labels say something of the images
@@ -76,7 +112,7 @@ class Labelled:
         size: int,
         mean: Numbers,
         std: Numbers,
-        shown: Storage | None = None,
+        shown: TrainingStorage | None = None,
     ) -> None:
         """`shown` is what training sees in place of `train`, image by image."""
         self._train, self._test = train, test
@@ -90,7 +126,7 @@ class Labelled:
     @property
     def resident(self) -> bool:
         """Whether all images are in memory."""
-        return isinstance(self._train, Resident) and isinstance(self._test, Resident)
+        return all(isinstance(part, Resident) for part in (self._train, self._test, self._shown))
 
     def to(self, device: torch.device) -> Labelled:
         """The same images on another device; only of what is resident."""
@@ -102,11 +138,13 @@ class Labelled:
         there._shown = there._train if self._shown is self._train else self._shown.to(device)
         return there
 
-    def train(self, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+    def train(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Images, Tensor]]:
         """Batches from step `start` on, without end: see the protocol."""
         return self.train_share(batch_size, seed, start, slice(None))
 
-    def train_share(self, batch_size: int, seed: int, start: int, images: slice) -> Iterator[Batch]:
+    def train_share(
+        self, batch_size: int, seed: int, start: int, images: slice
+    ) -> Iterator[tuple[Images, Tensor]]:
         """Some images of these batches; no other ones are read."""
         self._check_training_split()
         if batch_size > self.train_images:
@@ -174,9 +212,12 @@ class Labelled:
 class FromFiles(Labelled):
     """Two splits of encoded images, checked, cut down to `limit`, and loaded; there may be no training split.
 
+    With `crops: full` training is given whole images; `bank` and `test` stay squares, which evaluators see.
     Without `class_names` distinct labels are numbered in ascending order, those that only the test split has
     last, and are the names of the classes.
     """
+
+    whole = False  # whether training is given images of many sizes
 
     def __init__(
         self,
@@ -192,7 +233,13 @@ class FromFiles(Labelled):
         std: Numbers,
         white: float | None = None,
         max_pixels: int = MAX_PIXELS,
+        crops: Literal["square", "full"] = "square",
+        longest: int | None = None,
+        channels: tuple[int, ...] | None = None,
+        range: Pair | None = None,
+        percentiles: Pair | None = None,
     ) -> None:
+        whole = whole_of(crops, longest)
         sources = [test] if train is None else [train, test]
         names = class_names or _number_labels(sources)
         for source in sources:
@@ -200,7 +247,11 @@ class FromFiles(Labelled):
         rows = [torch.arange(len(source.labels)) for source in sources]
         if train is not None:
             rows[0] = subset(len(train.labels), limit)
-        asked = Reading(white=white, max_pixels=max_pixels)
+        bands = chosen_bands(channels, range, percentiles, white)
+        if bands is not None and percentiles is not None:
+            bands = ranges_of(sources[0], rows[0], bands, percentiles, max_pixels)
+        self.notes += bands_notes(bands, percentiles)
+        asked = Reading(white=white, max_pixels=max_pixels, bands=bands)
 
         def load_all(reading: Reading) -> tuple[list[Storage], Traits]:
             traits, storages = Traits(), []
@@ -215,7 +266,14 @@ class FromFiles(Labelled):
         if self.reading != asked:
             storages.clear()  # so that there is as much memory as before
             storages, _ = load_all(self.reading)
-        super().__init__(_NOTHING if train is None else storages[0], storages[-1], names, size, mean, std)
+        self.channels = self.reading.channels
+        check_statistics(storages[0], len(storages[0].rows), self.channels, mean, std)
+        shown: TrainingStorage | None = None
+        if train is not None and whole is not None:
+            self.whole = True
+            shown = load_whole(train, storages[0].rows, whole, device, self.reading)
+        squares = _NOTHING if train is None else storages[0]
+        super().__init__(squares, storages[-1], names, size, mean, std, shown)
         if self.skipped:
             self.passed_over = (*self.passed_over, self._left_out(sources, rows, storages))
         self.notes = (*self.notes, *traits.notes(asked, self.reading))
@@ -231,6 +289,15 @@ class FromFiles(Labelled):
         ]
         shown = tuple(printable(name, 200) for name in names[:EXAMPLES])
         return PassedOver("unreadable, left out", self.skipped, shown)
+
+
+def whole_of(crops: Literal["square", "full"], longest: int | None) -> Whole | None:
+    """How large whole images are, where crops are cut from these; a Misfit where `longest` is of no use."""
+    if crops == "full":
+        return Whole(longest)
+    if longest is not None:
+        raise Misfit(("data", "longest"), "is of whole images; crops: full gives training those")
+    return None
 
 
 def training_order(images: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:

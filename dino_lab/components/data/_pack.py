@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled
-from dino_lab.components.data._shards import SPLITS, Manifest, Shard, checksum, replacing
+from dino_lab.components.data._pack_format import SPLITS, Manifest, Shard, checksum, replacing
 from dino_lab.components.data._storage import Split
 from dino_lab.errors import UserError
+from dino_lab.protocols import MayGiveWhole, ability
 
 SHARD_BYTES = 2**29  # every shard is an open file of whoever reads them: ImageNet at 256 pixels is 500
 BATCH = 64
@@ -30,15 +31,17 @@ def pack(
     """Write what is missing or damaged in `folder`; what it holds now, and how many images were written.
 
     `progress` is told, after each batch, how many images of those that were missing are done. A UserError if
-    the folder holds something else.
+    the folder holds something else, or the data are to be given whole.
     """
+    if (giving := ability(data, MayGiveWhole)) is not None and giving.whole:
+        raise UserError("a pack holds squares; data.crops: full reads the files themselves")
     planned = _plan(data, source)
     there = Manifest.read(folder)
     if there is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
         raise UserError(f"{folder}: is not empty, and no pack")
     if there is not None and replace(there, finished=False, found=planned.found) != planned:
         raise UserError(f"{folder}: is a pack of other data ({_difference(there, planned)} differs)")
-    with _locked(folder):
+    with locked(folder):
         if there is None:
             planned.write(folder)
         return replace(planned, finished=True), _complete(data, folder, planned, progress)
@@ -63,7 +66,7 @@ def _complete(data: Labelled, folder: Path, planned: Manifest, progress: Callabl
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make the folder and hold it; the lock goes with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:

@@ -7,11 +7,11 @@ host and, for CUDA, on the device. Both storages give the same batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import psutil
@@ -25,7 +25,8 @@ from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._traits import Traits
 from dino_lab.distributed.world import cores
 from dino_lab.errors import UserError
-from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, decode, examine
+from dino_lab.imaging.decode import PLAIN, BadImage, Extent, Pixels, Reading, Whole, decode, examine
+from dino_lab.types import Images, WholeImages
 
 RESIDENT_SHARE = 0.4
 SAMPLE = 256  # images, evenly spread, that are looked at where all of them need not be decoded
@@ -34,6 +35,7 @@ Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]
 OnBadImage = Literal["error", "skip"]
 _RESIDENT: ContextVar[bool] = ContextVar("resident", default=True)
+_LISTED: ContextVar[bool] = ContextVar("listed", default=False)
 logger = logging.getLogger("dino_lab")
 
 
@@ -61,29 +63,45 @@ class Storage(Protocol):
         ...
 
 
+class TrainingStorage(Protocol):
+    """Images of the training split as training sees them, which may be of many sizes."""
+
+    labels: Tensor  # [N] int64
+    rows: Tensor  # [N] int64, on the CPU: where the images are in the source
+    skipped: int  # unreadable images that were left out
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Images, Tensor]]:
+        """Images and labels int64 [B], on the device, for each int64 [B] of `rows`."""
+        ...
+
+
 class Resident:
     """All images in one tensor, on the device or, where they do not fit there, in main memory."""
 
     def __init__(
         self,
-        images: Tensor,
+        images: Any,
         labels: Tensor,
         skipped: int = 0,
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.images, self.labels, self.skipped = images, labels, skipped
+        self.images: Any = images  # `Images`, given as they are
+        self.labels, self.skipped = labels, skipped
         self.rows = torch.arange(len(labels)) if rows is None else rows
         self.device = device or images.device
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
         for index in rows:
-            index = index.to(self.images.device, non_blocking=True)
-            batch = self.images.index_select(0, index), self.labels.index_select(0, index)
+            there = index.to(self.images.device, non_blocking=True)
+            if isinstance(self.images, WholeImages):
+                batch: tuple[Images, Tensor] = self.images[index], self.labels.index_select(0, there)
+            else:
+                batch = self.images.index_select(0, there), self.labels.index_select(0, there)
             if self.device.type == "cuda" and self.images.device.type == "cpu":
                 batch = batch[0].pin_memory(), batch[1].pin_memory()  # or the copy would be waited for
-            images, labels = (part.to(self.device, non_blocking=True) for part in batch)
-            yield images, labels
+            images, labels = batch
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Resident:
         """The same images for another device; without a copy if they lie there."""
@@ -99,15 +117,16 @@ class Streamed:
         self,
         source: Source,
         rows: Tensor,
-        size: int,
+        extent: Extent,
         device: torch.device,
         skipped: int,
         reading: Reading = PLAIN,
     ) -> None:
         self.labels, self.rows, self.skipped, self.device = source.labels[rows], rows, skipped, device
-        self._decoder = _Decoder(source, rows.tolist(), size, reading)
+        self.source = source
+        self._decoder = _Decoder(source, rows.tolist(), extent, reading)
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
         loader = DataLoader(
             self._decoder,
             sampler=(index.tolist() for index in rows),
@@ -123,22 +142,27 @@ class Streamed:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
-class _Decoder(Dataset[tuple[Tensor, Tensor, str]]):
+class _Decoder(Dataset[tuple[Images, Tensor, str]]):
     """One batch for a list of positions, and what went wrong: an exception would lose its one line."""
 
-    def __init__(self, source: Source, rows: list[int], size: int, reading: Reading) -> None:
-        self.source, self.rows, self.size, self.reading = source, rows, size, reading
+    def __init__(self, source: Source, rows: list[int], extent: Extent, reading: Reading) -> None:
+        self.source, self.rows, self.extent, self.reading = source, rows, extent, reading
 
-    def __getitem__(self, index: Sequence[int]) -> tuple[Tensor, Tensor, str]:
+    def __getitem__(self, index: Sequence[int]) -> tuple[Images, Tensor, str]:
         rows = [self.rows[i] for i in index]
-        images = np.zeros((len(rows), 3, self.size, self.size), np.uint8)
-        message = ""
-        for i, row in enumerate(rows):
+        images = []
+        for row in rows:
             try:
-                images[i] = decode(_open(self.source, row), self.size, self.reading)
+                images.append(decode(opened_row(self.source, row), self.extent, self.reading))
             except BadImage as error:
-                message = message or _complaint(self.source, row, error)
-        return torch.from_numpy(images), self.source.labels[rows], message
+                return torch.empty(0), self.source.labels[rows], _complaint(self.source, row, error)
+        return batch_of(images, self.extent), self.source.labels[rows], ""
+
+
+def batch_of(images: Sequence[Pixels], extent: Extent) -> Images:
+    """Decoded images as one batch: of many sizes where they are whole."""
+    tensors = [torch.from_numpy(image) for image in images]
+    return WholeImages.of(tensors) if isinstance(extent, Whole) else torch.stack(tensors)
 
 
 def load(
@@ -153,7 +177,9 @@ def load(
 
     A UserError names the first unreadable one. Of images that are not decoded now a sample is looked at.
     """
-    if not fits(len(rows) * 3 * size * size, device):
+    if _LISTED.get():
+        return Streamed(source, rows, size, device, 0, reading), Traits()
+    if not fits(len(rows) * reading.channels * size * size, device):
         # Decided once, before training, so that every epoch has the same images.
         whole = on_bad_image == "skip"
         if whole:
@@ -163,13 +189,35 @@ def load(
             bad, traits = {}, _look_at_some(source, rows, size, reading)
             kept = rows
         return Streamed(source, kept, size, device, len(bad), reading), traits
-    images = np.empty((len(rows), 3, size, size), np.uint8)
+    images = np.empty((len(rows), reading.channels, size, size), np.uint8)
     bad, traits = _decode_all(source, rows, size, reading, images)
     kept = _without(source, rows, bad, on_bad_image)
     pixels = torch.from_numpy(images)
     if bad:
         pixels = pixels[[i for i in range(len(rows)) if i not in bad]]
     return Resident(pixels.to(device), source.labels[kept].to(device), len(bad), kept), traits
+
+
+def load_whole(
+    source: Source, rows: Tensor, whole: Whole, device: torch.device, reading: Reading
+) -> TrainingStorage:
+    """The images `rows` of `source`, each at its own height and width, resident if they fit.
+
+    A UserError names the first unreadable one.
+    """
+    if not _RESIDENT.get() or not fits(reading.channels * _estimated_pixels(source, rows, whole), device):
+        return Streamed(source, rows, whole, device, 0, reading)
+    images: list[Pixels] = [np.empty(0, np.uint8)] * len(rows)
+    bad, _ = _decode_all(source, rows, whole, reading, images)
+    _without(source, rows, bad, "error")
+    return Resident(batch_of(images, whole).to(device), source.labels[rows].to(device), rows=rows)
+
+
+def _estimated_pixels(source: Source, rows: Tensor, whole: Whole) -> int:
+    """Pixels of the decoded images, by the sizes that the files of a sample state."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    sides = [whole.size(*opened_row(source, row).size) for row in sample.tolist()]
+    return int(np.prod(sides, axis=1).mean() * len(rows))
 
 
 def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> Traits:
@@ -191,7 +239,11 @@ def _look_at_some(source: Source, rows: Tensor, size: int, reading: Reading) -> 
 
 
 def _decode_all(
-    source: Source, rows: Tensor, size: int, reading: Reading, into: Pixels | None
+    source: Source,
+    rows: Tensor,
+    extent: Extent,
+    reading: Reading,
+    into: Pixels | MutableSequence[Pixels] | None,
 ) -> tuple[dict[int, BadImage], Traits]:
     """Decode every image in a thread pool (Pillow lets other threads run); the failures by position."""
 
@@ -199,7 +251,7 @@ def _decode_all(
         bad, traits = {}, Traits()
         for i in positions:
             try:
-                pixels, its = examine(_open(source, int(rows[i])), size, reading)
+                pixels, its = examine(opened_row(source, int(rows[i])), extent, reading)
             except BadImage as error:
                 bad[i] = error
             else:
@@ -218,7 +270,8 @@ def _decode_all(
     return failures, found
 
 
-def _open(source: Source, row: int) -> Image.Image:
+def opened_row(source: Source, row: int) -> Image.Image:
+    """The image of a row, not yet decoded; a BadImage says why there is none."""
     try:
         return source.open(row)
     except BadImage:
@@ -244,6 +297,11 @@ def _without(source: Source, rows: Tensor, bad: dict[int, BadImage], on_bad_imag
     return rows[[i for i in range(len(rows)) if i not in bad]]
 
 
+def bad_image_error(source: Source, row: int, error: BadImage) -> UserError:
+    """What a user is told of an image that cannot be read."""
+    return UserError(_complaint(source, row, error))
+
+
 def _complaint(source: Source, row: int, error: BadImage) -> str:
     hint = f"{error.advice}, or set data.on_bad_image: skip"
     return f"{source.where(row)}: unreadable image ({error}); {hint}"
@@ -267,6 +325,22 @@ def never_resident() -> Iterator[None]:
         yield
     finally:
         _RESIDENT.reset(before)
+
+
+@contextmanager
+def only_listed() -> Iterator[None]:
+    """Of whatever is loaded inside no image is opened before it is asked for."""
+    before = _LISTED.set(True)
+    try:
+        with never_resident():
+            yield
+    finally:
+        _LISTED.reset(before)
+
+
+def is_listing() -> bool:
+    """Whether images are only listed now."""
+    return _LISTED.get()
 
 
 def workers() -> int:

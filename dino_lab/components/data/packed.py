@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.data._labelled import Labelled, Limit, subset
+from dino_lab.components.data._pack_format import AGAIN, MANIFEST, Manifest, Shard, checksum
 from dino_lab.components.data._paths import named_path
-from dino_lab.components.data._shards import AGAIN, MANIFEST, Manifest, Shard, checksum
 from dino_lab.components.data._storage import Batch, Resident, Split, Storage, fits, workers
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import register
@@ -46,6 +46,7 @@ class Packed(Labelled):
             raise Misfit(("data", "path"), f"{path} is not finished; the same `dino-lab pack` again goes on")
         self.labelled = manifest.labelled
         self.notes = tuple(f"when it was packed, {line}" for line in manifest.found)
+        self.channels = manifest.channels
         train, test = _Split(folder, "train", manifest), _Split(folder, "test", manifest)
         super().__init__(
             _storage(train, subset(manifest.images["train"], limit), device),

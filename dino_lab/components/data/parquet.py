@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
-from dino_lab.components.data._masks import Masks, Objects
+from dino_lab.components.data._class_labels import Several
+from dino_lab.components.data._labelled import FileOptions, Size
+from dino_lab.components.data._masked_files import FromMaskedFiles
+from dino_lab.components.data._masks import Objects
 from dino_lab.components.data._paths import named_path
-from dino_lab.components.data._rows import Columns, Rows, read_schema
+from dino_lab.components.data._rows import Columns, Rows, number_texts, read_schema
 from dino_lab.components.data._storage import Split
 from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.files import shown
@@ -23,17 +25,19 @@ from dino_lab.registry import Flat, register
 
 
 @register("data", "parquet")
-class Parquet(FromFiles):
-    """Images of Parquet files: a column struct{bytes, path} and a column of integer labels.
+class Parquet(FromMaskedFiles):
+    """Images of Parquet files: a column struct{bytes, path} and a column of labels, whole numbers or text.
 
     `path` is a folder, in which `train` and `test` are glob patterns, one or many files each; or it is a
     file or a glob pattern that names the training files, with `test` in the same folder. `train: null` says
-    that there are none, for data that are only evaluated on, and `label_column: null` that all images are of
-    one class. Class names come from the schema's `huggingface` metadata; without them distinct labels are
-    numbered in ascending order, and are the names. `mask_column` names encoded masks of the images' own size:
+    that there are none, for data that are only evaluated on, and `label_column: null` that there are no
+    labels. Class names come from the schema's `huggingface` metadata; without them distinct labels are
+    numbered by sorting, and are the names. `mask_column` names encoded masks of the images' own size:
     `binary`, where all that is not 0 is the object, or `numbered`, 0 background, 1, 2, ... the objects and
     255 void. The encoded files are read into memory.
     """
+
+    without = "there are no masks; data.mask_column names the column that has them"
 
     def __init__(
         self,
@@ -47,8 +51,17 @@ class Parquet(FromFiles):
         test: Annotated[str, Field(description="pattern of the test files")] = "test*.parquet",
         image_column: Annotated[str, Field(description="column of encoded images")] = "image",
         label_column: Annotated[
-            str | None, Field(description="column of whole numbers, the classes; null: there are no labels")
+            str | None,
+            Field(description="column of the classes, whole numbers or text; null: there are no labels"),
         ] = "label",
+        hidden_labels: Annotated[
+            Literal["refuse", "skip"],
+            Field(description="of rows whose label is missing or -1: refuse them, or leave them out"),
+        ] = "refuse",
+        several_labels: Annotated[
+            Several,
+            Field(description="of rows with a list of labels: refuse them, or take the first of each"),
+        ] = "refuse",
         mask_column: Annotated[
             str | None, Field(description="column of encoded masks of the images' size; null: there are none")
         ] = None,
@@ -59,43 +72,20 @@ class Parquet(FromFiles):
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         folder, train_files, test_files = _find(path, train, test)
-        columns = Columns(image_column, label_column, mask_column)
-        names = (
-            ("all",) if label_column is None else _class_names((train_files or test_files)[0], label_column)
-        )
-        train_rows = Rows(train_files, columns) if train_files else None
-        test_rows = Rows(test_files, columns)
+        columns = Columns(image_column, label_column, mask_column, hidden_labels, several_labels)
+        sources: dict[Split, Rows] = {"test": Rows(test_files, columns)}
+        if train_files:
+            sources = {"train": Rows(train_files, columns), **sources}
+        splits = list(sources.values())
         self.labelled = label_column is not None
-        self.passed_over = _beside(folder, {*train_files, *test_files})
-        super().__init__(
-            device,
-            train_rows,
-            test_rows,
-            names,
-            size=size,
-            **options.model_dump(),
-        )
-        self._masks: dict[str, Masks] = {}
-        if mask_column is not None:
-            splits = ("train", train_rows, self._train), ("test", test_rows, self._test)
-            self._masks = {
-                n: Masks(rows, kept, size, masks, self.reading)
-                for n, rows, kept in splits
-                if rows is not None
-            }
-
-    def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
-        """Images, labels, object masks, part masks and boxes: see the protocol; an object is one part."""
-        return self._of(split).annotated(indices)
-
-    def segmented(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The objects one by one, and their classes: see the protocol."""
-        return self._of(split).segmented(indices)
-
-    def _of(self, split: Split) -> Masks:
-        if split not in self._masks:
-            raise UserError("there are no masks; data.mask_column names the column that has them")
-        return self._masks[split]
+        names: tuple[str, ...] | None = ("all",)
+        if label_column is not None:
+            names = number_texts(splits) or _class_names(splits[0].files[0], label_column)
+        self.passed_over = _beside(folder, {*train_files, *test_files}) + _hidden(splits)
+        if several := sum(rows.several for rows in splits):
+            self.notes = (f"{several} images have several labels, of which the first is taken",)
+        objects = None if mask_column is None else masks
+        super().__init__(device, sources, names, size=size, options=options, objects=objects)
 
 
 def _find(path: str, train: str | None, test: str) -> tuple[Path, list[Path], list[Path]]:
@@ -126,6 +116,12 @@ def _beside(folder: Path, used: set[Path]) -> tuple[PassedOver, ...]:
     )
 
 
+def _hidden(splits: Sequence[Rows]) -> tuple[PassedOver, ...]:
+    """Rows that are left out since their label is hidden."""
+    hidden = sum(rows.hidden for rows in splits)
+    return (PassedOver("row whose label is hidden (missing or -1)", hidden),) if hidden else ()
+
+
 def _match(folder: Path, pattern: str, split: str) -> list[Path]:
     try:
         files = sorted(file for file in folder.glob(pattern) if file.is_file())
@@ -142,7 +138,8 @@ def _match(folder: Path, pattern: str, split: str) -> list[Path]:
 def _class_names(file: Path, label_column: str) -> tuple[str, ...] | None:
     metadata = read_schema(file).metadata or {}
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label_column]["names"]
-    except (KeyError, TypeError, ValueError):
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][label_column]
+        names = feature.get("feature", feature)["names"]  # inside where a row has a list of labels
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) and names else None

@@ -44,6 +44,10 @@ _ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "STL10": ({"split": "train"}, {"split": "test"}),
     "SVHN": ({"split": "train"}, {"split": "test"}),
 }
+# Training splits of data sets that have images without labels, by what `train` may say.
+_WITHOUT_LABELS: dict[str, dict[str, dict[str, Any]]] = {
+    "STL10": {"unlabelled": {"split": "unlabeled"}, "all": {"split": "train+unlabeled"}}
+}
 
 
 @register("data", "torchvision")
@@ -51,7 +55,8 @@ class Torchvision(FromFiles):
     """A data set of torchvision, kept below `path` as torchvision does; `download` fetches what is missing.
 
     The test split is the published one (Imagenette: val, in its 320 pixel edition); trainval is used to train
-    where the authors do so.
+    where the authors do so. `train: unlabelled` is for STL10, of which 100,000 images have no labels;
+    `evaluate_on` then names those that have them.
     """
 
     def __init__(
@@ -61,29 +66,34 @@ class Torchvision(FromFiles):
         dataset: Annotated[Name, Field(description="torchvision's name of the data set")],
         path: Annotated[str, Field(description="folder that torchvision keeps its data sets in")],
         size: Size,
+        train: Annotated[
+            Literal["labelled", "unlabelled", "all"],
+            Field(description="images to train on: those that have labels, those that have none, or all"),
+        ] = "labelled",
         download: Annotated[bool, Field(description="fetch what `path` lacks")] = False,
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
-        train, test = (
-            _Named(_open(dataset, path, download, arguments), f"{dataset} in {path}: {split} image")
-            for arguments, split in zip(_ARGUMENTS[dataset], ("training", "test"), strict=True)
+        arguments, for_test = _ARGUMENTS[dataset]
+        if train != "labelled":
+            if dataset not in _WITHOUT_LABELS:
+                there = ", ".join(_WITHOUT_LABELS)
+                raise Misfit(("data", "train"), f"all images of {dataset} have labels; {there} has others")
+            arguments = _WITHOUT_LABELS[dataset][train]
+        self.labelled = train == "labelled"
+        training, test = (
+            _Named(_open(dataset, path, download, its), f"{dataset} in {path}: {split} image", self.labelled)
+            for its, split in ((arguments, "training"), (for_test, "test"))
         )
-        super().__init__(
-            device,
-            train,
-            test,
-            _class_names(train.dataset),
-            size=size,
-            **options.model_dump(),
-        )
+        names = _class_names(training.dataset) if self.labelled else ("all",)
+        super().__init__(device, training, test, names, size=size, **options.model_dump())
 
 
 class _Named:
     """One split of a torchvision data set."""
 
-    def __init__(self, dataset: Any, where: str) -> None:
+    def __init__(self, dataset: Any, where: str, labelled: bool) -> None:
         self.dataset, self._where = dataset, where
-        self.labels = _labels(dataset)
+        self.labels = _labels(dataset) if labelled else torch.zeros(len(dataset), dtype=torch.int64)
 
     def open(self, index: int) -> Image.Image:
         image: Image.Image = self.dataset[index][0]

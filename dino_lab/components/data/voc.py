@@ -1,21 +1,22 @@
-"""Photographs with segmented objects, laid out as the PASCAL VOC challenges have them."""
+"""Photographs with segmented or boxed objects, laid out as the PASCAL VOC challenges have them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
 
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
-from dino_lab.components.data._masks import Masks
+from dino_lab.components.data._labelled import FileOptions, Size
+from dino_lab.components.data._masked_files import FromMaskedFiles
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import Split
-from dino_lab.errors import Misfit, UserError
+from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.imaging.decode import read_image
 from dino_lab.imaging.files import shown
 from dino_lab.registry import Flat, register
@@ -46,13 +47,16 @@ CLASSES = [
 
 
 @register("data", "voc")
-class Voc(FromFiles):
+class Voc(FromMaskedFiles):
     """Photographs with several segmented objects each, in the layout of PASCAL VOC 2007 to 2012.
 
     `path` holds JPEGImages, SegmentationObject, SegmentationClass and ImageSets/Segmentation, where `train`
     and `test` name the lists of images without their `.txt`; `train: null` reads no training split. The label
     of an image is the class of its largest object. Boxes are those around the masks; 255 is void and counts
     as nothing. An image without an object, or with a mask of another size, is refused.
+
+    With `objects: boxes` all images of the detection task are read, whose lists are in ImageSets/Main and
+    whose boxes in Annotations; an object is all of its box, and those over larger ones lie on top.
     """
 
     def __init__(
@@ -65,45 +69,26 @@ class Voc(FromFiles):
             str | None, Field(description="list of training images, without `.txt`; null: only evaluated on")
         ] = "train",
         test: Annotated[str, Field(description="list of test images, without `.txt`")] = "val",
+        objects: Annotated[
+            Literal["masks", "boxes"],
+            Field(description="what an object is: its mask, or its box, which more images have"),
+        ] = "masks",
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
         root = named_folder(path)
-        train_files = None if train is None else _Files(root, train, "train")
-        test_files = _Files(root, test, "test")
-        super().__init__(
-            device,
-            train_files,
-            test_files,
-            tuple(CLASSES),
-            size=size,
-            **options.model_dump(),
-        )
-        splits = ("train", train_files, self._train), ("test", test_files, self._test)
-        self._masks = {
-            n: Masks(files, kept, size, "numbered", self.reading)
-            for n, files, kept in splits
-            if files is not None
-        }
-
-    def annotated(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
-        """Images, labels, object masks, part masks and boxes: see the protocol; all objects are one part."""
-        return self._of(split).annotated(indices)
-
-    def segmented(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The objects one by one, and their classes: see the protocol."""
-        return self._of(split).segmented(indices)
-
-    def _of(self, split: Split) -> Masks:
-        if split not in self._masks:
-            raise UserError("data voc: there is no training split (data.train: null)")
-        return self._masks[split]
+        asked: dict[Split, str | None] = {"train": train, "test": test}
+        kind = _Files if objects == "masks" else _Boxes
+        sources = {key: kind(root, name, key) for key, name in asked.items() if name is not None}
+        super().__init__(device, sources, tuple(CLASSES), size=size, options=options)
 
 
 class _Files:
-    """The images that a list of ImageSets/Segmentation names."""
+    """The images that a list of ImageSets names, and the masks of their objects."""
+
+    lists = "Segmentation"
 
     def __init__(self, root: Path, name: str, key: str) -> None:
-        self.root, self.names = root, _names(root, name, key)
+        self.root, self.names = root, _names(root / "ImageSets" / self.lists, name, key)
         self.labels = torch.tensor([self._label(i) for i in range(len(self.names))])
 
     def open(self, index: int) -> Image.Image:
@@ -144,13 +129,59 @@ class _Files:
         return name - 1
 
 
-def _names(root: Path, name: str, key: str) -> list[str]:
-    folder = root / "ImageSets" / "Segmentation"
+class _Boxes(_Files):
+    """The same of the detection task, whose objects are boxes."""
+
+    lists = "Main"
+
+    def open_objects(self, index: int) -> Image.Image:
+        return self._drawn(index, lambda number, name: number)
+
+    def open_classes(self, index: int) -> Image.Image:
+        return self._drawn(index, lambda number, name: name + 1)
+
+    def _drawn(self, index: int, value: Callable[[int, int], int]) -> Image.Image:
+        """A value in each box, by the object's number from 1 on and its class; small over large boxes."""
+        width, height = self.open(index).size
+        values = np.zeros((height, width), np.uint8)
+        for number, (name, (x0, y0, x1, y1)) in enumerate(self._boxes(index), 1):
+            values[y0:y1, x0:x1] = value(number, name)
+        return Image.fromarray(values)
+
+    def _label(self, index: int) -> int:
+        return self._boxes(index)[0][0]
+
+    def _boxes(self, index: int) -> list[tuple[int, tuple[int, ...]]]:
+        """Class and box (x0 y0 x1 y1, the last two exclusive) of each object, the largest first."""
+        file = self.root / "Annotations" / f"{self.names[index]}.xml"
+        try:
+            found = [_box(one) for one in ElementTree.parse(file).getroot().iter("object")]
+        except (OSError, ValueError, ElementTree.ParseError) as error:
+            raise UserError(f"{shown(file)}: its boxes cannot be read ({first_line(error)})") from error
+        if not found:
+            raise UserError(f"{shown(file)}: has no object in it")
+        return sorted(found, key=lambda one: -(one[1][2] - one[1][0]) * (one[1][3] - one[1][1]))
+
+
+def _box(one: ElementTree.Element) -> tuple[int, tuple[int, ...]]:
+    """Class and box of an object; pixels of a file are counted from 1, and its box has all of its edges."""
+    name = one.findtext("name", "").strip()
+    if name not in CLASSES:
+        raise ValueError(f"an object of class {name!r}")
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    x0, y0, x1, y1 = (round(float(one.findtext(f"bndbox/{key}", ""))) for key in keys)
+    if not (0 < x0 <= x1 and 0 < y0 <= y1):
+        raise ValueError(f"a box from {x0}, {y0} to {x1}, {y1}")
+    return CLASSES.index(name), (x0 - 1, y0 - 1, x1, y1)
+
+
+def _names(folder: Path, name: str, key: str) -> list[str]:
     file = folder / f"{name}.txt"
     if not file.is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "no list"
         raise Misfit(("data", key), f"{file} does not exist; there is: {there}")
-    names = file.read_text(encoding="utf-8").split()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    names = [line.split()[0] for line in lines if line.strip()]  # lists of one class also say -1, 0 or 1
     if not names:
         raise UserError(f"{file}: names no image")
     return names

@@ -25,7 +25,7 @@ from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.outputs import MaskedImages
-from dino_lab.imaging.pictures import frame, plain, png, sheet
+from dino_lab.imaging.pictures import frame, plain, png, sheet, with_bands
 from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
@@ -195,6 +195,7 @@ class AttentionBoxes:
             tiles.append(("  ".join(f"{value:.2f}" for value in overlaps), tile))
         shown = ("object", *boxes)
         legend = ", ".join(f"{name} {COLOURS[name]}" for name in shown) + "; above: intersection over union"
+        legend = with_bands(legend, seen.images.shape[1])
         return {"boxes.png": png(sheet([tiles[i : i + 4] for i in range(0, len(tiles), 4)], legend))}
 
     def _boxes(self, seen: MaskedImages, count: int) -> list[dict[str, Box]]:

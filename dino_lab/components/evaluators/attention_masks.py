@@ -22,7 +22,7 @@ from dino_lab.components.evaluators._masks import (
 from dino_lab.errors import UserError
 from dino_lab.evaluation.attention_maps import enlarged, maps_of, mass_masks
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import HeatScale, cut_out, overlay, plain, png, sheet
+from dino_lab.imaging.pictures import HeatScale, cut_out, overlay, plain, png, sheet, with_bands
 from dino_lab.protocols import GivesAnnotations
 from dino_lab.registry import EvaluatorOptions, Flat, register
 from dino_lab.types import VOID
@@ -117,7 +117,10 @@ class AttentionMasks:
         rows = []
         for i in range(shown):
             image, names = seen.images[i], maps.names()
-            tiles = [("image", plain(image)), ("object", cut_out(image, seen.masks[i]))]
+            tiles = [
+                (with_bands("image", len(image)), plain(image)),
+                ("object", cut_out(image, seen.masks[i])),
+            ]
             for name, values, mask in zip(names, maps.values[i], masks[i], strict=True):
                 tiles.append((name, overlay(image, values, scale)))
                 tiles.append((f"{_percent(self.masses[0])} % of it", cut_out(image, mask)))

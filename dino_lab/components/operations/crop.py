@@ -39,6 +39,10 @@ class Crop(GeometricAugmentationBase2D):
         N, _, H, W = batch_shape
         return {"boxes": sample_boxes((N,), H, W, self.scale)}
 
+    def generate_within(self, sizes: Tensor) -> dict[str, Tensor]:
+        """Boxes as above, each in an image of its own height and width, int64 [N, 2]."""
+        return {"boxes": sample_boxes((len(sizes),), sizes[:, 0], sizes[:, 1], self.scale)}
+
     def compute_transformation(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]
     ) -> Tensor:

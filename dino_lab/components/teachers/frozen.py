@@ -187,7 +187,7 @@ def _checksum(network: Network) -> int:
 
 def load_weights(source: TrainedWeights) -> Network:
     """The backbone as a network whose head is the identity, with the normalisation of its images."""
-    found = find_single(str(source.path), registry, size=source.size, of=source.of)
+    found = find_single(str(source.path.expanduser()), registry, size=source.size, of=source.of)
     network = open_single(found, registry, torch.get_default_device()).network
     dim = int(network.backbone.dim)  # type: ignore[arg-type]
     backbone = network.backbone if source.size is None else _Resized(network.backbone, (source.size,) * 2)

@@ -10,18 +10,27 @@ from dino_lab.kernels.crops.colour import grayscale, jitter, solarize
 from dino_lab.kernels.crops.resize import flip, resample
 from dino_lab.kernels.crops.rotate import rotate
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.types import Images, WholeImages
 
 
-def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+def make(images: Images, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
     """The crops float32 [V, B, C, size, size] in 0..1 that were sampled of images uint8 [B, C, H, W].
 
-    `largest_radius` is that of the blur's kernels, in pixels.
+    Images of many sizes are cut one after the other. `largest_radius` is that of the blur's kernels, in
+    pixels.
     """
     sampled = sampled.to(images.device)
     assert sampled.boxes is not None
     flipped = torch.zeros_like(sampled.boxes[..., 0], dtype=torch.bool)
     flipped = flipped if sampled.flipped is None else sampled.flipped
-    crops = resample(images.float() / 255, sampled.boxes, flipped, size)
+    if isinstance(images, WholeImages):
+        each = (
+            resample(image[None].float() / 255, sampled.boxes[:, i : i + 1], flipped[:, i : i + 1], size)
+            for i, image in enumerate(images)
+        )
+        crops = torch.cat(list(each), dim=1)
+    else:
+        crops = resample(images.float() / 255, sampled.boxes, flipped, size)
     return _change(crops.flatten(0, 1), sampled.flat(), largest_radius).view_as(crops)
 
 

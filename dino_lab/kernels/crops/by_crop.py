@@ -13,14 +13,16 @@ from torch import Tensor
 from dino_lab.kernels.crops.resize import flip
 from dino_lab.kernels.crops.rotate import rotate
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.types import Images, WholeImages
 
 CACHED = 600_000  # numbers of the crops that a thread cuts before it changes them: they stay in its cache
 ALONE = 2_000_000  # numbers up to which one thread makes all crops: OpenMP's still spin on the other cores
 SHARES = 4  # of the crops for each thread: some views take longer than others
 
 
-def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
-    """The crops float32 [V, B, C, size, size] in 0..1 that were sampled of images uint8 [B, C, H, W].
+def make(images: Images, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+    """The crops float32 [V, B, C, size, size] in 0..1 that were sampled of images uint8 [B, C, H, W], or of
+    many sizes.
 
     Cut in whole grey levels, as Pillow's are; `largest_radius` is that of the blur's kernels, in pixels.
     """
@@ -29,12 +31,14 @@ def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: 
 
     assert sampled.boxes is not None
     V, B = sampled.boxes.shape[:2]
-    crops = torch.empty(V, B, images.shape[1], size, size)
+    whole = images if isinstance(images, WholeImages) else WholeImages.of_one_size(images)
+    crops = torch.empty(V, B, whole.channels, size, size)
     x, each = crops.flatten(0, 1), sampled.flat()
     assert each.boxes is not None
     flipped = torch.zeros(V * B, dtype=torch.bool) if each.flipped is None else each.flipped
     boxes = each.boxes.int().contiguous()
-    cut = [images.contiguous().numpy(), boxes.numpy(), flipped.contiguous().numpy(), x.numpy()]
+    laid_out = [part.contiguous().numpy() for part in (whole.pixels, whole.places, whole.sizes)]
+    cut = [*laid_out, boxes.numpy(), flipped.contiguous().numpy(), x.numpy()]
 
     def work(part: range) -> None:
         kernels.cut(part.start, part.stop, *cut)

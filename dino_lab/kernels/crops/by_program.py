@@ -10,24 +10,28 @@ from dino_lab.kernels.crops import triton_kernels as kernels
 from dino_lab.kernels.crops.resize import flip
 from dino_lab.kernels.crops.rotate import rotate
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.types import Images, WholeImages
 
-# Columns of a crop's row of parameters, float32.
-BOX, FLIP, BLENDS, HUE, GREY, SOLARIZE, COLUMNS = 0, 4, 5, 23, 24, 25, 26
+# Columns of a crop's row of parameters, float32, but for the image's place, int64 in two of them.
+BOX, FLIP, BLENDS, HUE, GREY, SOLARIZE, PLACE, SIZE, COLUMNS = 0, 4, 5, 23, 24, 25, 26, 28, 30
 
 
-def make(images: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+def make(images: Images, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
     """The crops float32 [V, B, C, size, size] in 0..1 that were sampled of images uint8 [B, C, H, W].
+
+    Images may be of many sizes.
 
     `sampled` lies on the CPU; `largest_radius` is that of the blur's kernels, in pixels.
     """
     assert sampled.boxes is not None
     V, B = sampled.boxes.shape[:2]
-    crops = torch.empty(V, B, images.shape[1], size, size, device=images.device)
+    whole = images if isinstance(images, WholeImages) else WholeImages.of_one_size(images)
+    crops = torch.empty(V, B, whole.channels, size, size, device=images.device)
     each = sampled.flat()
     if each.angle is None:
-        _run(images, crops.flatten(0, 1), each, largest_radius)
+        _run(whole, crops.flatten(0, 1), each, largest_radius)
         return crops
-    _run(images, crops.flatten(0, 1), SampledParameters(boxes=each.boxes, flipped=each.flipped), 0)
+    _run(whole, crops.flatten(0, 1), SampledParameters(boxes=each.boxes, flipped=each.flipped), 0)
     turned = rotate(crops.flatten(0, 1), each.angle.to(images.device))
     rest = SampledParameters(**{**vars(each), "boxes": None, "flipped": None, "angle": None})
     return _run(None, turned.contiguous(), rest, largest_radius).view_as(crops)
@@ -46,18 +50,17 @@ def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Te
     return _run(None, x, rest, largest_radius)
 
 
-def _run(images: Tensor | None, crops: Tensor, each: SampledParameters, largest_radius: int) -> Tensor:
+def _run(images: WholeImages | None, crops: Tensor, each: SampledParameters, largest_radius: int) -> Tensor:
     """Fill crops [N, C, size, size] from the images, or change them; those that are given."""
     N, C, size, _ = crops.shape
-    B, H, W = (1, 1, 1) if images is None else (images.shape[0], *images.shape[2:])
     blurred = torch.zeros(N, dtype=torch.bool) if each.blurred is None else each.blurred
     gpu.launch(
         kernels.make_crops,
         (N,),
-        crops if images is None else images.contiguous(),
-        gpu.moved(_rows(N, each, blurred), crops.device),
+        crops if images is None else images.pixels,
+        gpu.moved(_rows(N, each, blurred, images), crops.device),
         crops,
-        *(B, H, W, size),
+        size,
         C=C,
         CUT=images is not None,
     )
@@ -74,9 +77,13 @@ def _run(images: Tensor | None, crops: Tensor, each: SampledParameters, largest_
     return crops
 
 
-def _rows(N: int, each: SampledParameters, blurred: Tensor) -> Tensor:
+def _rows(N: int, each: SampledParameters, blurred: Tensor, images: WholeImages | None) -> Tensor:
     """What happens to each crop, float32 [N, COLUMNS]; a crop that is blurred is solarized after that."""
     rows = torch.zeros(N, COLUMNS)
+    if images is not None:
+        views = N // len(images)
+        rows.view(torch.int64)[:, PLACE // 2] = images.places.repeat(views)
+        rows[:, SIZE : SIZE + 2] = images.sizes.repeat(views, 1).float()
     rows[:, BLENDS:HUE:3] = 1.0
     for column, part in ((BOX, each.boxes), (BLENDS, each.blends)):
         if part is not None:

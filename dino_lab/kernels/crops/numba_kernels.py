@@ -56,19 +56,22 @@ def inner(function: Function) -> Function:
 def cut(
     first: int,
     last: int,
-    images: Array,
+    pixels: Array,
+    image_places: Array,
+    sizes: Array,
     boxes: Array,
     flipped: Array,
     crops: Array,
 ) -> None:
-    """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from images uint8 [B, C, H, W].
+    """Fill crops `first` to `last` of float32 [N, C, size, size] in 0..1 from B images, laid out in `pixels`.
 
-    `boxes` int32 [N, 4], `flipped` bool [N]; crop n is of image n % B. As Pillow's `crop` and
+    `pixels`, `image_places` and `sizes` are those of `types.WholeImages`, `boxes` int32 [N, 4], `flipped`
+    bool [N]; crop n is of image n % B. As Pillow's `crop` and
     `resize(BICUBIC)`, in whole grey levels. Rows are added up, of all channels at once, because their numbers
     lie side by side: for the width, which comes first, columns are made rows and then columns again.
     """
-    B, C, H, W = images.shape
-    size = crops.shape[3]
+    B, C, size = len(image_places), crops.shape[1], crops.shape[3]
+    H, W = sizes[:, 0].max(), sizes[:, 1].max()
     most = _whole(2 + math.ceil(4 * max(1.0, max(H, W) / size)), TAPS)
     places, weights = numpy.empty(size, numpy.int32), numpy.empty((most, size), float32)
     totals = numpy.empty(size, numpy.float64)
@@ -77,13 +80,15 @@ def cut(
     rows, low = numpy.zeros((H + most, C, size), float32), numpy.empty((size, C * size), float32)
     for n in range(first, last):
         top, left, h, w = boxes[n]
+        height, width = sizes[n % B]
+        image = pixels[image_places[n % B] :][: C * height * width].reshape(C, height, width)
         taps = _weights(w, size, flipped[n], places, weights, totals)
         for y in range(0, h, LANES // C):
             count = min(LANES // C, h - y)
             lanes = _whole(C * count, VECTOR)
             strip, to = columns[: (w + taps) * lanes].reshape(w + taps, lanes), narrow[: size * lanes]
-            _to_floats(images[n % B], top + y, count, source)
-            _transpose(source[: lanes * W].reshape(lanes, W)[:, left : left + w], strip[:w])
+            _to_floats(image, top + y, count, source)
+            _transpose(source[: lanes * width].reshape(lanes, width)[:, left : left + w], strip[:w])
             _resize(strip, places, weights, taps, to.reshape(size, lanes))
             for i in range(to.shape[0]):
                 to[i] = _level(to[i])

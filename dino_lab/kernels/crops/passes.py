@@ -12,16 +12,24 @@ from dino_lab.kernels import gpu
 from dino_lab.kernels.crops import by_batch, by_crop
 from dino_lab.kernels.crops.resize import resample
 from dino_lab.kernels.crops.sampled import SampledParameters
+from dino_lab.types import Images, WholeImages
+
+COLOURS = (1, 3)  # channels of which the kernels know what a colour is: grey, RGB
 
 
-def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
-    """Crops float32 [V, B, C, size, size] in 0..1 of images uint8 [B, C, H, W].
+def make(x: Images, sampled: SampledParameters, size: int, largest_radius: int) -> Tensor:
+    """Crops float32 [V, B, C, size, size] in 0..1 of images uint8 [B, C, H, W], or of many sizes.
 
-    Of crops float32 [V * B, C, H, W] in 0..1, parts that were cut again. `largest_radius` is that of the
-    blur's kernels, in pixels.
+    Where they are neither grey nor RGB, each band is made as a grey image. Of crops float32 [V * B, C, H,
+    W] in 0..1, parts that were cut again. `largest_radius` is that of the blur's kernels, in pixels.
     """
-    if x.dtype == torch.uint8:
-        return _kernels(x).make(x, sampled, size, largest_radius)
+    if isinstance(x, WholeImages) or x.dtype == torch.uint8:
+        C = x.channels if isinstance(x, WholeImages) else x.shape[1]
+        if C in COLOURS:
+            return _kernels(x).make(x, sampled, size, largest_radius)
+        bands = x.bands() if isinstance(x, WholeImages) else x.flatten(0, 1)[:, None]
+        crops = _kernels(x).make(bands, sampled.for_each_band(C), size, largest_radius)
+        return crops.view(len(crops), -1, C, size, size)
     assert sampled.boxes is not None
     boxes = sampled.boxes.to(x.device)
     none = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
@@ -33,10 +41,13 @@ def make(x: Tensor, sampled: SampledParameters, size: int, largest_radius: int) 
 def change(crops: Tensor, sampled: SampledParameters, largest_radius: int) -> Tensor:
     """Crops float32 [V * B, C, H, W] in 0..1 after a pass that cuts none, as new ones."""
     kernels = _kernels(crops) if crops.shape[-1] == crops.shape[-2] else by_batch
-    return kernels.change(crops, sampled, largest_radius)
+    if (C := crops.shape[1]) in COLOURS:
+        return kernels.change(crops, sampled, largest_radius)
+    bands = crops.flatten(0, 1)[:, None]
+    return kernels.change(bands, sampled.for_each_band(C), largest_radius).view_as(crops)
 
 
-def _kernels(x: Tensor) -> ModuleType:
+def _kernels(x: Images) -> ModuleType:
     """What makes crops where x lies; the images that are no squares are left to torch."""
     if x.device.type == "cpu":
         return by_crop

@@ -14,12 +14,14 @@ LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of width to height
 
 def sample_boxes(
     shape: tuple[int, ...],
-    height: int,
-    width: int,
+    height: int | Tensor,
+    width: int | Tensor,
     scale: tuple[float, float],
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Boxes [*shape, 4] of whole pixels: top, left, height, width; by torch's generator where none is given.
+
+    `height` and `width` are those of the image, or int64 [*shape] of the image of each box.
 
     The area's share of the image is uniform in `scale`, the logarithm of the aspect ratio is uniform; of ten
     tries the first that fits counts, and where none fits the largest centred box with an allowed ratio
@@ -36,8 +38,9 @@ def sample_boxes(
     h, w, *share = torch.stack([h, w, uniform[2], uniform[3]]).gather(1, first).squeeze(1)
     top = (share[0] * (height - h + 1)).floor().clamp(max=height - 1)
     left = (share[1] * (width - w + 1)).floor().clamp(max=width - 1)
-    none, centred = left_over == 0, _centred(height, width)
-    boxes = [c.masked_fill(none, d) for c, d in zip((top, left, h, w), centred, strict=True)]
+    sides = (side if isinstance(side, Tensor) else torch.full((), side) for side in (height, width))
+    none, centred = left_over == 0, _centred(*sides)
+    boxes = [torch.where(none, d.to(c), c) for c, d in zip((top, left, h, w), centred, strict=True)]
     return torch.stack(boxes).movedim(0, -1)
 
 
@@ -46,9 +49,10 @@ def flip(x: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
-def _centred(height: int, width: int) -> tuple[int, int, int, int]:
-    h = min(height, round(width / math.exp(LOG_RATIO[0])))
-    w = min(width, round(height * math.exp(LOG_RATIO[1])))
+def _centred(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The largest box in the middle with an allowed ratio, int64."""
+    h = torch.minimum(height, (width.double() / math.exp(LOG_RATIO[0])).round().long())
+    w = torch.minimum(width, (height.double() * math.exp(LOG_RATIO[1])).round().long())
     return (height - h) // 2, (width - w) // 2, h, w
 
 

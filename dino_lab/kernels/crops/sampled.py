@@ -30,6 +30,10 @@ class SampledParameters:
         """With V and B made one."""
         return self._map(lambda part: part.flatten(0, 1))
 
+    def for_each_band(self, channels: int) -> SampledParameters:
+        """Of images of so many channels as of so many grey images side by side: [V, B * C]."""
+        return self._map(lambda part: part.repeat_interleave(channels, dim=1))
+
     def to(self, device: torch.device) -> SampledParameters:
         """On a device, as `gpu.moved`."""
         return self._map(lambda part: gpu.moved(part, device))

@@ -13,21 +13,19 @@ import triton.language as tl
 
 @triton.jit
 def make_crops(
-    images,  # uint8 [B, C, H, W]
-    parameters,  # float32 [N, 26]: box 4, flip, blends 18, hue, grey, solarize
+    images,  # uint8, one after the other
+    parameters,  # float32 [N, 30]: box 4, flip, blends 18, hue, grey, solarize, image's place 2 and size 2
     crops,  # float32 [N, C, size, size]; read, too, where nothing is cut
-    B,
-    H,
-    W,
     size,
     C: tl.constexpr,
     CUT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Crop n, of image n % B: cut, jitter, grey, solarize."""
+    """Crop n: cut, jitter, grey, solarize."""
     n = tl.program_id(0)
-    row = parameters + n * 26
-    image = images + (n % B).to(tl.int64) * C * H * W
+    row = parameters + n * 30
+    image = images + tl.load((row + 26).to(tl.pointer_type(tl.int64)))
+    H, W = tl.load(row + 28).to(tl.int32), tl.load(row + 29).to(tl.int32)
     crop = crops + n.to(tl.int64) * C * size * size
     pixels = size * size
     contrast = 6

@@ -13,7 +13,15 @@ from torch.linalg import eigh
 
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.imaging.pictures import HeatScale, bytes_of, colour_bar, data_address, overlay, picture_of
+from dino_lab.imaging.pictures import (
+    HeatScale,
+    bytes_of,
+    colour_bar,
+    data_address,
+    overlay,
+    picture_of,
+    with_bands,
+)
 from dino_lab.reports.page.samples import Samples, ask_shown
 from dino_lab.runs.open import SavedRun
 from dino_lab.training.crops import crops_of
@@ -67,7 +75,8 @@ def crops(run: SavedRun) -> Gallery:
     """One row an image: itself, then its views in the first step, with their size and who sees them."""
     images, views = crops_of(run.spec, run.data, run.augment, run.device, CROPPED_IMAGES)
     teacher = views.pairs.shape[1]
-    headings, columns = ["image"], [[_small(picture_of(image)) for image in images]]
+    headings = [with_bands("image", run.data.channels)]
+    columns = [[_small(picture_of(image)) for image in images]]
     for group in views.crops:
         for view in group:  # [B, C, H, W]
             who = "both" if len(headings) <= teacher else "student"
@@ -89,7 +98,7 @@ def attention(encode: Encoder, samples: Samples) -> Gallery:
     rows = [[_small(picture_of(image)) for image in images]]
     for head in torch.cat([maps.mean(1, keepdim=True), maps], 1).unbind(1):  # [N, h, w]
         rows.append([_small(overlay(*pair, scale, SIDE)) for pair in zip(images, head, strict=True)])
-    names = ("image", "mean", *(f"head {i + 1}" for i in range(maps.shape[1])))
+    names = (with_bands("image", images.shape[1]), "mean", *(f"head {i + 1}" for i in range(maps.shape[1])))
     ticks = tuple((100 * place, text) for place, text in scale.ticks())
     shown = GalleryScale(data_address(colour_bar(240, 12), "PNG"), ticks, scale.unit)
     return Gallery(samples.shown_names, rows, names, shown)
@@ -106,7 +115,7 @@ def tokens(encode: Encoder, samples: Samples) -> Gallery:
     return Gallery(
         samples.shown_names,
         [whole, [_small(picture_of(bytes_of(one))) for one in coloured]],
-        ("image", "tokens"),
+        (with_bands("image", images.shape[1]), "tokens"),
     )
 
 
@@ -144,7 +153,10 @@ def neighbours(samples: Samples) -> Neighbours:
             for j, (at, value) in enumerate(zip(nearest[i].tolist(), cosine[i].tolist(), strict=True))
         ]
         rows.append([_small(picture_of(test.images[i]), samples.names[int(test.labels[i])]), *found])
-    headings = ("test image", *(f"{j + 1}." for j in range(nearest.shape[1])))
+    headings = (
+        with_bands("test image", test.images.shape[1]),
+        *(f"{j + 1}." for j in range(nearest.shape[1])),
+    )
     return Neighbours(Gallery(headings, rows), right.double().mean().item(), len(test))
 
 

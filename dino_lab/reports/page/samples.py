@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dino_lab.evaluation.encoder import Encoder
-from dino_lab.protocols import class_names
+from dino_lab.protocols import MayGiveWhole, ability, class_names
 from dino_lab.runs.open import SavedRun
 from dino_lab.types import BackboneOutput
 
@@ -63,16 +64,20 @@ class Samples:
 def take_samples(run: SavedRun, encode: Encoder, most: tuple[int, int] = MOST, work: float = WORK) -> Samples:
     """Test images drawn with a fixed seed, and training images in the order of the first epoch.
 
-    At most `most` of either, and fewer where all would take more than `work` multiplications.
+    Where training is given whole images, these are squares, drawn as the test images are. At most `most` of
+    either, and fewer where all would take more than `work` multiplications.
     """
-    data = run.data
+    data = run.evaluation_data
     image = torch.zeros(1, data.channels, data.size, data.size, dtype=torch.uint8)
     test_images, bank_images = sample_sizes(multiplications(encode, image), most, work)
     test = _encoded(encode, _drawn(data, min(test_images, data.test_images)), data.test_images)
     size = min(_BATCH, data.train_images)
-    batches = data.train(size, run.spec.seed, 0)
     count = min(bank_images, data.train_images) // size
-    bank = _encoded(encode, (next(batches) for _ in range(count)), data.train_images)
+    if (giving := ability(data, MayGiveWhole)) is not None and giving.whole:
+        training: Batches = _drawn(data, count * size, "train")
+    else:
+        training = islice(cast("Batches", data.train(size, run.spec.seed, 0)), count)
+    bank = _encoded(encode, training, data.train_images)
     return Samples(test, bank, _one_of_each(test.labels), class_names(data))
 
 
@@ -126,14 +131,16 @@ def ask_shown(encode: Encoder, samples: Samples, capability: Literal["tokens", "
     return (encode.ask(capability, images) if given is None else given).cpu()  # `ask` says why there is none
 
 
-def _drawn(data: Any, count: int) -> Batches:
-    """Batches of `count` random images of the test split, in random order."""
-    rows = torch.randperm(data.test_images, generator=torch.Generator().manual_seed(0))[:count]
+def _drawn(data: Any, count: int, split: Literal["train", "test"] = "test") -> Batches:
+    """Batches of `count` random images of a split, in random order."""
+    whole = data.test_images if split == "test" else data.train_images
+    rows = torch.randperm(whole, generator=torch.Generator().manual_seed(0))[:count]
     if hasattr(data, "read"):
-        yield from data.read("test", rows.split(_BATCH))
+        yield from data.read(split, rows.split(_BATCH))
         return
     wanted, found = {int(row): place for place, row in enumerate(rows)}, {}
-    for row, image in enumerate(_one_by_one(data.test(_BATCH))):
+    batches = data.test(_BATCH) if split == "test" else data.bank(_BATCH)
+    for row, image in enumerate(_one_by_one(batches)):
         if row in wanted:
             found[wanted[row]] = image
         if len(found) == count:

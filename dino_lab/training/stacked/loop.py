@@ -13,7 +13,7 @@ from dino_lab.protocols import GivesAnswer, ability
 from dino_lab.training.build import Run
 from dino_lab.training.loop import NonFinite, Row, compare, next_batch, train, update, writes_row
 from dino_lab.training.stacked.stack import Stack
-from dino_lab.types import Output, Views
+from dino_lab.types import Images, Output, Views
 
 
 class StackedNetworks:
@@ -109,7 +109,7 @@ def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | No
         yield rows
 
 
-def _views(runs: Sequence[Run], images: dict[int, torch.Tensor], step: int) -> list[Views]:
+def _views(runs: Sequence[Run], images: dict[int, Images], step: int) -> list[Views]:
     """The crops of each run, made once for those with the same seed and augmentation."""
     kinds = [(run.spec.seed, run.spec.augment) for run in runs]
     made: list[Views] = []
