@@ -93,7 +93,11 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "number"}, handler(core_schema)]}
+        mapping = handler(core_schema)
+        mapping["required"] = ["start"]  # and `end`, where it does not stay there
+        is_hold = {"properties": {"shape": {"const": "hold"}}, "required": ["shape"]}
+        mapping |= {"if": is_hold, "else": {"required": ["end"]}}
+        return {"anyOf": [{"type": "number"}, mapping]}
 
     def __call__(self, progress: float) -> float:
         """The value at `progress`, the share of the run that is done (0 at the first step).

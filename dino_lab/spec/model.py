@@ -207,6 +207,16 @@ class After(Section):
         "null: a stage, which begins at its end with steps and schedules of its own",
     )
 
+    @model_validator(mode="after")
+    def _has_a_whole_spec(self) -> Self:
+        name, train, before = (self.spec.get(key) for key in ("name", "train", "after"))
+        epochs = train.get("epochs") if isinstance(train, dict) else None
+        if not isinstance(name, str) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError("needs the whole spec of that run, with its name and train.epochs")
+        if before is not None:
+            After.model_validate(before)
+        return self
+
     @property
     def where(self) -> str:
         """The folder of that run below the folder of all runs, `NAME/HASH`."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
+from tiny_methods import METHODS
 
 from dino_lab.errors import Misfit, UserError
 from dino_lab.registry import registry
@@ -20,7 +22,7 @@ from dino_lab.runs.checkpoint import kept_epochs
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.spec.difference import difference
 from dino_lab.spec.file import dump_yaml, load_text, parent_of
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import After, Spec
 from dino_lab.spec.stages import after
 from dino_lab.training.build import build
 
@@ -86,6 +88,21 @@ def test_a_fork_with_nothing_changed_is_its_parent(
         for f in (outcome.folder, parent)
     )
     assert own == its
+
+
+@pytest.mark.parametrize("method", ["every third step", "frozen", "byol", "moco v2", "resnet"])
+def test_every_state_is_taken_over(method: str, tiny_spec: Callable, execute: Callable) -> None:
+    spec = tiny_spec(*METHODS[method], "train.epochs=2", "train.keep=[1]", "evaluators=[]")
+    whole = execute(spec).folder
+    outcome = execute(fork(spec, spec, 1))
+    assert (outcome.status, outcome.step) == ("finished", 8)
+    assert outcome.folder != whole
+    assert not different(
+        *(
+            {key: value for key, value in saved(f).items() if key != "seconds"}
+            for f in (outcome.folder, whole)
+        )
+    )
 
 
 def test_a_change_in_the_middle_begins_there(parent: Path, tiny_spec: Callable, execute: Callable) -> None:
@@ -179,6 +196,9 @@ def test_what_is_missing_is_said_in_one_line(parent: Path, tiny_spec: Callable, 
         execute(fork(tiny_spec(), tiny_spec("seed=7"), 1))
     with pytest.raises(Misfit, match="backbone"):
         execute(fork(tiny_spec("backbone.width=48"), tiny_spec(), 3))
+    for spec in ({}, {"name": "a", "train": {"epochs": 0}}, {"name": "a", "train": 1, "after": {}}):
+        with pytest.raises(ValidationError, match="needs the whole spec of that run"):
+            After(run="0123456789ab", spec=spec)
     other = tiny_spec().model_dump(mode="json", serialize_as_any=True)
     wrong = tiny_spec().model_copy(
         update={"after": after(tiny_spec(), 2).model_copy(update={"spec": other | {"seed": 3}})}

@@ -155,17 +155,18 @@ def test_what_a_stage_cannot_be(stages: str, message: str, staged: Callable) -> 
         staged(stages)
 
 
+@pytest.mark.parametrize("settings", [[], ["stack=2", "backbone.drop_path=0"]], ids=["alone", "in stacks"])
 def test_a_sweep_over_the_second_stage_trains_the_first_once(
-    staged: Callable, trained: Counter[str], tmp_path: Path
+    settings: list[str], staged: Callable, trained: Counter[str], tmp_path: Path
 ) -> None:
-    first = staged().stages[0].spec
+    first = staged(STAGES, *settings[1:]).stages[0].spec
     file = tmp_path / "ablation.yaml"
     file.write_text(
         "base: staged.yaml\nmetric: knn.5nn\n"
         "grid: {stages.0.optim.lr: [1e-4, 2e-4], stages.0.targets.name: [softmax, center]}\n"
         "baseline: {stages.0.optim.lr: 1e-4, stages.0.targets.name: center}\n"
     )
-    result = run_sweep(file, runs=tmp_path / "runs", executor="inline")
+    result = run_sweep(file, settings, runs=tmp_path / "runs", executor="inline")
     assert (result.total, result.left, len(result.table)) == (4, 0, 4)
     assert all(line.ended == "finished" for line in result.table)
     assert trained.pop(first.hash) == 2
@@ -173,7 +174,7 @@ def test_a_sweep_over_the_second_stage_trains_the_first_once(
     begins, untrained = result.findings.notes[-2:]
     assert begins.endswith(f": a stage after run {first.hash}")
     assert untrained == "untrained: of these the score of the weights that they begin with"
-    plan = load_plan(file, ["seeds=2"], registry, runs=tmp_path / "runs")
+    plan = load_plan(file, [*settings, "seeds=2"], registry, runs=tmp_path / "runs")
     parents = Counter(trial.spec.after.run for trial in plan.trials)
     assert parents == {first.hash: 4, with_seed(first, 1, registry).hash: 4}
 
