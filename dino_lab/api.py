@@ -135,7 +135,7 @@ def evaluate(
     untrained: bool = False,
     device: str | None = None,
 ) -> dict[str, float]:
-    """Scores of a run's folder, an exported `.safetensors` file or `timm:MODEL`, by evaluator and name.
+    """Scores of a run, a file or folder of weights, `timm:MODEL` or `plugin:NAME`, by evaluator and name.
 
     `evaluation` is a YAML file with evaluators, data and size; a run has its own. Raises UserError.
     """
@@ -150,6 +150,7 @@ def evaluate(
         registry,
         choose_device(device),
         document.evaluation if document is not None else None,
+        of=of,
         untrained=untrained,
     )
     found = subject.score(of, files=False)

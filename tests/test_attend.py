@@ -141,4 +141,7 @@ def test_requests_that_cannot_be_met(
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert attend(tmp_path / "nowhere", tmp_path / "a.png") == 2
+    assert "nowhere: no run, and no file or folder of weights; a model" in capsys.readouterr().err
+    (tmp_path / "nowhere").mkdir()
+    assert attend(tmp_path / "nowhere", tmp_path / "a.png") == 2
     assert "no run lies here" in capsys.readouterr().err

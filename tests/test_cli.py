@@ -43,7 +43,7 @@ from dino_lab.training.trainer import Outcome
 
 ESCAPE = "\x1b"
 IMAGES = SimpleNamespace(train_images=9, test_images=4, classes=3)
-RUN = SimpleNamespace(data=IMAGES, evaluation_data=IMAGES, left_out=())
+RUN = SimpleNamespace(data=IMAGES, evaluation_data=IMAGES, left_out=(), said=())
 LEARNING = Verdict("learning", "learning: target entropy 2.00 of at most 3.00")
 SPEC = """\
 name: tiny
@@ -179,7 +179,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         (["show", "multicorp"], "did you mean 'multicrop'?"),
         (["show", "loss", "multicrop"], "no loss is called 'multicrop'"),
         (["validate", "no[red]such.yaml"], "no[red]such.yaml"),
-        (["eval", "nowhere"], "nowhere: no run folder, last.pt or .safetensors file"),
+        (["eval", "nowhere"], "nowhere: no run, and no file or folder of weights"),
         (["export", ".", "--to", "b.bin"], "--to b.bin: should end in .safetensors"),
         (["list", "--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
     ],

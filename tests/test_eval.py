@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from dino_lab.cli import app as cli
-from dino_lab.evaluation.subjects import file_subject, run_subject, timm_subject
+from dino_lab.evaluation.subjects import run_subject, single_subject
 from dino_lab.registry import registry
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.training.build import build
@@ -124,14 +124,16 @@ def test_a_model_of_timm_sees_images_as_its_weights_want_them(
     assert evaluate(VIT, "--with", file, "--untrained") == 0
     assert capsys.readouterr().out.startswith("knn.7nn")
     evaluation = load_evaluation(file, registry).evaluation
-    subject = timm_subject("test_vit", registry, CPU, evaluation, untrained=True)
+    subject = single_subject("timm:test_vit", registry, CPU, evaluation, untrained=True)
     network = subject.network("teacher")
     config = timm.get_pretrained_cfg("test_vit")
     assert network.mean.flatten().tolist() == pytest.approx(list(config.mean))
     assert network.std.flatten().tolist() == pytest.approx(list(config.std))
     assert list(config.mean) != pytest.approx(list(subject.data.mean)) or config.std != subject.data.std
     without = evaluation.model_copy(update={"size": None})
-    assert timm_subject("test_vit", registry, CPU, without, untrained=True).size == config.input_size[1]
+    assert (
+        single_subject("timm:test_vit", registry, CPU, without, untrained=True).size == config.input_size[1]
+    )
     (one, *_) = subject.score()
     assert one.of == "network"
     assert "of the network in evaluation mode" in one.protocol
@@ -152,11 +154,11 @@ def test_an_exported_backbone_gets_the_scores_of_its_run(
         [found.scores for found in subject.score(side)]
         for subject, side in (
             (run_subject(folder, registry, CPU, evaluation), of),
-            (file_subject(exported, registry, CPU, evaluation), None),
+            (single_subject(str(exported), registry, CPU, evaluation), None),
         )
     )
     assert one == other
-    first = file_subject(exported, registry, CPU, evaluation, untrained=True)
+    first = single_subject(str(exported), registry, CPU, evaluation, untrained=True)
     assert [found.scores for found in first.score()] != other
 
 
@@ -176,8 +178,11 @@ def test_a_checkpoint_is_its_run(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not weights", "b.safetensors: no whole safetensors file ("),
-        (save({"a": torch.zeros(1)}), "b.safetensors: does not say which backbone it is of ('backbone')"),
+        (b"not weights", "b.safetensors: cannot be read as weights ("),
+        (
+            save({"a": torch.zeros(1)}),
+            "b.safetensors: holds no vision transformer or ResNet by names that are known (a, ...)",
+        ),
         (save({"a": torch.zeros(1)}, SAID), "b.safetensors: its weights are not those of the backbone that"),
     ],
 )
@@ -262,7 +267,7 @@ class Picky:
     [
         (
             ["nowhere"],
-            "nowhere: no run folder, last.pt or .safetensors file; a model of timm is written as timm:MODEL",
+            "nowhere: no run, and no file or folder of weights; a model of timm is written as timm:MODEL, ",
         ),
         (["timm:resnet18"], "timm:resnet18: --with FILE says on which data"),
         (["timm:resnet19", "--with", "FILE"], "timm:resnet19: timm has no model 'resnet19'; did you mean"),

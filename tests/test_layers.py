@@ -12,13 +12,13 @@ import dino_lab
 ROOT = Path(dino_lab.__file__).parent
 LAYERS = [  # a room, or a file of a room that lies below the rest of it
     "registry.kinds errors types schedule collectives",
-    "registry.discovery registry.plugin_files extras kernels",
+    "registry.discovery registry.plugin_files extras kernels runs.files runs.checkpoint",
     "imaging",
     "network",
     "evaluation.outputs evaluation.attention_maps",
     "distributed",
     "protocols",
-    "registry evaluation.encoder",
+    "registry evaluation.encoder weights",
     "spec",
     "building",
     "runs",

@@ -10,6 +10,8 @@ from torch import nn
 
 from dino_lab import collectives
 from dino_lab.building.components import Method, make_component, make_evaluators, make_method, misfits
+from dino_lab.building.first_weights import channels_of, content_of
+from dino_lab.building.parameters import rate_factors
 from dino_lab.building.size import check_crops, check_length, check_memory
 from dino_lab.errors import Misfit, first_line
 from dino_lab.evaluation.outputs import REPRESENTATIONS
@@ -35,18 +37,17 @@ from dino_lab.types import Views
 MOST_NORMS = 4  # layers of batch norm in a backbone that sees a batch in parts
 
 
-def check(spec: Spec, registry: Registry) -> list[str]:
+def check(spec: Spec, registry: Registry, *, first_weights: bool = True) -> list[str]:
     """Build every part but the data without memory, and see whether they go together; a Misfit says where.
 
-    Gives what is known of them, in lines to print.
+    Gives what is known of them, in lines to print. Without `first_weights` those of `init` are not looked at.
     """
     check_length(spec)
     augment: Augment = make_component(spec, registry, torch.device("cpu"), "augment")
     check_crops(augment)
     with torch.device("meta"):
-        method = make_method(
-            spec, registry, torch.device("meta"), augment, channels=3, mean=(0.0,), std=(1.0,)
-        )
+        method = _without_memory(spec, registry, augment, channels=3, first_weights=False)
+        said = _check_init(spec, registry, augment) if first_weights else ()
     _check_parameters(method)
     check_memory(spec, method)
     _check_pairs(spec, augment, method.loss)
@@ -64,7 +65,33 @@ def check(spec: Spec, registry: Registry) -> list[str]:
         checkpoint_gradients(method.student)
     _check_parts(spec, method)
     _check_one_image(spec.train, method)
-    return _facts(method, evaluators)
+    return [*_facts(method, evaluators), *said]
+
+
+def _without_memory(
+    spec: Spec, registry: Registry, augment: Augment, *, channels: int, first_weights: bool
+) -> Method:
+    return make_method(
+        *(spec, registry, torch.device("meta"), augment),
+        channels=channels,
+        mean=(0.0,),
+        std=(1.0,),
+        first_weights=first_weights,
+    )
+
+
+def _check_init(spec: Spec, registry: Registry, augment: Augment) -> tuple[str, ...]:
+    """A Misfit where the first weights cannot be read, or do not fit; else what is done with them."""
+    if spec.init is None:
+        return ()
+    if spec.init.below_start == "stop" and not spec.evaluators:
+        raise Misfit(
+            ("init", "below_start"), "stop needs an evaluator, whose score is followed; there is none"
+        )
+    with misfits("init", "from"):
+        channels = channels_of(content_of(spec.init))
+    method = _without_memory(spec, registry, augment, channels=channels, first_weights=True)
+    return method.said
 
 
 def _check_parameters(method: Method) -> None:
@@ -131,6 +158,7 @@ def _check_heads(spec: Spec, student: Network) -> None:
         )
     if spec.optim.freeze_last_layer and ability(student.head, HasLastLayer) is None:
         raise Misfit(("optim", "freeze_last_layer"), f"head {spec.head.name!r} names no last layer to freeze")
+    rate_factors(spec.optim, student)
     if spec.optim.constant_predictor_lr and student.predictor is None:
         raise Misfit(("optim", "constant_predictor_lr"), "there is no predictor, so nothing keeps its rate")
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dino_lab.building.first_weights import give_rest, give_student
+from dino_lab.building.parameters import freeze
 from dino_lab.building.seeding import seed_everything
 from dino_lab.building.size import few_layers
 from dino_lab.errors import Misfit, UserError, first_line
@@ -31,6 +33,7 @@ class Method:
     targets: Targets
     loss: Loss
     regularizers: dict[str, Regularizer]
+    said: tuple[str, ...] = ()  # how first weights came into the networks
 
 
 def make_method(
@@ -42,8 +45,12 @@ def make_method(
     channels: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    first_weights: bool = True,
 ) -> Method:
-    """All parts but data and evaluators, for images of so many channels with such statistics."""
+    """All parts but data and evaluators, for images of so many channels with such statistics.
+
+    Without `first_weights` those that `init` names are not read: a checkpoint follows.
+    """
 
     def make(field: str, *context: Any) -> Any:
         return make_component(spec, registry, device, field, *context)
@@ -52,13 +59,23 @@ def make_method(
     head = make("head", backbone.dim)
     predictor = make("predictor", head.dim) if spec.predictor is not None else None
     student = Network(backbone, head, predictor, mean=mean, std=std).to(device)
+    init = spec.init if first_weights else None
+    if init is not None:
+        with misfits("init", "from"):
+            said = give_student(init, student)
+    freeze(student, spec.optim.freeze)
+    teacher, targets = make("teacher", student), make("targets", head.dim)
+    if init is not None:
+        with misfits("init", "from"):
+            give_rest(init, teacher, targets)
     return Method(
         augment=augment,
         student=student,
-        teacher=make("teacher", student),
-        targets=make("targets", head.dim),
+        teacher=teacher,
+        targets=targets,
         loss=make("loss", head.dim),
         regularizers=_regularizers(spec, registry, device),
+        said=said if init is not None else (),
     )
 
 

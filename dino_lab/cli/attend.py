@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,14 +22,24 @@ if TYPE_CHECKING:
     from dino_lab.evaluation.encoder import Encoder
     from dino_lab.imaging.decode import Pixels
 
+Side = Literal["teacher", "student"]
 SHOWN = 256  # pixels of a side at least, of the image that the maps are laid over
 
 
 def attend(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="As `run` prints it.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A run, weights in a file or folder, timm:MODEL, or plugin:NAME, a backbone.",
+        ),
+    ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, animations and videos.")],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where pictures go. [default: RUN_FOLDER/attention]")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where pictures go. [default: attention, in the run's folder or here]"
+        ),
     ] = None,
     head: Annotated[str, typer.Option(metavar="all|mean|N", help="Which heads; N counts from 1.")] = "all",
     pixels: Annotated[
@@ -40,11 +50,17 @@ def attend(
         float, typer.Option(metavar="SHARE", min=0.01, max=0.99, help="Share of a map that its mask holds.")
     ] = 0.6,
     every: Annotated[int, typer.Option(metavar="N", min=1, help="Of a video, every so many frames.")] = 1,
-    of: Annotated[Of, typer.Option(help="Whose attention.")] = Of.teacher,
+    of: Annotated[
+        Of | None, typer.Option(help="Whose attention, of two networks. [default: teacher]")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="YAML", help="Of weights that do not say it: '{name: timm, model: ...}'."),
+    ] = None,
     device: Device = None,
     plugin: Plugins = None,
 ) -> None:
-    """Draw what the heads of a run's last block look at in images and videos.
+    """Draw what the heads of a network's last block look at in images and videos.
 
     One picture an image: each head's attention over it, and below what holds most of it. A network without
     attention from a CLS token shows how like the mean each of its tokens is.
@@ -56,9 +72,9 @@ def attend(
     from dino_lab.cli.frames import BadFile, pictures
     from dino_lab.runs.files import replace_file
 
-    to = folder / "attention" if to is None else to
+    to = _place(target) if to is None else to
     written, bad = 0, 0
-    with _encoder(folder, of.value, device, pixels) as encode:
+    with _encoder(target, None if of is None else of.value, backbone, device, pixels) as encode:
         for file, name in zip(files, distinct([file.stem for file in files], "-"), strict=True):
             try:
                 for number, image in pictures(file, max(SHOWN, encode.size), every):
@@ -76,20 +92,52 @@ def attend(
         raise typer.Exit(2)
 
 
+def _place(target: str) -> Path:
+    """Where pictures go if nothing is said."""
+    from dino_lab.building.single import is_single
+
+    return Path("attention") if is_single(target) else Path(target) / "attention"
+
+
 @contextmanager
-def _encoder(folder: Path, of: str, device: str | None, pixels: int | None) -> Iterator[Encoder]:
+def _encoder(
+    target: str, of: Side | None, backbone: str | None, device: str | None, pixels: int | None
+) -> Iterator[Encoder]:
+    from contextlib import nullcontext
+
     from dino_lab.building.execution import choose_device
+    from dino_lab.building.single import check_target, find_single, is_single, open_single
+    from dino_lab.evaluation.encoder import Encoder
+    from dino_lab.network import evaluation_mode
     from dino_lab.registry import registry
     from dino_lab.runs.open import open_run
+    from dino_lab.spec.evaluation import read_backbone
 
-    run = open_run(folder, registry, choose_device(device))
-    if run.channels != 3:
-        raise UserError(
-            f"{folder}: its network sees images of {run.channels} channels, and pictures are read as RGB"
-        )
     gc.enable()  # see __main__.py
-    with run.encoder(of) as encode:
+    check_target(target)
+    if is_single(target):
+        given = None if backbone is None else read_backbone(backbone, registry)
+        source = find_single(target, registry, backbone=given, size=pixels, of=of)
+        _check_channels(target, source.channels or 3)
+        opened = open_single(source, registry, choose_device(device))
+        for note in opened.notes:
+            print(printable(note))
+        with evaluation_mode(opened.network):
+            yield Encoder(opened.network, source.size, nullcontext)
+        return
+    if backbone is not None:
+        raise UserError(f"--backbone: {target} is a run, which has its own; leave it out")
+    run = open_run(Path(target), registry, choose_device(device))
+    _check_channels(target, run.channels)
+    with run.encoder(of or "teacher") as encode:
         yield encode.at(pixels, run.channels)
+
+
+def _check_channels(target: str, channels: int) -> None:
+    if channels != 3:
+        raise UserError(
+            f"{target}: its network sees images of {channels} channels, and pictures are read as RGB"
+        )
 
 
 def _drawn(encode: Encoder, image: Pixels, head: str, mass: float) -> bytes:

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dino_lab.cli.options import Device, Of, Plugins, spec_file
-from dino_lab.errors import Misfit, SpecError, UserError
+from dino_lab.errors import Misfit, SpecError, UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
 from dino_lab.runs.files import LAST
 
@@ -28,7 +28,8 @@ def eval_(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="A run's folder or last.pt, an exported .safetensors, or timm:MODEL."
+            metavar="TARGET",
+            help="A run, weights in a file or folder, timm:MODEL, or plugin:NAME, a backbone.",
         ),
     ],
     with_: Annotated[
@@ -49,7 +50,7 @@ def eval_(
     device: Device = None,
     plugin: Plugins = None,
 ) -> None:
-    """Score a run, an exported backbone, or a model of timm, with evaluators."""
+    """Score a run, weights of any kind, a model of timm, or a backbone by name, with evaluators."""
     target = _folder(target)
     _check_request(target, of, to)
     load_plugins(plugin)
@@ -64,11 +65,11 @@ def eval_(
     where = choose_device(device)
     gc.enable()  # see __main__.py
     with _located(document):
-        subject = subject_of(
-            target, registry, where, document.evaluation if document else None, untrained=untrained
-        )
+        evaluation = document.evaluation if document else None
+        side: Literal["teacher", "student"] | None = None if of is None else of.value
+        subject = subject_of(target, registry, where, evaluation, of=side, untrained=untrained)
     into_folder = document is None and not untrained
-    found = subject.score(None if of is None else of.value, files=into_folder or to is not None)
+    found = subject.score(side, files=into_folder or to is not None)
     if into_folder:
         write_files(found, RunFolder(Path(target)), subject.step)
     floors = subject.floors()
@@ -84,15 +85,11 @@ def _folder(target: str) -> str:
 
 
 def _check_request(target: str, of: Of | None, to: Path | None) -> None:
-    from dino_lab.evaluation.subjects import PREFIX, WEIGHTS, is_single
+    from dino_lab.building.single import check_target, has_two, is_single
 
-    if is_single(target):
-        if of is not None:
-            raise UserError(f"--of {of.value}: {target} is one network; leave it out")
-    elif not Path(target).is_dir():
-        raise UserError(
-            f"{target}: no run folder, {LAST} or {WEIGHTS} file; a model of timm is written as {PREFIX}MODEL"
-        )
+    check_target(target)
+    if of is not None and is_single(target) and not has_two(target):
+        raise UserError(f"--of {of.value}: {target} is one network; leave it out")
     if to is not None and (to.suffix != ".json" or not to.parent.is_dir()):
         raise UserError(f"--to {to}: should be a file that ends in .json, in a folder that is there")
 
@@ -123,6 +120,8 @@ def _print(subject: Subject, found: Sequence[Scored], floors: Floors) -> None:
         print(f"  {scored.protocol}")
     if floors:
         print(f"  {floors_protocol(pixel_side(subject.data))}")
+    for note in subject.notes:
+        print(f"  {printable(note)}")
 
 
 def _write(
@@ -145,4 +144,5 @@ def _write(
         for one in found
     ]
     what = {"target": target, "untrained": untrained, "step": subject.step, "size": subject.size}
+    what |= {"notes": list(subject.notes)} if subject.notes else {}
     replace_file(to, (json.dumps({**what, "results": results}, indent=2) + "\n").encode())

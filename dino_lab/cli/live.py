@@ -85,7 +85,8 @@ class LiveView:
         from dino_lab.building.data_check import data_lines
         from dino_lab.runs.folder import RunFolder
 
-        self._data = data_lines(run.data, run.evaluation_data, run.left_out)
+        found = data_lines(run.data, run.evaluation_data, run.left_out)
+        self._data = [*found, *map(printable, run.said)]
         for numbers in RunFolder(folder).rows() if step else []:
             self._take({key: value for key, value in numbers.items() if key not in ("step", "epoch")})
         self.folder, self.step = folder, step

@@ -37,6 +37,8 @@ class PlainView:
         _print(printable(f"{self.spec.name} on {self.device}, {folder}{resumed}"))
         for text in data_lines(run.data, run.evaluation_data, run.left_out):
             _print(text)
+        for text in run.said:
+            _print(printable(text))
         self._left.start(step)
 
     def row(self, row: Row, verdict: Verdict) -> None:

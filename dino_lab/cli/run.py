@@ -227,7 +227,7 @@ class _Job:
         from dino_lab.distributed.world import joined
         from dino_lab.loggers.forward import Forward
         from dino_lab.registry import registry
-        from dino_lab.training.trainer import FitOptions, fit
+        from dino_lab.training.trainer import BELOW_START, FitOptions, fit
 
         out, began = console(), time.monotonic()
         device = choose_device(self.device, world.local_rank, world.local_size)
@@ -251,7 +251,7 @@ class _Job:
                 out.print(picture, soft_wrap=True)
             for name, place in forward.places.items():
                 out.print(f"{name}: {place}", soft_wrap=True)
-        return EXIT_CODES[outcome.status]
+        return FAILED if outcome.reason == BELOW_START else EXIT_CODES[outcome.status]
 
     def _view(
         self,

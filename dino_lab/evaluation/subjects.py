@@ -1,35 +1,29 @@
-"""What is scored: the networks of a run, an exported file, or a model of timm."""
+"""What is scored: the networks of a run, or one network by itself."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
 from dino_lab.building.check import check_needs
 from dino_lab.building.components import make_evaluators, misfits
 from dino_lab.building.data_check import scorable
-from dino_lab.errors import Misfit, UserError, first_line
+from dino_lab.building.single import check_size, find_single, is_single, open_single
+from dino_lab.errors import Misfit, UserError
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import Scored, score
-from dino_lab.kernels.linear import use_faster_linear
 from dino_lab.network import Network
-from dino_lab.protocols import ChecksSize, Data, Evaluator, ability
+from dino_lab.protocols import Data, Evaluator
 from dino_lab.registry import Params, Registry
-from dino_lab.runs.backbone_file import described
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import open_run
 from dino_lab.spec.evaluation import Evaluation
-
-TIMM = "timm"  # the component that builds a model of timm
-PREFIX, WEIGHTS = "timm:", ".safetensors"  # how a target of timm begins, and how an exported file ends
+from dino_lab.weights.layout import Of
 
 
 @dataclass(frozen=True)
@@ -45,8 +39,9 @@ class Subject:
     cache: Path | None = None  # where floors are kept
     step: int = 0  # of the checkpoint
     warning: str = ""  # that the last checkpoint is damaged, or evaluators are left out
+    notes: tuple[str, ...] = ()  # how weights came into the network
 
-    def score(self, of: Literal["teacher", "student"] | None = None, *, files: bool = True) -> list[Scored]:
+    def score(self, of: Of | None = None, *, files: bool = True) -> list[Scored]:
         """What each evaluator finds, its files too if they are wanted; `of` overrides whose features."""
         if of is not None:
             for _, evaluator in self.evaluators:
@@ -58,28 +53,26 @@ class Subject:
         return floors_of(self.evaluators, self.data, self.data_params, self.cache)
 
 
-def is_single(target: str) -> bool:
-    """Whether a target is one network, without teacher and student."""
-    return target.startswith(PREFIX) or (target.endswith(WEIGHTS) and Path(target).is_file())
-
-
 def subject_of(
     target: str,
     registry: Registry,
     device: torch.device,
     evaluation: Evaluation | None,
     *,
+    of: Of | None = None,
     untrained: bool = False,
 ) -> Subject:
-    """The subject that a text names: `timm:MODEL`, an exported file, or the folder of a run."""
+    """The subject that a text names: the folder of a run, or what `find_single` knows.
+
+    `of` says which of two networks in a file of weights.
+    """
     if not is_single(target):
+        if evaluation is not None and evaluation.backbone is not None:
+            raise Misfit(("backbone",), f"{target} is a run, which has its own")
         return run_subject(Path(target), registry, device, evaluation, untrained=untrained)
     if evaluation is None:
         raise UserError(f"{target}: --with FILE says on which data, and by which evaluators")
-    if target.startswith(PREFIX):
-        model = target.removeprefix(PREFIX)
-        return timm_subject(model, registry, device, evaluation, untrained=untrained)
-    return file_subject(Path(target), registry, device, evaluation, untrained=untrained)
+    return single_subject(target, registry, device, evaluation, of=of, untrained=untrained)
 
 
 def run_subject(
@@ -149,117 +142,36 @@ def check_evaluators(evaluators: Sequence[Params], names: dict[str, str], regist
     check_needs(names, registry, list(zip([params.name for params in evaluators], built, strict=True)))
 
 
-def check_size(network: Network, size: int) -> None:
-    """A Misfit where the backbone cannot be shown images of so many pixels."""
-    if (checking := ability(network.backbone, ChecksSize)) is not None:
-        with misfits("size"):
-            checking.check_size(size)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A network as it lies somewhere."""
-
-    target: str  # as it was asked for
-    backbone: dict[str, Any]  # as a spec has it
-    channels: int
-    size: int  # of the images that it is shown
-    largest: int  # size of the images that it was made for
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    weights: Path | None = None  # those that `backbone` says, or its first ones
-
-
-def timm_subject(
-    model: str, registry: Registry, device: torch.device, evaluation: Evaluation, *, untrained: bool = False
+def single_subject(
+    target: str,
+    registry: Registry,
+    device: torch.device,
+    evaluation: Evaluation,
+    *,
+    of: Of | None = None,
+    untrained: bool = False,
 ) -> Subject:
-    """A model of timm, in float32, shown images in the size and with the normalisation of its weights."""
-    import timm
-
-    given = {"name": TIMM, "model": model, "pretrained": not untrained}
-    config = timm.get_pretrained_cfg(model, allow_unregistered=False) if timm.is_model(model) else None
-    channels, size, _ = config.input_size if config else (3, 224, 224)
-    mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
-    size = evaluation.size or size
-    source = _Source(f"{PREFIX}{model}", given, channels, size, size, mean, std)
-    return _subject(source, registry, device, evaluation)
-
-
-def file_subject(
-    path: Path, registry: Registry, device: torch.device, evaluation: Evaluation, *, untrained: bool = False
-) -> Subject:
-    """A backbone that was exported as safetensors, in float32; a UserError where the file is none."""
-    found = described(path)
-    # Weights come from the file, so none are downloaded.
-    given = {key: False if key == "pretrained" else value for key, value in found["backbone"].items()}
-    weights = None if untrained else path
-    mean, std = tuple(found["mean"]), tuple(found["std"])
-    size = evaluation.size or found["size"]
-    source = _Source(str(path), given, len(mean), size, found["largest"], mean, std, weights)
-    return _subject(source, registry, device, evaluation)
-
-
-def _subject(source: _Source, registry: Registry, device: torch.device, evaluation: Evaluation) -> Subject:
+    """One network by itself, in float32: see `find_single`."""
+    source = find_single(
+        target, registry, backbone=evaluation.backbone, size=evaluation.size, of=of, untrained=untrained
+    )
     if evaluation.data is None:
         raise Misfit(("data",), f"required: {source.target} has no data of its own")
     names = {"backbone": source.backbone["name"], "data": evaluation.data.name}
     check_evaluators(evaluation.evaluators, names, registry)
     with misfits("data"):
         data: Data = registry.build("data", evaluation.data, device)
-    if data.channels != source.channels:
+    if source.channels is not None and data.channels != source.channels:
         raise Misfit(
             ("data",), f"images have {data.channels} channels, and {source.target} takes {source.channels}"
         )
-    torch.manual_seed(0)
-    backbone = _backbone(source, registry)
-    network = Network(backbone, nn.Identity(), mean=source.mean, std=source.std).to(device)
-    use_faster_linear(network, device)
-    check_size(network, source.size)
+    opened = open_single(source, registry, device, data)
     evaluators, warning = _scorable(evaluation.evaluators, data, registry)
     for evaluator in evaluators.values():
         evaluator.of = "network"
     return Subject(
-        *(lambda of: network, data, source.size, nullcontext, tuple(evaluators.items()), evaluation.data),
+        *(lambda of: opened.network, data, source.size, nullcontext),
+        *(tuple(evaluators.items()), evaluation.data),
         warning=warning,
+        notes=opened.notes,
     )
-
-
-def _backbone(source: _Source, registry: Registry) -> Any:
-    params = registry.find("backbone", source.backbone["name"]).params
-    try:
-        parsed = params.model_validate_json(json.dumps(source.backbone), strict=True)
-        with _silent("huggingface_hub"):  # it logs every try of a download; the last one is said below
-            backbone = registry.build("backbone", parsed, source.channels, source.largest)
-    except UserError as error:
-        reason = str(error).rpartition("; ")[0]
-        hint = "--untrained scores it with its first weights"
-        raise UserError(f"{source.target}: {reason}; {hint}") from error
-    except ValueError as error:
-        raise UserError(f"{source.target}: {first_line(error)}") from error
-    if source.weights is not None:
-        _load(backbone.as_timm()[0], source.weights)
-    return backbone
-
-
-def _load(model: nn.Module, file: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{file}: its weights are not those of the backbone that it names ({reason})"
-        ) from error
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Errors only, of the logger of that name and those below it."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dino_lab.errors import UserError, first_line
+from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, GivesTimmModel, ability
 from dino_lab.spec.model import Spec
@@ -57,20 +56,6 @@ def description(spec: Spec, augment: Augment) -> dict[str, Any]:
     sizes = [pixels for _, pixels in augment.groups]
     backbone = spec.backbone.model_dump(mode="json", serialize_as_any=True)
     return {"backbone": backbone, "size": sizes[0], "largest": max(sizes)}
-
-
-def described(file: Path) -> dict[str, Any]:
-    """What `save_backbone` wrote of a backbone, with `mean` and `std`; a UserError where it wrote none."""
-    try:
-        with safe_open(file, framework="pt") as weights:
-            metadata = weights.metadata() or {}
-        return {key: json.loads(metadata[key]) for key in ("backbone", "size", "largest", "mean", "std")}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: no whole safetensors file ({first_line(error)})") from error
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{file}: does not say which backbone it is of ({error}); `dino-lab export` writes that"
-        ) from error
 
 
 def timm_inside(backbone: Any, name: str) -> tuple[nn.Module, str]:

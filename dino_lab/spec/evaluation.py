@@ -21,6 +21,10 @@ class Evaluation(Section):
     data: Params | None = Field(
         None, description="images to evaluate on; null: the run's own, where there is a run"
     )
+    backbone: Params | None = Field(
+        None,
+        description="network of the weights in a file, or what plugin:NAME is told; null: the weights say it",
+    )
     evaluators: tuple[Params, ...] = Field(description="what is computed of the features, one or more")
     size: int | None = Field(
         None,
@@ -52,3 +56,19 @@ def load_evaluation(path: Path, registry: Registry) -> EvaluationDocument:
     if problems or found is None:
         raise report(problems)
     return EvaluationDocument(root, found)
+
+
+class _OneBackbone(Section):
+    """What `--backbone` says."""
+
+    backbone: Params = Field(description="network of the weights in a file")
+
+
+def read_backbone(text: str, registry: Registry) -> Params:
+    """A backbone as the command line has it, `{name: timm, model: ...}`; a SpecError for any other text."""
+    problems: list[Problem] = []
+    root = compose_root(f"backbone: {text}", Path("--backbone"), problems)
+    found = validated(root, registry, problems, _OneBackbone)
+    if problems or found is None:
+        raise report(problems)
+    return found.backbone

@@ -14,14 +14,15 @@ Schema = dict[str, Any]
 
 
 def json_schema(registry: Registry) -> Schema:
-    """Draft 2020-12. Imports every data component and every evaluator."""
+    """Draft 2020-12. Imports every data component, backbone and evaluator."""
     schema = described(Evaluation)
     fields = schema["properties"]
     definitions: Schema = {}
-    of_data = choice(registry, "data", definitions)
-    of_data |= {"type": ["object", "null"], "description": fields["data"]["description"]}
+    for kind in ("data", "backbone"):
+        one = choice(registry, kind, definitions)
+        one |= {"type": ["object", "null"], "description": fields[kind]["description"]}
+        fields[kind] = one | {"if": {"type": "object"}, "then": {"required": ["name"]}}
     item = choice(registry, "evaluator", definitions) | {"required": ["name"]}
-    fields["data"] = of_data | {"if": {"type": "object"}, "then": {"required": ["name"]}}
     definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["evaluators"] = {"type": "array", "minItems": 1, "items": item}
     return exact(schema) | {

@@ -10,7 +10,7 @@ from dino_lab.errors import SpecError
 
 SWEEP_KEYS = {"base", "grid", "variants", "space", "metric", "baseline", "seeds"}
 SPEC_KEYS = {"extends", "backbone", "train", "head", "loss", "teacher", "augment"}
-EVALUATION_KEYS = {"data", "evaluators", "size"}
+EVALUATION_KEYS = {"data", "evaluators", "size", "backbone"}
 _VERBS = {
     "spec": ("a spec", "dino-lab run {file}"),
     "sweep": ("a sweep", "dino-lab sweep {file}"),

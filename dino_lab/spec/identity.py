@@ -19,10 +19,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dino_lab.errors import UserError
 from dino_lab.registry import Params
 from dino_lab.registry.discovery import BUILT_IN
 from dino_lab.spec.former import of_today
 from dino_lab.spec.model import Spec
+from dino_lab.weights.file import TIMM, digest
 
 # Keys that do not decide the weights, of the spec and of its sections `train` and `data`.
 FREE = ("name", "evaluators", "evaluate_on")
@@ -30,11 +32,15 @@ FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
     *("log_every", "on_collapse"),  # what is written down, and when a run is stopped
 }
+# Of `init`: the content of the weights decides, wherever they lie; and when a run is stopped.
+FREE_OF_INIT = {"from", "below_start"}
+INIT_WEIGHTS, INIT_FROM = "init.weights", "init.from"  # the content's digest, and where it lay
 FREE_OF_DATA = {"cache_gb"}  # where copies of data are kept
 _EXCLUDED: dict[str, Any] = {
     **dict.fromkeys(FREE, True),
     "train": FREE_OF_TRAIN,
     "data": FREE_OF_DATA,
+    "init": FREE_OF_INIT,
 }
 # Built-in components that compute something else since a later version, by field; runs of before are other
 # runs.
@@ -58,23 +64,26 @@ class RunIdentity:
     @property
     def full_hash(self) -> str:
         """12 hex digits of every setting: the folder's name where a default has changed since (rare)."""
-        return _digest(self.settings, self.code)
+        return _digest({key: value for key, value in self.settings.items() if key != INIT_FROM}, self.code)
 
     def same_as(self, settings: Mapping[str, Any], code: Mapping[str, str] | None) -> bool:
         """Whether a recorded run trained these weights.
 
         A key that the record lacks is newer than the run: it must be at its default, which is the old
         behaviour, but for those that `of_today` fills in. `code` is None in a record that is older than its
-        recording.
+        recording. First weights that are gone are those that the run had from the same place.
         """
         if code is not None and code != self.code:
             return False
         settings = of_today(settings)
         if settings.keys() - self.settings.keys():
             return False
+        gone = INIT_WEIGHTS in self.settings and self.settings[INIT_WEIGHTS] is None
+        unseen = INIT_WEIGHTS if gone else INIT_FROM
         return all(
             settings[key] == value if key in settings else key not in self.chosen
             for key, value in self.settings.items()
+            if key != unseen
         )
 
 
@@ -92,9 +101,20 @@ def identity_of(spec: Spec) -> RunIdentity:
         for field, known in REVISIONS.items()
         if (name := settings.get(f"{field}.name")) in known
     }
-    return RunIdentity(
-        settings | revisions, frozenset((chosen.keys() & settings.keys()) | revisions.keys()), code
-    )
+    also = revisions | ({INIT_WEIGHTS: _weights(spec.init.path)} if spec.init is not None else {})
+    where = {INIT_FROM: spec.init.path} if spec.init is not None else {}
+    decide = frozenset((chosen.keys() & settings.keys()) | also.keys())
+    return RunIdentity(settings | also | where, decide, code)
+
+
+def _weights(path: str) -> str | None:
+    """The digest of what `init` names; None where nothing lies there any more."""
+    if path.startswith(TIMM):
+        return path
+    try:
+        return digest(Path(path).expanduser())
+    except (UserError, OSError):
+        return None
 
 
 def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:

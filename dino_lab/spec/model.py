@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from dino_lab.registry import Params
 from dino_lab.schedule import Rate, Schedule, constant
@@ -64,6 +64,19 @@ class Optim(Section):
     )
     constant_predictor_lr: bool = Field(
         False, description="the predictor keeps `lr.start` (SimSiam, arXiv 2011.10566, Sec. 4.2)"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the rate from each block to the one below; MAE, fine-tuned: 0.75, DINOv2: 0.9",
+    )
+    patch_embed_lr: float = Field(
+        1.0, ge=0, description="factor of the rate of the patch embedding; DINOv2: 0.2"
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="parameters that are not trained, such as backbone.model.blocks.[0-3]; `*` is any text",
     )
 
 
@@ -137,6 +150,48 @@ class Train(Section):
     )
 
 
+class Start(Section):
+    """Where first weights come from; what is not said to come from there is random."""
+
+    what: Literal["backbone", "student", "all"] = Field(
+        "backbone",
+        description="backbone: of the file's teacher, for the student; student: that of its student; all: "
+        "student and teacher, each from its own",
+    )
+    head: Literal["new", "kept"] = Field(
+        "new",
+        description="head and predictor: random, or of the run as well; kept needs a run of this package",
+    )
+    freeze: UnitInterval = Field(
+        0.0,
+        description="share of the run in which the backbone has no gradient, so that the head comes first",
+    )
+    below_start: Literal["warn", "stop"] = Field(
+        "warn",
+        description="when the score falls below that of the first weights: say so, or end the run as well",
+    )
+
+    @property
+    def path(self) -> str:
+        """What `from` says."""
+        return str(getattr(self, "from"))
+
+    @model_validator(mode="after")
+    def _keeps_what_is_there(self) -> Self:
+        if self.head == "kept" and self.what == "backbone":
+            raise ValueError("head: kept goes with what: student or what: all")
+        return self
+
+
+_FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
+    "from": (
+        str,
+        Field(min_length=1, description="a run's folder, a file or folder of weights, or timm:MODEL"),
+    )
+}
+Init = create_model("Init", __base__=Start, __doc__=Start.__doc__, **_FROM)
+
+
 class Spec(BaseModel):
     """One experiment."""
 
@@ -157,6 +212,7 @@ class Spec(BaseModel):
     )
     augment: Params = Field(description="how crops are made of an image, and which are compared")
     backbone: Params = Field(description="network from crops to features, the one that is kept")
+    init: Init | None = Field(None, description="weights that the networks begin with; null: random ones")
     head: Params = Field(description="network from features to the outputs that are compared")
     predictor: Params | None = Field(
         None, description="network behind the student's head alone (BYOL, SimSiam); null: none"

@@ -57,6 +57,7 @@ class Run:
     left_out: tuple[str, ...]  # evaluators that the data cannot be scored by
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
+    said: tuple[str, ...] = ()  # how first weights came into the networks
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,13 +111,21 @@ class Run:
         return score(evaluators, self.evaluation_data, self.network, self.augment.groups[0][1], self.autocast)
 
 
-def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedData | None = None) -> Run:
+def build(
+    spec: Spec,
+    registry: Registry,
+    device: torch.device,
+    shared: SharedData | None = None,
+    *,
+    first_weights: bool = True,
+) -> Run:
     """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
 
-    `shared` is what the spec's own data part would give, where it is in memory already. A Misfit says which
-    parts do not go together.
+    `shared` is what the spec's own data part would give, where it is in memory already. Without
+    `first_weights` those of `init` are not read, since others follow. A Misfit says which parts do not go
+    together.
     """
-    check(spec, registry)
+    check(spec, registry, first_weights=first_weights)
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
@@ -129,7 +138,11 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
     evaluators, left_out = scorable(asked, evaluation_data)
     check_data(data, augment, evaluators.values(), spec.train.batch_size, device, evaluation_data)
     method = make_method(
-        spec, registry, device, augment, channels=data.channels, mean=data.mean, std=data.std
+        *(spec, registry, device, augment),
+        channels=data.channels,
+        mean=data.mean,
+        std=data.std,
+        first_weights=first_weights,
     )
     if (checking := ability(method.teacher, ChecksClasses)) is not None:
         check_labelled(spec.teacher.name, data)
@@ -149,7 +162,9 @@ def build(spec: Spec, registry: Registry, device: torch.device, shared: SharedDa
         left_out=left_out,
         **vars(method)
         | {"regularizers": {REGULARIZER + name: part for name, part in method.regularizers.items()}},
-        optimizer=make_optimizer(spec.optim, method.student),
+        optimizer=make_optimizer(
+            spec.optim, method.student, freeze_backbone=spec.init.freeze if spec.init is not None else 0.0
+        ),
         parameters=[p for p in method.student.parameters() if p.requires_grad],
     )
 

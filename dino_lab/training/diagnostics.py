@@ -97,13 +97,15 @@ class Verdict:
 
     `sentence` is a headline, a colon, and the numbers behind it. `doubtful` is True where the name alone
     promises too much: signs of a collapse gather, or the score is not above that before training. `better` is
-    True where the score is above it.
+    True where the score is above it; `below_start` where the run began with trained weights and is below
+    their score.
     """
 
     name: Literal["warming up", "learning", "collapsed to uniform", "collapsed to one output"]
     sentence: str
     doubtful: bool = False
     better: bool = False
+    below_start: bool = False
 
     @property
     def collapsed(self) -> bool:
@@ -133,9 +135,12 @@ def followed_score(names: Iterable[str]) -> str | None:
 class Reader:
     """Reads row after row and gives a verdict; a collapse must show in several consecutive rows."""
 
-    def __init__(self, warm_up: float, floors: Floors | None = None) -> None:
-        """`warm_up`: share of the run in which nothing is called a collapse; `floors`: those of scores."""
-        self._warm_up, self._floors = warm_up, floors or {}
+    def __init__(self, warm_up: float, floors: Floors | None = None, *, begins_trained: bool = False) -> None:
+        """`warm_up`: share of the run in which nothing is called a collapse; `floors`: those of scores.
+
+        `begins_trained` is whether first weights are trained ones, which the score should not fall below.
+        """
+        self._warm_up, self._floors, self._begins_trained = warm_up, floors or {}, begins_trained
         self._signs: deque[str] = deque(maxlen=PATIENCE)
         self._first_spread: float | None = None
         self._score = ""  # the name of the accuracy that is followed
@@ -192,12 +197,14 @@ class Reader:
         """That it learns, and how the score stands to those of no training and no learning."""
         if math.isnan(self._latest):
             return Verdict("learning", f"learning: {state}")
-        floors = {"untrained": self._untrained, **self._floors.get(self._score, {})}
+        first = "first weights" if self._begins_trained else "untrained"
+        floors = {first: self._untrained, **self._floors.get(self._score, {})}
         values = ", ".join(f"{value:.4f} {name}" for name, value in floors.items())
         if self._latest <= self._untrained:
             compared = f"{self._score} {self._latest:.4f}, {values}"
-            sentence = f"learning, but no better than untrained yet: {compared}; {state}"
-            return Verdict("learning", sentence, doubtful=True)
+            fell = self._begins_trained and self._latest < self._untrained
+            headline = f"below its {first}" if fell else f"learning, but no better than {first} yet"
+            return Verdict("learning", f"{headline}: {compared}; {state}", doubtful=True, below_start=fell)
         below = [floor for floor, value in floors.items() if self._latest <= value]
         above = [floor for floor in floors if floor not in below and floor != "chance"]
         name = re.sub(r"^.*\.(\d+)nn$", r"\1-NN", self._score)

@@ -70,7 +70,9 @@ def follow_run(
     """Train along; gives the Outcome that the first process has found."""
     if (outcome := follow()) is not None:
         return outcome
-    run = together(lambda: build(spec, registry, device, of_machine(spec, registry, shared)))
+    run = together(
+        lambda: build(spec, registry, device, of_machine(spec, registry, shared), first_weights=False)
+    )  # which come from the first process
     start, was_finished = follow()
     run.load_state_dict(share_state(None))
     if was_finished:

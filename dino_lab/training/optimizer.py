@@ -8,15 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dino_lab.building.parameters import rate_factors
 from dino_lab.kernels.scaling import scale_each
 from dino_lab.network import Network
 from dino_lab.protocols import HasLastLayer, ability
 from dino_lab.spec.model import AdamW, Clip, Lars, Optim, Sgd
 
 
-def make_optimizer(optim: AdamW | Sgd | Lars, student: Network) -> torch.optim.Optimizer:
-    """The optimizer of the student's parameters; `set_rates` gives it its rates before each step."""
-    groups = _groups(student)
+def make_optimizer(
+    optim: AdamW | Sgd | Lars, student: Network, *, freeze_backbone: float = 0.0
+) -> torch.optim.Optimizer:
+    """The optimizer of the student's parameters; `set_rates` gives it its rates before each step.
+
+    `freeze_backbone` is the share of the run in which the backbone has no gradient.
+    """
+    groups = _groups(optim, student, freeze_backbone)
     match optim:
         case AdamW():
             return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=0.0, fused=True)
@@ -28,17 +34,26 @@ def make_optimizer(optim: AdamW | Sgd | Lars, student: Network) -> torch.optim.O
             )
 
 
-def _groups(student: Network) -> list[dict[str, Any]]:
+_ALSO = ("rate", "frozen_until")  # keys of a group that checkpoints of before lack
+
+
+def _groups(optim: Optim, student: Network, freeze_backbone: float) -> list[dict[str, Any]]:
     """Parameters by what `set_rates` asks of them; biases and 1-D tensors never decay."""
     head = ability(student.head, HasLastLayer)
     last_layer, predictor = _ids(head.last_layer if head is not None else None), _ids(student.predictor)
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    factors = rate_factors(optim, student)  # of the backbone
+    groups: dict[tuple[bool, bool, bool, float, float], list[nn.Parameter]] = {}
     for p in student.parameters():
         if p.requires_grad:
-            groups.setdefault((p.ndim > 1, id(p) in last_layer, id(p) in predictor), []).append(p)
+            asked = (p.ndim > 1, id(p) in last_layer, id(p) in predictor)
+            until = freeze_backbone if id(p) in factors else 0.0
+            groups.setdefault((*asked, factors.get(id(p), 1.0), until), []).append(p)
     return [
-        {"params": parameters, "decays": decays, "last_layer": last, "predictor": predicts}
-        for (decays, last, predicts), parameters in groups.items()
+        {
+            **{"params": parameters, "decays": decays, "last_layer": last, "predictor": predicts},
+            **{"rate": rate, "frozen_until": until},
+        }
+        for (decays, last, predicts, rate, until), parameters in groups.items()
     ]
 
 
@@ -67,6 +82,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, student: Network, state: di
         }
         state = {"state": moved, "param_groups": now["param_groups"]}
     optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, now["param_groups"], strict=True):
+        group.update({key: own[key] for key in _ALSO})
 
 
 def set_rates(
@@ -74,9 +91,9 @@ def set_rates(
 ) -> tuple[float, float]:
     """Set learning rate and weight decay of every group for this step; return the two.
 
-    To be called between `clip_gradients` and the optimizer's step: while the last layer is frozen it takes
-    its gradients away, so that neither its weights nor their moments and step counts move (as DINO's code
-    does, between the same two).
+    To be called between `clip_gradients` and the optimizer's step: while the last layer or the backbone is
+    frozen it takes their gradients away, so that neither weights nor their moments and step counts move (as
+    DINO's code does, between the same two).
     """
     schedule = optim.lr.model_copy(update={"start": optim.lr.start * optim.lr_scaling.factor(batch_size)})
     if optim.lr.start == optim.lr.end:  # a constant has no floor that could stay behind
@@ -84,9 +101,10 @@ def set_rates(
     lr, weight_decay = schedule(progress), optim.weight_decay(progress)
     frozen = progress < optim.freeze_last_layer
     for group in optimizer.param_groups:
-        group["lr"] = schedule.start if group["predictor"] and optim.constant_predictor_lr else lr
+        its = schedule.start if group["predictor"] and optim.constant_predictor_lr else lr
+        group["lr"] = its * group["rate"]
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
-        if frozen and group["last_layer"]:
+        if (frozen and group["last_layer"]) or progress < group["frozen_until"]:
             for p in group["params"]:
                 p.grad = None
     return lr, weight_decay

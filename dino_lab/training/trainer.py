@@ -62,6 +62,7 @@ class Events:
 
 
 logger = logging.getLogger(__name__)
+BELOW_START = "its score is below that of its first weights"  # why a run was stopped
 LEAST_WARM_UP = 0.05  # share of a run in which nothing is called a collapse, whatever the schedules say
 Stop = Callable[[], "bool | State"]  # whether to stop now, or as what; asked between two steps
 
@@ -155,7 +156,13 @@ def prepared(
             if outcome is not None:
                 yield outcome
                 return
-            run = together(lambda: build(spec, registry, options.device, of_machine(spec, registry, shared)))
+            begins = not folder.has_checkpoint or bool(folder.unseen_evaluators(spec))
+            run = together(
+                lambda: build(
+                    *(spec, registry, options.device, of_machine(spec, registry, shared)),
+                    first_weights=begins,
+                )
+            )
             over = before.state == "finished"
             trainer = lead(
                 lambda: Trainer(run, folder, lock, before, options, listeners), lambda one: (one.step, over)
@@ -184,6 +191,7 @@ def _opened(
 def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) -> Outcome | None:
     """The outcome of a run that ended before, unless there is something left to do."""
     stopped_by_collapse = status.state == "collapsed" and spec.train.on_collapse == "stop"
+    stays_below = spec.init is not None and spec.init.below_start == "stop" and status.reason == BELOW_START
     if status.state == "finished":
         now = files_of(spec)
         if folder.evaluated_elsewhere(spec):
@@ -194,10 +202,10 @@ def _over(spec: Spec, folder: RunFolder, status: Status, options: FitOptions) ->
             check_data(folder.path, folder.recorded_data(), now)
         if folder.unseen_evaluators(spec):
             return None
-    elif not stopped_by_collapse:
+    elif not stopped_by_collapse and not stays_below:
         return None
     return Outcome(
-        "already finished" if status.state == "finished" else "collapsed",
+        "already finished" if status.state == "finished" else "stopped" if stays_below else "collapsed",
         folder.path,
         status.step,
         status.total,
@@ -216,6 +224,11 @@ def verdict_of(status: Status) -> Verdict:
     before, after = status.scores_before.get(score), status.scores_after.get(score)
     better = before is not None and after is not None and after > before
     return Verdict(cast(Any, status.verdict), status.sentence, status.doubtful, better)
+
+
+def warm_up_of(spec: Spec) -> float:
+    """Share of a run in which nothing is called a collapse."""
+    return max(LEAST_WARM_UP, spec.optim.lr.warmup)
 
 
 def reason_of(error: Exception) -> str:
@@ -283,6 +296,8 @@ class Trainer:
             return Decision.COLLAPSED
         if row.step == row.total:
             return Decision.GO_ON
+        if self.fell_below:
+            return Decision.STOPPED
         if why := stop():
             return wish_of(why)
         if not row.numbers or not self.is_due:
@@ -296,6 +311,7 @@ class Trainer:
     def begin(self, beside: Sequence[str] = ()) -> None:
         """Before the first step; `beside` are the hashes of runs that are trained in the same stack."""
         facts = environment(self.run.device) | ({"trained_with": list(beside)} if beside else {})
+        facts |= {"init": list(self.run.said)} if self.run.said else {}
         if (reporting := ability(self.run.data, GivesReport)) is not None:
             facts["data"] = asdict(reporting.found())
         if self.run.spec.evaluate_on is not None and (its := ability(self.run.evaluation_data, GivesReport)):
@@ -335,6 +351,12 @@ class Trainer:
         return self.run.spec.train.on_collapse == "stop" and self._reader.verdict.collapsed
 
     @property
+    def fell_below(self) -> bool:
+        """Whether the run is to be stopped since its score is below that of its first weights."""
+        init = self.run.spec.init
+        return init is not None and init.below_start == "stop" and self._reader.verdict.below_start
+
+    @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self.saved_at >= self._options.checkpoint_every
@@ -361,6 +383,8 @@ class Trainer:
 
     def end(self, state: State, reason: str = "") -> Outcome:
         """Save, unless the run has failed, and record how it ended."""
+        if state == "stopped" and self.fell_below:
+            reason = BELOW_START
         if state != "failed":
             try:
                 self.save()
@@ -425,7 +449,8 @@ class Trainer:
 
     def _read(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Begin a verdict with rows that were written before."""
-        self._reader = Reader(max(LEAST_WARM_UP, self.run.spec.optim.lr.warmup), self._floors)
+        spec = self.run.spec
+        self._reader = Reader(warm_up_of(spec), self._floors, begins_trained=spec.init is not None)
         for row in rows:
             self._reader.read(row, row["step"] / self.run.total_steps)
 

@@ -260,7 +260,7 @@ def test_vit_and_timm_give_attention() -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("resnet10t", "ResNet has no CLS token"), ("eva02_tiny_patch14_224", "Eva has another attention")],
+    [("resnet10t", "ResNet has no CLS token"), ("beit_base_patch16_224", "Beit has another attention")],
 )
 def test_attention_is_refused_where_there_is_none(model: str, message: str) -> None:
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dino_lab.building.check import check
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.heads.linear import LinearHead
-from dino_lab.components.teachers.frozen import Frozen, TimmModel, TrainedRun
+from dino_lab.components.teachers.frozen import Frozen, TimmModel, TrainedRun, TrainedWeights
 from dino_lab.errors import Misfit, UserError
 from dino_lab.network import Network
 from dino_lab.registry import registry
@@ -290,3 +290,37 @@ def test_training_leaves_the_teacher_alone(folder: Path, tiny_spec: Callable) ->
         pass
     assert all(torch.equal(a, b) for a, b in zip(before, values(run.teacher.source), strict=True))
     assert run.network("teacher") is run.student
+
+
+def test_weights_of_other_projects_teach(tiny_spec: Callable, execute: Callable, tmp_path: Path) -> None:
+    from timm.models import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1, num_classes=0
+    ).eval()
+    state = {f"module.backbone.{name}": value for name, value in model.state_dict().items()}
+    file = tmp_path / "dino.pth"
+    torch.save({"teacher": state}, file)
+    teacher = Frozen(student(64), weights=TrainedWeights(path=file, size=32))
+    x = F.interpolate(crops().crops[0].flatten(0, 1), (32, 32), mode="bicubic", antialias=True)
+    mean, std = (
+        torch.tensor(values).view(-1, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    with torch.no_grad():
+        expected = model((x - mean) / std).unflatten(0, (2, 4))
+    # The network resizes what is normalised, and clamps nothing.
+    torch.testing.assert_close(teacher(crops(), NOTHING, LABELS), expected, rtol=1e-4, atol=1e-5)
+    own = Frozen(student(64), weights=TrainedWeights(path=file))
+    assert own(crops(), NOTHING, LABELS).shape == (2, 4, 64)
+    given = f"teacher={{name: frozen, weights: {{path: {file}}}}}"
+    with pytest.raises(Misfit, match=r"the backbone of .*dino.pth has 64 outputs, and head.dim is 32"):
+        check(tiny_spec(given), registry)
+    spec = tiny_spec(
+        given, "head={name: mlp, hidden: 16, dim: 64}", "optim.freeze_last_layer=0", "train.epochs=1"
+    )
+    assert execute(spec).status == "finished"
+    with pytest.raises(ValueError, match="either run, timm or weights"):
+        Frozen(
+            student(), weights=TrainedWeights(path=file), timm=TimmModel(model="resnet18", pretrained=False)
+        )

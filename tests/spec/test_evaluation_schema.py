@@ -42,6 +42,8 @@ def test_the_files_in_the_repository_fit(validator: Draft202012Validator) -> Non
         ({"evaluators": [{"name": "knn", "temperature": 0}]}, ["evaluators", 0, "temperature"]),
         ({"evaluators": [{"k": [1]}]}, ["evaluators", 0]),
         ({"data": {"size": 32}}, ["data"]),
+        ({"backbone": {"name": "vitt"}}, ["backbone", "name"]),
+        ({"backbone": {"name": "vit", "width": 0}}, ["backbone", "width"]),
         ({"size": 0}, ["size"]),
         ({"sizes": 32}, []),
     ],
@@ -51,6 +53,7 @@ def test_a_mistake_is_seen_where_it_is(
 ) -> None:
     right: dict[str, Any] = {"data": {"name": "shapes"}, "evaluators": [{"name": "knn"}], "size": 32}
     assert not list(validator.iter_errors(right))
-    assert list(validator.iter_errors({**right, "data": None})) == []
+    assert list(validator.iter_errors({**right, "data": None, "backbone": None})) == []
+    assert list(validator.iter_errors({**right, "backbone": {"name": "vit", "width": 96}})) == []
     errors = list(validator.iter_errors({**right, **changed}))
     assert [list(error.absolute_path) for error in errors] == [path]

@@ -20,7 +20,7 @@ def outputs(model: Any, images: Tensor, blocks: int) -> BackboneOutput:
         model.forward_head(out),
         torch.stack([model.norm(x)[:, 0] for x in reversed(seen)], 1) if layer else None,
         _patch_tokens(model, out, images),
-        _weights(model, layer, heard, images) if layer else None,
+        _weights(model, layer, *heard, images) if heard is not None else None,
     )
 
 
@@ -37,25 +37,34 @@ def attention(model: Any, images: Tensor) -> Tensor:
     layer = _last_attention(model)
     if isinstance(layer, str):
         raise UserError(layer)
-    return _weights(model, layer, _forward(model, images, layer, ())[2], images)
+    heard = _forward(model, images, layer, ())[2]
+    assert heard is not None, "the layer is part of the model"
+    return _weights(model, layer, *heard, images)
+
+
+Heard = tuple[Tensor, Tensor | None]  # what an attention layer gets: tokens [N, P, D], rotations [P', 2 d]
 
 
 def _forward(
     model: Any, images: Tensor, layer: nn.Module | None, blocks: Iterable[nn.Module]
-) -> tuple[Tensor, list[Tensor], Tensor]:
+) -> tuple[Tensor, list[Tensor], Heard | None]:
     """What `forward_features` gives, the outputs of `blocks`, and the input of the attention layer."""
     seen: list[Tensor] = []
-    heard: list[Tensor] = [torch.empty(0)]
+    heard: list[Heard] = []
+
+    def hear(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        heard.append((inputs[0], named.get("rope")))
+
     hooks = [block.register_forward_hook(lambda *call: seen.append(call[2])) for block in blocks]
     if layer is not None:
         # Fused kernels do not give their weights away, so they are computed again from the layer's input.
-        hooks.append(layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0])))
+        hooks.append(layer.register_forward_pre_hook(hear, with_kwargs=True))
     try:
         out: Tensor = model.forward_features(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return out, seen, heard[-1]
+    return out, seen, heard[-1] if heard else None
 
 
 def _patch_tokens(model: Any, out: Any, images: Tensor) -> Tensor | None:
@@ -71,9 +80,15 @@ def _patch_tokens(model: Any, out: Any, images: Tensor) -> Tensor | None:
     return patches.transpose(1, 2).unflatten(2, _grid(model, images))
 
 
-def _weights(model: Any, layer: Any, x: Tensor, images: Tensor) -> Tensor:
-    """Attention [N, heads, h, w] from the input [N, tokens, D] of the attention layer."""
+def _weights(model: Any, layer: Any, x: Tensor, rope: Tensor | None, images: Tensor) -> Tensor:
+    """Attention [N, heads, h, w] from what the attention layer gets."""
     query, key = _query_and_key(layer, x)
+    if rope is not None:  # the class token is not rotated, only keys of patches are
+        from timm.layers import apply_rot_embed_cat
+
+        before = _prefix(model)
+        turned = apply_rot_embed_cat(key[:, :, before:], rope, half=layer.rotate_half)
+        key = torch.cat([key[:, :, :before], turned], 2)
     weights = (query[:, :, :1] @ key.transpose(-2, -1)).mul(layer.scale).softmax(-1)  # [N, heads, 1, tokens]
     return weights[:, :, 0, _prefix(model) :].unflatten(2, _grid(model, images))
 
@@ -87,22 +102,32 @@ def check_size(model: nn.Module, size: int) -> None:
 
 def _last_attention(model: Any) -> Any:
     """The attention layer of the last block, or the reason why there is none."""
-    from timm.models import VisionTransformer  # seconds to import, so not before it is needed
+    from timm.models import Eva, VisionTransformer  # seconds to import, so not before it is needed
 
     name = type(model).__name__
     if getattr(model, "cls_token", None) is None or not hasattr(model, "blocks"):
         return f"{name} has no CLS token, so there is no attention from it; take a vision transformer"
     layer = getattr(model.blocks[-1], "attn", None)
-    # Position biases and rotations of other transformers are applied outside what is recomputed here.
+    # Position biases of other transformers are applied outside what is recomputed here.
     plain = isinstance(model, VisionTransformer) and type(layer).__name__ == "Attention"
-    if not plain or _patch(model) is None:
+    rotary = isinstance(model, Eva) and not model.rope_mixed and type(layer).__name__ == "EvaAttention"
+    if not (plain or rotary) or _patch(model) is None:
         return f"{name} has another attention than timm's VisionTransformer, so there is no map of it"
     return layer
 
 
 def _query_and_key(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    qkv = layer.qkv(x).unflatten(2, (3, layer.num_heads, -1))  # [N, tokens, 3, heads, d]
-    query, key, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    """Queries and keys [N, heads, tokens, d], normalised but not rotated."""
+    if layer.qkv is None:  # three projections
+        query, key = (
+            projection(x).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
+            for projection in (layer.q_proj, layer.k_proj)
+        )
+        return layer.q_norm(query), layer.k_norm(key)
+    qkv = layer.qkv(x)
+    if getattr(layer, "q_bias", None) is not None:  # Eva's biases lie beside
+        qkv = qkv + torch.cat([layer.q_bias, layer.k_bias, layer.v_bias])
+    query, key, _ = qkv.unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return layer.q_norm(query), layer.k_norm(key)
 
 

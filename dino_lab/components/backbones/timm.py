@@ -17,6 +17,13 @@ from dino_lab.kernels.attention import choose_attention
 from dino_lab.registry import register, suggest
 from dino_lab.types import BackboneOutput
 
+Arguments = dict[str, bool | int | float | str | tuple[int, ...] | None]
+# Arguments of timm that are said by other keys, or by the spec as a whole.
+_SAID = {
+    **{"pretrained": "pretrained", "drop_path_rate": "drop_path", "zero_init_last": "zero_init_last"},
+    **{"in_chans": "data", "num_classes": "head", "img_size": "augment", "dynamic_img_size": "augment"},
+}
+
 
 @register("backbone", "timm")
 class Timm(nn.Module):
@@ -25,7 +32,8 @@ class Timm(nn.Module):
     `pretrained` downloads weights. timm starts the last batch norm of a ResNet's blocks at 0, so that each is
     the identity at first; torchvision's, which DINO and SimCLR train, start at 1: `zero_init_last: false`.
     `stem: small` is for ResNets on images of 32 to 64 pixels: they then begin with a 3x3 convolution of
-    stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9).
+    stride 1 and without pooling (SimCLR, arXiv 2002.05709, appendix B.9). `arguments` make another model of
+    the same kind: `{embed_dim: 192, depth: 6, num_heads: 3}`.
     """
 
     def __init__(
@@ -50,11 +58,15 @@ class Timm(nn.Module):
         zero_init_last: Annotated[
             bool, Field(description="false: the last batch norm of a ResNet's blocks starts at 1, not at 0")
         ] = True,
+        arguments: Annotated[
+            Arguments, Field(description="what timm's constructor is told beside the name, by its argument")
+        ] = {},  # noqa: B006 - never changed
     ) -> None:
         super().__init__()
         _check(model, pretrained, stem)
+        _check_arguments(model, arguments)
         self._name = model
-        given = {"in_chans": channels, "num_classes": 0}
+        given = {"in_chans": channels, "num_classes": 0, **arguments}
         begin = ({"drop_path_rate": drop_path} if drop_path else {}) | (
             {} if zero_init_last else {"zero_init_last": False}
         )
@@ -123,6 +135,12 @@ def _check(model: str, pretrained: bool, stem: str) -> None:
         raise ValueError(f"timm has no pretrained weights for {model}; pretrained: false starts anew")
     if stem == "small" and pretrained:
         raise ValueError("stem 'small' has other weights than the pretrained ones; choose one of the two")
+
+
+def _check_arguments(model: str, arguments: Arguments) -> None:
+    for name in arguments:
+        if name in _SAID:
+            raise ValueError(f"arguments: {name} of timm's {model} is said by {_SAID[name]}")
 
 
 def _create(

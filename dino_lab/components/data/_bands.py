@@ -78,15 +78,16 @@ def ranges_of(source: Source, rows: Tensor, bands: Bands, percentiles: Pair, max
     return Bands(bands.numbers, tuple((float(low), float(high)) for low, high in ends))
 
 
-def bands_line(bands: Bands, percentiles: Pair | None) -> str:
-    """What is made of the values of each band, in a line."""
-    assert bands.ranges is not None, "of bands whose range is known"
+def bands_notes(bands: Bands | None, percentiles: Pair | None) -> tuple[str, ...]:
+    """What is made of the values of each band, in a line where there is a range."""
+    if bands is None or bands.ranges is None:
+        return ()
     each = zip(bands.numbers, bands.ranges, strict=True)
     said = "; ".join(f"band {number} {low:g} to {high:g}" for number, (low, high) in each)
     ends = (
         "" if percentiles is None else f", percentiles {percentiles[0]:g} and {percentiles[1]:g} of a sample,"
     )
-    return f"values become 256 levels between these{ends} and are clipped to them: {said}"
+    return (f"values become 256 levels between these{ends} and are clipped to them: {said}",)
 
 
 def check_statistics(

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dino_lab.components.data._bands import Pair, bands_line, check_statistics, chosen_bands, ranges_of
+from dino_lab.components.data._bands import Pair, bands_notes, check_statistics, chosen_bands, ranges_of
 from dino_lab.components.data._storage import (
     Batch,
     OnBadImage,
@@ -250,8 +250,7 @@ class FromFiles(Labelled):
         bands = chosen_bands(channels, range, percentiles, white)
         if bands is not None and percentiles is not None:
             bands = ranges_of(sources[0], rows[0], bands, percentiles, max_pixels)
-        if bands is not None and bands.ranges is not None:
-            self.notes = (*self.notes, bands_line(bands, percentiles))
+        self.notes += bands_notes(bands, percentiles)
         asked = Reading(white=white, max_pixels=max_pixels, bands=bands)
 
         def load_all(reading: Reading) -> tuple[list[Storage], Traits]:

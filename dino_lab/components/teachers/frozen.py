@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from dino_lab.building.single import find_single, open_single
 from dino_lab.components.teachers._student_copy import TeacherMode, as_teacher, student_copy
 from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
@@ -92,9 +93,21 @@ class TrainedRun(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class TrainedWeights(BaseModel, frozen=True, extra="forbid"):
+    """A backbone in a file or folder of weights, in any format that `eval` takes; outputs are features."""
+
+    path: Path = Field(description="file, or folder of timm or Hugging Face")
+    of: Literal["teacher", "student"] | None = Field(
+        None, description="network that is taken of a file with two; null: the one that its authors evaluate"
+    )
+    size: int | None = Field(
+        None, gt=0, description="pixels that crops are resized to; null: they stay as they are"
+    )
+
+
 @register("teacher", "frozen")
 class Frozen(nn.Module):
-    """A network whose weights never change: of a `run`, a model of `timm`, or the student's first weights.
+    """A network whose weights never change: of a `run`, of `timm`, of `weights`, or the student's first ones.
 
     For distillation (Hinton et al., arXiv 1503.02531, Sec. 2) and BYOL's fixed random network (arXiv
     2006.07733, Sec. 3). It must have as many outputs as the student's head. BatchNorm uses its running
@@ -111,12 +124,13 @@ class Frozen(nn.Module):
             TrainedRun | None, Field(description="take the network of a finished run of this package")
         ] = None,
         timm: Annotated[TimmModel | None, Field(description="take a model of timm")] = None,
+        weights: Annotated[TrainedWeights | None, Field(description="take a backbone out of a file")] = None,
         mode: TeacherMode = "eval",
     ) -> None:
         super().__init__()
-        if run is not None and timm is not None:
-            raise ValueError("one teacher, please: either run or timm")
-        self.source, self.mode = _source(student, run, timm), mode
+        if sum(given is not None for given in (run, timm, weights)) > 1:
+            raise ValueError("one teacher, please: either run, timm or weights")
+        self.source, self.mode = _source(student, run, timm, weights), mode
         self.checksum = _checksum(self.source)
         self.train()
 
@@ -171,11 +185,27 @@ def _checksum(network: Network) -> int:
     return checksum
 
 
-def _source(student: Network, run: TrainedRun | None, timm: TimmModel | None) -> Network:
+def load_weights(source: TrainedWeights) -> Network:
+    """The backbone as a network whose head is the identity, with the normalisation of its images."""
+    found = find_single(str(source.path.expanduser()), registry, size=source.size, of=source.of)
+    network = open_single(found, registry, torch.get_default_device()).network
+    dim = int(network.backbone.dim)  # type: ignore[arg-type]
+    backbone = network.backbone if source.size is None else _Resized(network.backbone, (source.size,) * 2)
+    mean, std = found.mean, found.std
+    assert mean is not None, "weights in a file have one"
+    assert std is not None, "weights in a file have one"
+    return Network(backbone, _NoHead(dim), mean=mean, std=std)
+
+
+def _source(
+    student: Network, run: TrainedRun | None, timm: TimmModel | None, weights: TrainedWeights | None
+) -> Network:
     if run is not None:
         network, who = open_run(run.path, registry).network(run.of), f"the network of {run.path}"
     elif timm is not None:
         network, who = load_timm(timm), f"timm's {timm.model}"
+    elif weights is not None:
+        network, who = load_weights(weights), f"the backbone of {weights.path}"
     else:
         return student_copy(student)
     given, wanted = network.head.dim, student.head.dim

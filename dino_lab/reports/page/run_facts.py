@@ -15,7 +15,7 @@ from dino_lab.runs.rows import scores
 from dino_lab.spec.literal import inline
 from dino_lab.spec.model import Spec
 from dino_lab.training.diagnostics import Floors, Reader, Tone, Verdict
-from dino_lab.training.trainer import LEAST_WARM_UP, verdict_of
+from dino_lab.training.trainer import verdict_of, warm_up_of
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _verdict(rows: Sequence[Mapping[str, float]], spec: Spec, floors: Floors) -> Verdict:
-    reader = Reader(max(LEAST_WARM_UP, spec.optim.lr.warmup), floors)
+    reader = Reader(warm_up_of(spec), floors, begins_trained=spec.init is not None)
     for row in rows:
         reader.read(row, row["epoch"] / spec.train.epochs)
     return reader.verdict

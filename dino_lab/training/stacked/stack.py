@@ -53,21 +53,22 @@ class Stack:
             weight.grad = None
 
     def hand_out_gradients(self) -> None:
-        """Give each network its part of the gradients."""
+        """Give each network its part of the gradients, but for parameters that it has frozen."""
         for name, weight in self._weights.items():
             parts = [None] * len(self._networks) if weight.grad is None else weight.grad.unbind()
             for network, part in zip(self._networks, parts, strict=True):
-                network.get_parameter(name).grad = part
+                parameter = network.get_parameter(name)
+                parameter.grad = part if parameter.requires_grad else None
 
 
 def _side_by_side(states: Sequence[Tensors]) -> Tensors:
     """One tensor [n, ...] for each name; the tensors of the n states are views of it from now on."""
     whole = {}
-    for name, first in states[0].items():
+    for name in states[0]:
         whole[name] = torch.stack([state[name].detach() for state in states])
         for state, part in zip(states, whole[name].unbind(), strict=True):
             state[name].data = part
-        whole[name].requires_grad_(first.requires_grad)
+        whole[name].requires_grad_(any(state[name].requires_grad for state in states))
     return whole
 
 

@@ -151,4 +151,6 @@ def _measured(trainer: Trainer, row: Row | NonFinite) -> Outcome | None:
 def _recorded(trainer: Trainer, row: Row | NonFinite) -> Outcome | None:
     assert isinstance(row, Row)
     trainer.record(row)
-    return trainer.end("collapsed") if trainer.has_collapsed else None
+    if trainer.has_collapsed:
+        return trainer.end("collapsed")
+    return trainer.end("stopped") if trainer.fell_below and trainer.step < trainer.run.total_steps else None
