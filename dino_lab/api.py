@@ -38,10 +38,11 @@ def load(file: PathLike, *settings: str, plugins: Sequence[PathLike] = ()) -> Sp
     if not path.exists() and not path.suffix:
         path = find(str(file)) or path
     document = load_file(path, settings)
-    try:
-        check(document.spec, registry)
-    except Misfit as misfit:
-        raise SpecError(document.line(misfit.loc, misfit.message)) from misfit
+    for stage in document.stages:
+        try:
+            check(stage.spec, registry)
+        except Misfit as misfit:
+            raise SpecError(stage.line(misfit.loc, misfit.message)) from misfit
     return document.spec
 
 

@@ -7,7 +7,7 @@ import numpy
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from dino_lab.schedule import Momentum, Rate, Schedule, Temperature, Within, constant
+from dino_lab.schedule import Momentum, Progress, Rate, Schedule, Temperature, Within, constant
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,61 @@ def test_values(schedule: Schedule, values: dict[float, float]) -> None:
     assert [schedule(progress) for progress in values] == pytest.approx(list(values.values()), abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [  # by epoch, of runs of 10 epochs and of 20
+        ({"shape": "hold", "start": 3}, {10: {0: 3, 5: 3, 9: 3}, 20: {0: 3, 19: 3}}),
+        (
+            {"shape": "hold", "start": 3, "warmup": 2, "units": "epochs"},
+            {10: {0: 0, 1: 1.5, 2: 3, 9: 3}, 20: {0: 0, 1: 1.5, 2: 3, 19: 3}},
+        ),
+        (
+            {"shape": "warm-hold-cool", "start": 4, "end": 2, "warmup": 2, "units": "epochs"},
+            {10: {1: 2, 2: 4, 8: 4, 9: 3, 10: 2}, 20: {1: 2, 2: 4, 16: 4, 18: 3, 20: 2}},
+        ),
+        (
+            {"shape": "warm-hold-cool", "start": 4, "end": 2, "warmup": 0.1, "cool": 0.5},
+            {10: {0: 0, 1: 4, 5: 4, 7.5: 3}, 20: {1: 2, 2: 4, 10: 4, 15: 3}},
+        ),
+        (
+            {"start": 1, "end": 3, "warmup": 1, "until": 5, "units": "epochs"},
+            {10: {0.5: 0.5, 1: 1, 3: 2, 5: 3, 9: 3}, 20: {0.5: 0.5, 3: 2, 19: 3}},
+        ),
+    ],
+    ids=["hold", "warm-up of epochs", "warm-hold-cool", "warm-hold-cool in shares", "ramp of epochs"],
+)
+def test_values_by_epoch(schedule: dict[str, Any], values: dict[int, dict[float, float]]) -> None:
+    found = Schedule.model_validate(schedule)
+    for epochs, by_epoch in values.items():
+        progress = [Progress(round(10 * epoch), 10, epochs) for epoch in by_epoch]
+        assert [found(one) for one in progress] == pytest.approx(list(by_epoch.values()), abs=1e-12)
+
+
+def test_epochs_are_asked_with_the_progress_of_a_run() -> None:
+    schedule = Schedule(shape="hold", start=1, end=1, warmup=2, units="epochs")
+    with pytest.raises(TypeError, match="Progress of a run"):
+        schedule(0.5)
+    assert Progress(3, 4, 2) == 3 / 8
+    assert (schedule.warm_up(8), Schedule(start=1, end=1, warmup=0.1).warm_up(8)) == (0.25, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"shape": "hold", "start": 1, "end": 2}, "hold stays at `start`"),
+        ({"shape": "hold", "start": 1, "until": 0.5}, "hold has no `until`"),
+        ({"shape": "warm-hold-cool", "start": 1, "end": 2, "cool": 0}, "0 < cool < 1"),
+        ({"shape": "warm-hold-cool", "start": 1, "end": 2, "warmup": 0.8}, "warmup \\+ cool < 1"),
+        ({"shape": "linear", "start": 1, "end": 2, "cool": 0.3}, "cool goes with shape: warm-hold-cool"),
+        ({"start": 1, "end": 2, "units": "epochs"}, "units: epochs needs `until`"),
+        ({"start": 1, "end": 2, "units": "epochs", "warmup": 5, "until": 4}, "0 <= warmup < until, got 5.0"),
+    ],
+)
+def test_shapes_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Schedule.model_validate(given)
+
+
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_ends_are_exact(shape: str) -> None:
     """A momentum of 1 that comes out as 1 + 1e-16 would be another experiment."""
@@ -54,7 +109,7 @@ def test_a_number_is_a_constant(number: float) -> None:
         ({"start": 1, "end": 2, "warmup": 0.5, "until": 0.5}, "0 <= warmup < until <= 1, got 0.5 and 0.5"),
         ({"start": 1, "end": 2, "warmup": -0.1}, "0 <= warmup < until <= 1"),
         ({"start": 1, "end": 2, "until": 1.5}, "0 <= warmup < until <= 1"),
-        ({"start": 1, "end": 2, "shape": "step"}, "'linear' or 'cosine'"),
+        ({"start": 1, "end": 2, "shape": "step"}, "'linear', 'cosine', 'hold' or 'warm-hold-cool'"),
         ({"start": 1, "end": math.nan}, "finite number"),
         ({"start": 1}, "Field required"),
         ({"start": 1, "end": 2, "warm": 0.1}, "Extra inputs are not permitted"),
@@ -148,4 +203,4 @@ def test_schema_offers_a_number_or_a_ramp() -> None:
     schema = next(iter(schema.get("$defs", {"": schema}).values()))
     number, ramp = schema["anyOf"]
     assert number == {"type": "number"}
-    assert set(ramp["properties"]) == {"start", "end", "shape", "warmup", "until"}
+    assert set(ramp["properties"]) == {"start", "end", "shape", "warmup", "until", "cool", "units"}

@@ -16,6 +16,7 @@ import typer
 from dino_lab import __version__
 from dino_lab.cli import (
     attend,
+    branch,
     compare,
     components,
     data,
@@ -82,6 +83,8 @@ app = typer.Typer(
 )
 for verb in (
     run.run,
+    branch.fork,
+    branch.extend,
     sweep.sweep,
     compare.compare,
     compare.best,

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dino_lab.cli.interrupt import Interrupt
+    from dino_lab.cli.summary import Notes
     from dino_lab.distributed.launch import ProcessDied, Stop
     from dino_lab.distributed.world import World
+    from dino_lab.loggers.forward import Forward
     from dino_lab.protocols import Data, SharedData
     from dino_lab.spec.file import Document
     from dino_lab.training import trainer
-    from dino_lab.training.trainer import Listener, Outcome
+    from dino_lab.training.trainer import FitOptions, Listener, Outcome
 
 FAILED, INTERRUPTED = 1, 130
 EXIT_CODES = {
@@ -99,7 +101,7 @@ def run(
     from dino_lab.cli.console import console
     from dino_lab.cli.interrupt import Interrupt
 
-    job = _Job(
+    job = Job(
         spec, settings or [], runs, device, checkpoint_every, plugin or [], threads, accept_data, log or []
     )
     with Interrupt(announce=not console().is_terminal) as interrupt:
@@ -122,7 +124,7 @@ def run(
 
 
 @dataclass
-class _Job:
+class Job:
     """The command, in whichever process it is done."""
 
     file: Path
@@ -136,6 +138,7 @@ class _Job:
     log: list[LoggerName]
     document: Document | None = None  # once it is read
     shared: SharedData | None = None  # the data, where the process that started this one has them in memory
+    parent: Path | None = None  # the run that the spec comes after, where its folder was named
 
     def read(self) -> Document:
         """The spec, with its plugins."""
@@ -154,7 +157,7 @@ class _Job:
         from dino_lab.training.data_cache import Shelf
 
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # or copies of this process could not use CUDA
-        self.document = self.read()
+        self.document = self.document or self.read()
         count = _count(processes, self.device)
         self.threads = self.threads or max(1, torch.get_num_threads() // count)
         self.shared = Shelf().data(self.document.spec, registry)
@@ -221,30 +224,23 @@ class _Job:
         """Train in this process, and say how it ended; the exit code."""
         from dino_lab.building.execution import choose_device
         from dino_lab.cli.console import console
-        from dino_lab.cli.summary import Notes, print_summary
-        from dino_lab.cli.validate import located
+        from dino_lab.cli.summary import print_summary
         from dino_lab.distributed.control import together
         from dino_lab.distributed.world import joined
-        from dino_lab.loggers.forward import Forward
-        from dino_lab.registry import registry
-        from dino_lab.training.trainer import BELOW_START, FitOptions, fit
+        from dino_lab.training.trainer import BELOW_START, FitOptions
 
         out, began = console(), time.monotonic()
         device = choose_device(self.device, world.local_rank, world.local_size)
-        notes, forward = Notes(), Forward(self.log if world.rank == 0 else ())
         with joined(world, device, self.threads):
             document = self.document or together(self.read)
             gc.enable()  # see __main__.py
-            with located(document), forward, self._view(document, world, device, out, stop) as view:
-                outcome = fit(
-                    document.spec,
-                    registry,
-                    FitOptions(self.runs, device, self.checkpoint_every, self.accept_data),
-                    listeners=[notes, forward, view],
-                    stop=cast("trainer.Stop", stop),
-                    shared=self.shared,
-                )
-                forward.status = outcome.status
+            options = FitOptions(self.runs, device, self.checkpoint_every, self.accept_data, self.parent)
+            for stage in document.stages:
+                outcome, notes, forward = self._stage(stage, options, world, stop)
+                if outcome.status not in ("finished", "already finished"):
+                    break
+                if world.rank == 0 and stage is not document:
+                    out.print(f"{outcome.status}: {outcome.folder}; the next stage follows", soft_wrap=True)
         if world.rank == 0:
             print_summary(outcome, notes, time.monotonic() - began, out)
             if picture := _picture(outcome, notes.data, device):
@@ -252,6 +248,32 @@ class _Job:
             for name, place in forward.places.items():
                 out.print(f"{name}: {place}", soft_wrap=True)
         return FAILED if outcome.reason == BELOW_START else EXIT_CODES[outcome.status]
+
+    def _stage(
+        self, document: Document, options: FitOptions, world: World, stop: Stop
+    ) -> tuple[Outcome, Notes, Forward]:
+        """Train one stage of the spec; its outcome, and what listened."""
+        from dino_lab.cli.console import console
+        from dino_lab.cli.summary import Notes
+        from dino_lab.cli.validate import located
+        from dino_lab.loggers.forward import Forward
+        from dino_lab.registry import registry
+        from dino_lab.training.trainer import fit
+
+        notes, forward = Notes(), Forward(self.log if world.rank == 0 else ())
+        has_data = self.document is not None and document.spec.data == self.document.spec.data
+        view = self._view(document, world, options.device, console(), stop)
+        with located(document), forward, view as listening:
+            outcome = fit(
+                document.spec,
+                registry,
+                options,
+                listeners=[notes, forward, listening],
+                stop=cast("trainer.Stop", stop),
+                shared=self.shared if has_data else None,
+            )
+            forward.status = outcome.status
+        return outcome, notes, forward
 
     def _view(
         self,

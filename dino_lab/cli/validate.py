@@ -39,12 +39,21 @@ def validate(spec: SpecPath, settings: Settings = None, plugin: Plugins = None) 
     from dino_lab.registry import registry
     from dino_lab.spec.file import load
 
-    document = load(spec, settings or ())
-    with located(document):
-        facts = check(document.spec, registry) + _data_facts(document.spec)
+    facts = []
+    for document in load(spec, settings or ()).stages:
+        with located(document):
+            its = check(document.spec, registry) + _data_facts(document.spec)
+        facts += [f"{document.spec.name}, hash {document.spec.hash}{_place(document.spec)}", *its]
     print(f"{printable(str(spec))}: OK")
-    for line in [f"{document.spec.name}, hash {document.spec.hash}", *facts]:
+    for line in facts:
         print(f"  {line}")
+
+
+def _place(spec: Spec) -> str:
+    """What a run begins with, where that is another run."""
+    if spec.after is None:
+        return ""
+    return f", {spec.train.epochs} epochs {spec.after.in_words}"
 
 
 def _data_facts(spec: Spec) -> list[str]:

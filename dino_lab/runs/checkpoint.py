@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.runs.files import LAST, PREVIOUS, replace_file
+from dino_lab.runs.files import KEPT, LAST, PREVIOUS, replace_file
 
 FORMAT = 1
 _MARK = b"crc32 "  # begins the comment of the zip archive that torch writes
@@ -41,10 +42,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def save_checkpoint(folder: Path, run: str, step: int, seconds: float, state: dict[str, Any]) -> None:
     """Write last.pt as a whole or not at all, and keep what it was as previous.pt."""
-    buffer = io.BytesIO()
-    head = {"format": FORMAT, "spec": run, "step": step, "seconds": seconds}
-    torch.save({**head, **_own(state)}, buffer)
-    _seal(buffer)
+    buffer = _sealed(run, step, seconds, state)
     last, temporary = folder / LAST, folder / f"{LAST}.new"
     try:
         replace_file(temporary, buffer.getbuffer())
@@ -54,6 +52,31 @@ def save_checkpoint(folder: Path, run: str, step: int, seconds: float, state: di
     if last.exists():
         last.replace(folder / PREVIOUS)
     temporary.replace(last)
+
+
+def keep_checkpoint(
+    folder: Path, run: str, epoch: int, step: int, seconds: float, state: dict[str, Any]
+) -> None:
+    """Write the checkpoint after an epoch, which stays when others follow."""
+    replace_file(folder / KEPT.format(epoch), _sealed(run, step, seconds, state).getbuffer())
+
+
+def kept_epochs(folder: Path) -> list[int]:
+    """The epochs whose checkpoints are kept, in order."""
+    found = (re.fullmatch(KEPT.format(r"(\d+)"), file.name) for file in folder.glob(KEPT.format("*")))
+    return sorted(int(match[1]) for match in found if match is not None)
+
+
+def load_kept(folder: Path, epoch: int, run: str, device: torch.device) -> Checkpoint:
+    """The checkpoint after an epoch; a UserError where there is none, or it is not whole or another run's."""
+    file = folder / KEPT.format(epoch)
+    try:
+        found = _read(file, device, mapped=False)
+    except _Damaged as error:
+        raise UserError(f"{file}: not a whole checkpoint ({error})") from None
+    if found.run != run:
+        raise UserError(f"{file}: belongs to run {found.run}, not to {run}")
+    return found
 
 
 def forget_previous(folder: Path) -> None:
@@ -109,6 +132,15 @@ def _read(file: Path, device: torch.device, mapped: bool) -> Checkpoint:
     if head["format"] != FORMAT:
         raise UserError(f"{file}: written by another version of dino-lab (format {head['format']})")
     return Checkpoint(head["spec"], int(head["step"]), seconds, state)
+
+
+def _sealed(run: str, step: int, seconds: float, state: dict[str, Any]) -> io.BytesIO:
+    """The content of a checkpoint's file."""
+    buffer = io.BytesIO()
+    head = {"format": FORMAT, "spec": run, "step": step, "seconds": seconds}
+    torch.save({**head, **_own(state)}, buffer)
+    _seal(buffer)
+    return buffer
 
 
 def _seal(buffer: io.BytesIO) -> None:

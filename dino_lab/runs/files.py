@@ -9,6 +9,7 @@ IDENTITY, SPEC, ENVIRONMENT = "identity.json", "spec.yaml", "env.json"
 ROWS, STATUS, EVALUATIONS = "rows.jsonl", "status.json", "evaluations"
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 LEARNED = "learned.png"
+KEPT = "epoch_{}.pt"  # the checkpoint after an epoch of `train.keep`
 
 
 def replace_file(target: Path, content: bytes | memoryview) -> None:

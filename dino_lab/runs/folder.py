@@ -6,6 +6,7 @@ env.json             versions, plugins, git commit, hardware, what was found in 
 rows.jsonl           one row of numbers a line
 events.out.*         the same for TensorBoard
 last.pt              step and state of every part, with a checksum; previous.pt is the one before
+epoch_N.pt           the same after an epoch of `train.keep`
 backbone.safetensors the trained backbone, for plain timm
 evaluations/<step>/  pictures and other files of the evaluators
 learned.png          test images, where the network looks and their neighbours, before and after training
@@ -100,6 +101,11 @@ class RunFolder:
         """What was recorded of the data, or None: of a run of 0.1.0, or one that has not begun."""
         recorded = _identity(self.path)
         return recorded["data"] if recorded is not None else None
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the weights, by dotted key, as recorded; empty where nothing has begun."""
+        recorded = _identity(self.path)
+        return dict(recorded["settings"]) if recorded is not None else {}
 
     def write_identity(self, identity: RunIdentity, data: Mapping[str, Any]) -> None:
         """Record what decides the weights, and what the data were."""

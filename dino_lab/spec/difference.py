@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from dino_lab.registry import Params
 from dino_lab.schedule import Schedule
 from dino_lab.spec.literal import inline, is_constant
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import After, Spec
 
 NOTHING = "-"  # where one of two lists has no such item
 
@@ -60,7 +60,7 @@ def _is_one_kind_of_mapping(old: Any, new: Any) -> bool:
     """Whether two values have keys to be compared one by one."""
     if isinstance(old, Schedule) and isinstance(new, Schedule):
         return not (is_constant(old) or is_constant(new))
-    if not (isinstance(old, BaseModel) and isinstance(new, BaseModel)):
+    if not (isinstance(old, BaseModel) and isinstance(new, BaseModel)) or isinstance(old, After):
         return False
     names = [getattr(value, "name", None) for value in (old, new)]
     return names[0] == names[1] and type(old).model_fields.keys() == type(new).model_fields.keys()

@@ -30,7 +30,7 @@ from dino_lab.weights.file import TIMM, digest
 FREE = ("name", "evaluators", "evaluate_on")
 FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
-    *("log_every", "on_collapse"),  # what is written down, and when a run is stopped
+    *("log_every", "on_collapse", "keep"),  # what is written down, and when a run is stopped
 }
 # Of `init`: the content of the weights decides, wherever they lie; and when a run is stopped.
 FREE_OF_INIT = {"from", "below_start"}
@@ -41,6 +41,7 @@ _EXCLUDED: dict[str, Any] = {
     "train": FREE_OF_TRAIN,
     "data": FREE_OF_DATA,
     "init": FREE_OF_INIT,
+    "after": True,  # whose hash decides, see `identity_of`
 }
 # Built-in components that compute something else since a later version, by field; runs of before are other
 # runs.
@@ -101,7 +102,11 @@ def identity_of(spec: Spec) -> RunIdentity:
         for field, known in REVISIONS.items()
         if (name := settings.get(f"{field}.name")) in known
     }
-    also = revisions | ({INIT_WEIGHTS: _weights(spec.init.path)} if spec.init is not None else {})
+    also: dict[str, Any] = revisions | (
+        {INIT_WEIGHTS: _weights(spec.init.path)} if spec.init is not None else {}
+    )
+    if spec.after is not None:
+        also |= {"after.run": spec.after.run, "after.epoch": spec.after.epoch}
     where = {INIT_FROM: spec.init.path} if spec.init is not None else {}
     decide = frozenset((chosen.keys() & settings.keys()) | also.keys())
     return RunIdentity(settings | also | where, decide, code)
@@ -119,7 +124,9 @@ def _weights(path: str) -> str | None:
 
 def decisive(dump: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a dumped spec by dotted key, without those that do not decide the weights."""
-    kept = {key: value for key, value in dump.items() if key not in FREE}
+    kept = {key: value for key, value in dump.items() if key not in (*FREE, "after")}
+    if (after := dump.get("after")) is not None:
+        kept["after"] = {"run": after["run"], "epoch": after["epoch"]}
     for section, free in (("train", FREE_OF_TRAIN), ("data", FREE_OF_DATA)):
         if isinstance(kept.get(section), Mapping):
             kept[section] = {key: value for key, value in kept[section].items() if key not in free}

@@ -26,8 +26,10 @@ def json_schema(registry: Registry) -> Schema:
     matched. A file with `extends` may leave out whatever its base gives.
     """
     schema = described(Spec)
-    fields, definitions = schema["properties"], {"Train": schema["$defs"]["Train"]}
-    _hoist(definitions, schema["$defs"], "Train")
+    fields, definitions = schema["properties"], dict[str, Any]()
+    for section in ("Train", "Init", "After"):
+        definitions[section] = schema["$defs"][section]
+        _hoist(definitions, schema["$defs"], section)
     for field, kind in KIND_OF_FIELD.items():
         component = choice(registry, kind, definitions)
         description = f"A component of the kind {kind}."
@@ -41,6 +43,7 @@ def json_schema(registry: Registry) -> Schema:
     definitions["operation"] = operation_in_a_list(registry, definitions)
     fields["optim"] = _choice("optim.", dict(OPTIMIZERS), definitions)
     fields["extends"] = {"type": "string", "description": "A file that this one changes, relative to it."}
+    fields["stages"] = _stages(fields)
     required = [field for field in schema["required"] if field != "name"]
     inner = {field: {"required": ["name"]} for field in [*KIND_OF_FIELD, "optim"] if field not in LISTS}
     inner["train"] = {"required": definitions["Train"].pop("required")}
@@ -50,6 +53,17 @@ def json_schema(registry: Registry) -> Schema:
         "required": [],
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": required, "properties": inner},
+    }
+
+
+def _stages(fields: Schema) -> Schema:
+    """A list of changes: any key but those that all stages have in common."""
+    keys = [key for key in fields if key not in ("name", "extends", "init", "after")]
+    changes = {"type": "object", "properties": {key: {"$ref": f"#/properties/{key}"} for key in keys}}
+    return {
+        "type": "array",
+        "items": changes | {"additionalProperties": False},
+        "description": "Stages after this spec, each a mapping of the keys that it changes.",
     }
 
 

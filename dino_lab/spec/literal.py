@@ -9,14 +9,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from dino_lab.schedule import Schedule
+from dino_lab.spec.model import After
 
 
 def inline(value: Any) -> str:
-    """`0.1`, `[1, 2]`, `{start: 1, end: 0}`; of a component its name, and what differs from its defaults."""
+    """`0.1`, `[1, 2]`, `{start: 1, end: 0}`; of a component its name, and what is not a default."""
     if isinstance(value, Schedule):
         if is_constant(value):
             return inline(value.start)
         return _mapping(value.model_dump(exclude_defaults=True))
+    if isinstance(value, After):
+        return value.in_words
     if isinstance(value, BaseModel) and "name" in type(value).model_fields:
         said = {field: getattr(value, field) for field in value.model_dump(exclude_defaults=True)}
         name = str(said.pop("name"))

@@ -57,7 +57,7 @@ def compose_all(text: str, file: Path, problems: list[Problem]) -> yaml.MappingN
         text = _read_base(base, chain, problems)
     merged = layers.pop()
     while layers:
-        merged = _merge_keys(merged, layers.pop())
+        merged = merge_keys(merged, layers.pop())
     return merged
 
 
@@ -112,11 +112,12 @@ def merge(base: yaml.Node | None, over: yaml.Node) -> yaml.Node:
         and isinstance(over, yaml.MappingNode)
         and child(over, "name") is None
     ):
-        return _merge_keys(base, over)
+        return merge_keys(base, over)
     return over
 
 
-def _merge_keys(base: yaml.MappingNode, over: yaml.MappingNode) -> yaml.MappingNode:
+def merge_keys(base: yaml.MappingNode, over: yaml.MappingNode) -> yaml.MappingNode:
+    """The keys of both; where both have one, what `merge` makes of the two."""
     pairs = {key.value: (key, value) for key, value in base.value}
     for key, value in over.value:
         old = pairs[key.value][1] if key.value in pairs else None

@@ -145,12 +145,24 @@ class Train(Section):
         False, description="keep the channel last in memory: faster for most ConvNets on a GPU"
     )
     log_every: int = Field(10, gt=0, description="steps from one row of rows.jsonl to the next")
+    keep: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (), description="epochs after which the checkpoint is kept, so that a run can be forked there"
+    )
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="when the outputs collapse: say so, or end the run as well"
     )
 
 
-class Start(Section):
+_FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
+    "from": (
+        str,
+        Field(min_length=1, description="a run's folder, a file or folder of weights, or timm:MODEL"),
+    )
+}
+_From: Any = create_model("_From", __base__=Section, **_FROM)
+
+
+class Init(_From):
     """Where first weights come from; what is not said to come from there is random."""
 
     what: Literal["backbone", "student", "all"] = Field(
@@ -183,20 +195,56 @@ class Start(Section):
         return self
 
 
-_FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
-    "from": (
-        str,
-        Field(min_length=1, description="a run's folder, a file or folder of weights, or timm:MODEL"),
+class After(Section):
+    """The run whose state a run begins with: it is a stage after that run, or a fork of it."""
+
+    run: str = Field(pattern=r"^[0-9a-f]{12}$", description="hash of that run")
+    spec: dict[str, Any] = Field(description="spec of that run, every default written out")
+    epoch: int | None = Field(
+        None,
+        gt=0,
+        description="fork: epoch of that run after which this one goes on, steps and schedules with it; "
+        "null: a stage, which begins at its end with steps and schedules of its own",
     )
-}
-Init = create_model("Init", __base__=Start, __doc__=Start.__doc__, **_FROM)
+
+    @model_validator(mode="after")
+    def _has_a_whole_spec(self) -> Self:
+        name, train, before = (self.spec.get(key) for key in ("name", "train", "after"))
+        epochs = train.get("epochs") if isinstance(train, dict) else None
+        if not isinstance(name, str) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError("needs the whole spec of that run, with its name and train.epochs")
+        if before is not None:
+            After.model_validate(before)
+        return self
+
+    @property
+    def where(self) -> str:
+        """The folder of that run below the folder of all runs, `NAME/HASH`."""
+        return f"{self.spec.get('name')}/{self.run}"
+
+    @property
+    def in_words(self) -> str:
+        """A stage `after NAME/HASH`, or a fork `from epoch 3 of NAME/HASH`."""
+        return f"after {self.where}" if self.epoch is None else f"from epoch {self.epoch} of {self.where}"
+
+    @property
+    def before(self) -> After | None:
+        """What that run itself begins with."""
+        before = self.spec.get("after")
+        return After.model_validate(before) if before is not None else None
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of all stages before this one."""
+        earlier = self.before.epochs_before if self.before is not None else 0
+        return earlier + (int(self.spec["train"]["epochs"]) if self.epoch is None else 0)
 
 
 class Spec(BaseModel):
     """One experiment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    beside: ClassVar[tuple[str, ...]] = ("extends",)  # keys of a file that are none of the spec
+    beside: ClassVar[tuple[str, ...]] = ("extends", "stages")  # keys of a file that are none of the spec
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -213,6 +261,9 @@ class Spec(BaseModel):
     augment: Params = Field(description="how crops are made of an image, and which are compared")
     backbone: Params = Field(description="network from crops to features, the one that is kept")
     init: Init | None = Field(None, description="weights that the networks begin with; null: random ones")
+    after: After | None = Field(
+        None, description="run whose state this one begins with, as `stages` and `dino-lab fork` write it"
+    )
     head: Params = Field(description="network from features to the outputs that are compared")
     predictor: Params | None = Field(
         None, description="network behind the student's head alone (BYOL, SimSiam); null: none"
@@ -226,6 +277,16 @@ class Spec(BaseModel):
     )
     train: Train = Field(description="length, batch size and precision of the run")
     evaluators: tuple[Params, ...] = Field((), description="scores of the features, computed meanwhile")
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of the stages before this one."""
+        return self.after.epochs_before if self.after is not None else 0
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the scores of its first row are those of weights that were trained before."""
+        return self.init is not None or (self.after is not None and self.after.epoch is None)
 
     def dump(self) -> dict[str, object]:
         """Plain data with every default written out; what is written to disk."""

@@ -33,6 +33,7 @@ from dino_lab.protocols import (
 )
 from dino_lab.registry import Registry
 from dino_lab.runs.rows import REGULARIZER
+from dino_lab.schedule import Progress
 from dino_lab.spec.model import Spec
 from dino_lab.training.optimizer import load_optimizer, make_optimizer
 
@@ -69,13 +70,21 @@ class Run:
         """Optimizer steps of the whole run."""
         return self.steps_per_epoch * self.spec.train.epochs
 
+    def progress(self, step: int) -> Progress:
+        """The share of the run that is over before step `step` (from 0)."""
+        return Progress(step, self.steps_per_epoch, self.spec.train.epochs)
+
+    def place(self, step: int) -> int:
+        """The number of a step that decides its random numbers: it counts on from the stages before."""
+        return step + self.spec.epochs_before * self.steps_per_epoch
+
     def ends_epoch(self, step: int) -> bool:
         """Whether step `step` (from 0) is the last of its epoch."""
         return (step + 1) % self.steps_per_epoch == 0
 
     def generator(self, step: int) -> torch.Generator:
         """The source of every random number of the crops of this step."""
-        return crop_generator(self.spec.seed, step)
+        return crop_generator(self.spec.seed, self.place(step))
 
     def autocast(self) -> torch.autocast:
         """The precision of the networks' matrix products."""
@@ -122,20 +131,15 @@ def build(
     """All parts, seeded one by one, so that changing one leaves the first weights of the others alone.
 
     `shared` is what the spec's own data part would give, where it is in memory already. Without
-    `first_weights` those of `init` are not read, since others follow. A Misfit says which parts do not go
-    together.
+    `first_weights` those of `init` are not read, since others follow, as they do after another run. A Misfit
+    says which parts do not go together.
     """
+    first_weights = first_weights and spec.after is None
     check(spec, registry, first_weights=first_weights)
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluation_data, asked = data, make_evaluators(spec.evaluators, registry)
-    if spec.evaluate_on is not None:
-        if rank() == 0:
-            evaluation_data = _evaluation_data(spec, registry, device)
-        else:
-            asked = {}  # the first process alone evaluates
-    evaluators, left_out = scorable(asked, evaluation_data)
+    evaluation_data, evaluators, left_out = _evaluation(spec, registry, device, data)
     check_data(data, augment, evaluators.values(), spec.train.batch_size, device, evaluation_data)
     method = make_method(
         *(spec, registry, device, augment),
@@ -170,6 +174,19 @@ def build(
 
 
 _KEPT: WeakValueDictionary[str, Data] = WeakValueDictionary()  # of runs that are alive, such as a stack's
+
+
+def _evaluation(
+    spec: Spec, registry: Registry, device: torch.device, data: Data
+) -> tuple[Data, dict[str, Evaluator], tuple[str, ...]]:
+    """The data that evaluators see, those that can be scored by it, and the names of the others."""
+    asked = make_evaluators(spec.evaluators, registry)
+    if spec.evaluate_on is None:
+        return data, *scorable(asked, data)
+    if rank() > 0:  # the first process alone evaluates
+        return data, {}, ()
+    evaluation_data = _evaluation_data(spec, registry, device)
+    return evaluation_data, *scorable(asked, evaluation_data)
 
 
 def _evaluation_data(spec: Spec, registry: Registry, device: torch.device) -> Data:

@@ -59,7 +59,7 @@ def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
         for step in range(start, total_steps):
             images, labels, waited = next_batch(source)  # see shares.batches
             writes = writes_row(run, step)
-            seed_everything(spec.seed, "step", step)
+            seed_everything(spec.seed, "step", run.place(step))
             run.optimizer.zero_grad()
             with collectives.dividing(spec.train.batch_size):
                 objective, numbers = _learn(run, step, images, labels, gradients, writes=writes)
@@ -75,7 +75,7 @@ def _learn(
     """Give the student's weights the gradient of a batch; what is minimised, and the numbers of a row."""
     views = shares.views(run, images, step)  # crops by size [V, B, C, H, W]
     student, teacher, backward = forward(run, views, labels)  # z, p [S, B, K] and [T, B, K]
-    objective, numbers = compare(run, views, student, teacher, step / run.total_steps, writes=writes)
+    objective, numbers = compare(run, views, student, teacher, run.progress(step), writes=writes)
     backward(objective, gradients)
     return collectives.mean(objective.detach()), numbers
 
@@ -134,7 +134,7 @@ def update(
     Gradients and `objective` are those of the whole batch, so that every process decides the same. With the
     row, and on a CPU always, a NonFinite comes before anything moves; a GPU is waited for once a row.
     """
-    progress = step / run.total_steps
+    progress = run.progress(step)
     norm = clip_gradients(run.parameters, run.spec.optim.clip)
     finite = finite & objective.detach().isfinite() & norm.isfinite()
     row: dict[str, float] = {}

@@ -19,7 +19,7 @@ def batches(run: Run, start: int) -> Iterator[Batch]:
 
     From step `start` on. The images are its own, or where the augmentation has to see all, the whole batch.
     """
-    size, seed = run.spec.train.batch_size, run.spec.seed
+    size, seed, start = run.spec.train.batch_size, run.spec.seed, run.place(start)
     mine, data = collectives.share(size), run.data
     if ability(run.augment, CropsShares) is None or collectives.processes() == 1:
         return ((images, labels[mine]) for images, labels in data.train(size, seed, start))

@@ -19,26 +19,33 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dino_lab.building.components import component_names
 from dino_lab.collectives import processes, rank
-from dino_lab.distributed.control import lead, share_state, together
+from dino_lab.distributed.control import follow, lead, share_state, together
 from dino_lab.errors import UserError, first_line
 from dino_lab.evaluation.floors import FOLDER, Floors, floors_of
 from dino_lab.evaluation.scoring import write_files
 from dino_lab.protocols import Evaluator, GivesReport, GivesTimmModel, SharedData, ability
 from dino_lab.registry import Registry
 from dino_lab.runs.backbone_file import write_backbone
-from dino_lab.runs.checkpoint import forget_previous, load_checkpoint, save_checkpoint
+from dino_lab.runs.checkpoint import (
+    forget_previous,
+    keep_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dino_lab.runs.data_record import check_data, files_of, record_of
 from dino_lab.runs.environment import environment
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.lock import Lock
 from dino_lab.runs.rows import scores
 from dino_lab.runs.status import State, Status, write_status
+from dino_lab.spec.file import parent_of
 from dino_lab.spec.identity import identity_of
 from dino_lab.spec.model import Spec
 from dino_lab.training.build import Run, build
 from dino_lab.training.data_cache import of_machine
 from dino_lab.training.diagnostics import Reader, Verdict, followed_score
 from dino_lab.training.follow import Decision, agree, compare_weights, follow_run, wish_of
+from dino_lab.training.inherit import inheritance, take_over
 from dino_lab.training.loop import NoBatch, NonFinite, Row, train
 
 
@@ -111,6 +118,7 @@ class FitOptions:
     device: torch.device
     checkpoint_every: float = 60.0  # seconds
     accept_data: bool = False  # a run may go on, or be used again, with other data than it began with
+    parent: Path | None = None  # folder of the run that `after` names, where it does not lie in `runs`
 
 
 def fit(
@@ -128,6 +136,8 @@ def fit(
     the spec's own data part would give, where it is in memory already. On several processes each of them
     calls this; the first one writes the folder and calls its listeners, and all get the same outcome.
     """
+    if (ended := train_before(spec, registry, options, stop)) is not None:
+        return ended
     if rank() > 0:
         outcome: Outcome = follow_run(spec, registry, options.device, stop, shared)
         return outcome
@@ -135,6 +145,32 @@ def fit(
         if isinstance(trainer, Outcome):
             return trainer
         return trainer.fit(stop)
+
+
+def train_before(spec: Spec, registry: Registry, options: FitOptions, stop: Stop) -> Outcome | None:
+    """Train the stage before that of a spec, if it is needed and not finished; its outcome if it ended early.
+
+    Nobody listens. The folder of the spec then says why it was not trained.
+    """
+    if spec.after is None or spec.after.epoch is not None or options.parent is not None:
+        return None
+    if not (lead(lambda: _needs_parent(spec, options), bool) if rank() == 0 else follow()):
+        return None
+    parent = parent_of(spec, registry)
+    assert parent is not None
+    outcome = fit(parent, registry, options, stop=stop)
+    if outcome.status in ("finished", "already finished"):
+        return None
+    state: State = "failed" if outcome.status in ("failed", "collapsed") else "interrupted"
+    reason = f"the stage before it, {outcome.folder}: {outcome.reason or outcome.status}"
+    if rank() == 0:
+        write_status(folder_of(options.runs, spec).path, Status(state, reason=reason))
+    return outcome
+
+
+def _needs_parent(spec: Spec, options: FitOptions) -> bool:
+    folder = folder_of(options.runs, spec)
+    return not folder.has_checkpoint and folder.status().state != "finished"
 
 
 @contextmanager
@@ -165,7 +201,8 @@ def prepared(
             )
             over = before.state == "finished"
             trainer = lead(
-                lambda: Trainer(run, folder, lock, before, options, listeners), lambda one: (one.step, over)
+                lambda: Trainer(run, folder, lock, before, options, listeners, registry),
+                lambda one: (one.step, over),
             )
             held.callback(trainer.close)
             if processes() > 1:
@@ -228,7 +265,7 @@ def verdict_of(status: Status) -> Verdict:
 
 def warm_up_of(spec: Spec) -> float:
     """Share of a run in which nothing is called a collapse."""
-    return max(LEAST_WARM_UP, spec.optim.lr.warmup)
+    return max(LEAST_WARM_UP, spec.optim.lr.warm_up(spec.train.epochs))
 
 
 def reason_of(error: Exception) -> str:
@@ -250,8 +287,10 @@ class Trainer:
         before: Status,
         options: FitOptions,
         listeners: Sequence[Listener],
+        registry: Registry,
     ) -> None:
         self.run, self.folder = run, folder
+        self._registry, self._inherits = registry, False
         self._lock, self._options, self._listeners = lock, options, listeners
         self._began = time.monotonic()
         self._floors = before.floors
@@ -320,6 +359,8 @@ class Trainer:
         self._tell_started()
         if self.step == 0:
             self._write(Row(0, self.run.total_steps, 0.0, self._evaluate(self.run.due(0))))
+        if self._inherits:  # from here on the run that it comes after is not needed
+            self.save()
         self._find_floors()
         self.start_clock()
 
@@ -343,7 +384,17 @@ class Trainer:
         if row.numbers:
             row.numbers.update(self._evaluate(self.run.due(row.step)))
             self._write(row)
+            if row.epoch in self.run.spec.train.keep:
+                self._keep(int(row.epoch))
             self.start_clock()
+
+    def _keep(self, epoch: int) -> None:
+        """Write the checkpoint of an epoch that is kept."""
+        if not self._is_finite:
+            raise self._nonfinite
+        self.folder.sync_rows()
+        state = self.run.state_dict()
+        keep_checkpoint(self.folder.path, self.folder.hash, epoch, self.step, self._seconds, state)
 
     @property
     def has_collapsed(self) -> bool:
@@ -425,7 +476,10 @@ class Trainer:
         run, folder = self.run, self.folder
         record = record_of(run.spec, run.data, run.evaluation_data)
         checkpoint = load_checkpoint(folder.path, folder.hash, run.device)
-        rows = folder.keep_rows(checkpoint.step if checkpoint is not None else -1)
+        # The row before the first step is written anew by a run that is still there.
+        rows = folder.keep_rows(checkpoint.step if checkpoint is not None and checkpoint.step else -1)
+        if checkpoint is None and run.spec.after is not None:
+            rows = self._inherit(record)
         if checkpoint is not None:
             if not self._options.accept_data:
                 check_data(folder.path, folder.recorded_data(), record)
@@ -438,7 +492,7 @@ class Trainer:
             names = component_names(run.spec.evaluators)
             unseen = [names[i] for i in folder.unseen_evaluators(run.spec)]
             self._new_evaluators = [(name, run.evaluators[name]) for name in unseen if name in run.evaluators]
-            if self._new_evaluators:  # of the first weights, which are those that were built
+            if self._new_evaluators and run.spec.after is None:  # of the first weights, which were built
                 folder.add_to_row(0, self._evaluate(self._new_evaluators))
             run.load_state_dict(checkpoint.state)
             self.step = checkpoint.step
@@ -447,10 +501,26 @@ class Trainer:
         folder.write_identity(identity_of(run.spec), record)
         folder.write_spec(run.spec)
 
+    def _inherit(self, record: Mapping[str, Any]) -> list[dict[str, float]]:
+        """Take over the state of the run that this one comes after; a fork has the rows of its past, too."""
+        spec, options = self.run.spec, self._options
+        given = inheritance(spec, self._registry, options.runs, self.run.device, options.parent)
+        if spec.data == given.spec.data and not options.accept_data:
+            trained_on = {key: value for key, value in record.items() if key != "evaluate_on"}
+            check_data(given.folder.path, given.folder.recorded_data(), trained_on)
+        self.step = given.first_step(self.run)
+        self.run = replace(self.run, said=take_over(self.run, given))
+        self._inherits = True
+        if given.epoch is None or self.step != given.checkpoint.step:
+            return []
+        rows = [row for row in given.folder.rows() if row["step"] <= self.step]
+        self.folder.write_rows(rows)
+        return rows
+
     def _read(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Begin a verdict with rows that were written before."""
         spec = self.run.spec
-        self._reader = Reader(warm_up_of(spec), self._floors, begins_trained=spec.init is not None)
+        self._reader = Reader(warm_up_of(spec), self._floors, begins_trained=spec.begins_trained)
         for row in rows:
             self._reader.read(row, row["step"] / self.run.total_steps)
 

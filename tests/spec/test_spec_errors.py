@@ -13,7 +13,7 @@ from dino_lab.spec.model import Optim, Spec, Train
 
 pytestmark = pytest.mark.usefixtures("only_fakes")
 
-TOP = ", ".join([*Spec.model_fields, "extends"])
+TOP = ", ".join([*Spec.model_fields, "extends", "stages"])
 TRAIN = ", ".join(Train.model_fields)
 OPTIM = ", ".join([*Optim.model_fields, "betas"])
 
@@ -116,7 +116,8 @@ REPLACED = [  # a piece of GOOD, what stands there instead, and every line of th
     (
         "end: 1.0}",
         "end: 1, shape: cosin}",
-        "9:34: teacher.momentum.shape: must be one of linear, cosine, got 'cosin'; did you mean 'cosine'?",
+        "9:34: teacher.momentum.shape: must be one of linear, cosine, hold, warm-hold-cool, "
+        "got 'cosin'; did you mean 'cosine'?",
     ),
     # YAML
     ("seed: 0", "seed: 0\nseed: 1", "3:1: seed: given twice, first on line 2"),

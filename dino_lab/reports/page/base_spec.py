@@ -25,7 +25,7 @@ from dino_lab.spec.difference import NOTHING, Change, difference
 from dino_lab.spec.file import load
 from dino_lab.spec.literal import inline
 from dino_lab.spec.merge import compose_root, read
-from dino_lab.spec.model import Spec
+from dino_lab.spec.model import After, Spec
 from dino_lab.spec.nodes import child
 
 
@@ -91,6 +91,6 @@ def _value(key: str, value: Any, default: Any) -> list[Change]:
         return []
     if isinstance(value, (tuple, list)) and value and all(isinstance(item, BaseModel) for item in value):
         return [change for i, item in enumerate(value) for change in _from_defaults(f"{key}.{i}.", item)]
-    if isinstance(value, BaseModel) and not isinstance(value, Schedule):
+    if isinstance(value, BaseModel) and not isinstance(value, (Schedule, After)):
         return _from_defaults(f"{key}.", value)
     return [Change(key, NOTHING if default is PydanticUndefined else inline(default), inline(value))]

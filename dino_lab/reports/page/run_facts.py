@@ -102,7 +102,7 @@ def environment_rows(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _verdict(rows: Sequence[Mapping[str, float]], spec: Spec, floors: Floors) -> Verdict:
-    reader = Reader(warm_up_of(spec), floors, begins_trained=spec.init is not None)
+    reader = Reader(warm_up_of(spec), floors, begins_trained=spec.begins_trained)
     for row in rows:
         reader.read(row, row["epoch"] / spec.train.epochs)
     return reader.verdict

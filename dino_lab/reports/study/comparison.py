@@ -21,6 +21,7 @@ from dino_lab.runs.study import FILE, Arm, Study, read_study
 from dino_lab.schedule import Schedule
 from dino_lab.spec.literal import inline
 from dino_lab.spec.merge import compose_root, read
+from dino_lab.spec.model import After
 from dino_lab.spec.nodes import data
 
 _SHOWN = 3  # settings that a label names
@@ -115,7 +116,7 @@ def _arms(runs: Sequence[Path], registry: Registry) -> list[Arm]:
     specs = [(path, _settings(path, registry)) for path in runs]
     groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for path, spec in specs:
-        compared = {key: value for key, value in spec.items() if key not in _NOT_COMPARED}
+        compared = _without_seed(spec)
         groups.setdefault(json.dumps([spec.get("name"), compared], sort_keys=True), []).append((path, spec))
     arms = []
     for members in groups.values():
@@ -126,6 +127,14 @@ def _arms(runs: Sequence[Path], registry: Registry) -> list[Arm]:
         label = " ".join([str(mine.get("name")), *texts[:_SHOWN], *more])
         arms.append(Arm(label, settings, {int(spec.get("seed", 0)): path for path, spec in members}))
     return arms
+
+
+def _without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one arm have in common, and the runs that they begin with."""
+    compared = {key: value for key, value in spec.items() if key not in _NOT_COMPARED}
+    if (after := spec.get("after")) is not None:
+        compared["after"] = [after["epoch"], _without_seed(after["spec"])]
+    return compared
 
 
 def _settings(path: Path, registry: Registry) -> dict[str, Any]:
@@ -162,7 +171,9 @@ def _are_components(items: Sequence[Any]) -> bool:
 
 
 def _simple(value: Any) -> Any:
-    """A schedule that does not change is its number."""
+    """A schedule that does not change is its number; the run that another begins with is where it lies."""
+    if isinstance(value, dict) and value.keys() == After.model_fields.keys():
+        return After.model_validate(value).in_words
     if isinstance(value, dict) and value.keys() == Schedule.model_fields.keys():
         constant = Schedule(start=value["start"], end=value["start"]).model_dump()
         return value["start"] if value == constant else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dino_lab.reports.study.ancestry import ancestry_notes
 from dino_lab.reports.study.claims import Judgement, claim_notes, judge
 from dino_lab.reports.study.effects import Effects, effects_of
 from dino_lab.reports.study.floors import floor_lines, floor_notes, floor_warnings
@@ -21,7 +22,7 @@ class Findings:
     lines: Sequence[ArmLine]  # one for each arm
     floors: Sequence[ArmLine] = ()  # untrained, raw pixels, chance: rows below the arms
     warnings: Sequence[str] = ()  # read before the table
-    remarks: Sequence[str] = ()  # about the floors
+    remarks: Sequence[str] = ()  # about the floors, and about runs that others begin with
     claims: Sequence[Judgement] = ()
     effects: Effects | None = None  # of the axes of a grid
 
@@ -59,7 +60,7 @@ def findings(study: Study, results: Sequence[ArmResult]) -> Findings:
         lines(study, results),
         floors,
         floor_warnings(study, results, floors),
-        floor_notes(study, results, floors),
+        [*floor_notes(study, results, floors), *ancestry_notes(study)],
         judge(study, results),
         effects_of(study, results),
     )

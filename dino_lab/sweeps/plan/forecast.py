@@ -8,12 +8,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from dino_lab.errors import Loc, Misfit, SpecError, UserError
 from dino_lab.protocols import SharedData
 from dino_lab.registry import Registry, suggest
+from dino_lab.runs.status import read_status
 from dino_lab.spec.model import Spec
 from dino_lab.sweeps.plan.plan import Plan, PlannedTrial
 from dino_lab.training.build import build
@@ -78,7 +80,20 @@ def forecast(
         epoch.get(kind, usual) * stack[0].spec.train.epochs for stack, kind in zip(stacks, kinds, strict=True)
     ]
     each += [usual * plan.trials[0].spec.train.epochs] * chosen
-    return Forecast(each, _whole(each, at_once), len(epoch))
+    earlier = [usual * epochs for epochs in _earlier(stacks, plan.runs).values()]
+    return Forecast(each, _whole([*earlier, *each], at_once), len(epoch))
+
+
+def _earlier(stacks: Sequence[Stack], runs: Path) -> dict[str, int]:
+    """Epochs of the stages that come before those of the trials and are not finished, by their hash."""
+    found: dict[str, int] = {}
+    waiting = [trial.spec.after for stack in stacks for trial in stack]
+    while waiting:
+        after = waiting.pop()
+        if after is not None and after.epoch is None and read_status(runs / after.where).state != "finished":
+            found[after.run] = int(after.spec["train"]["epochs"])
+            waiting.append(after.before)
+    return found
 
 
 def _kind(stack: Stack, registry: Registry) -> tuple[int, str]:

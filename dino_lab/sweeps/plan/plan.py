@@ -18,7 +18,7 @@ from dino_lab.errors import Loc, Misfit, SpecError, UserError
 from dino_lab.registry import Registry, suggest
 from dino_lab.runs.folder import folder_of
 from dino_lab.runs.study import Arm, Study
-from dino_lab.spec.file import Document, read_nodes
+from dino_lab.spec.file import Document, read_nodes, with_seed
 from dino_lab.spec.file_kinds import refuse_other_kinds
 from dino_lab.spec.merge import apply_settings, compose_all, compose_root, parse_setting, read
 from dino_lab.spec.messages import in_words
@@ -34,7 +34,13 @@ from dino_lab.sweeps.plan.arms import (
     overrides_in,
     point_of,
 )
-from dino_lab.sweeps.plan.checks import metric_problems, replaced_values, seed_problems, unused_overrides
+from dino_lab.sweeps.plan.checks import (
+    evaluation_problems,
+    metric_problems,
+    replaced_values,
+    seed_problems,
+    unused_overrides,
+)
 from dino_lab.sweeps.plan.expected import KnownArm, expected
 from dino_lab.sweeps.plan.model import Sweep
 from dino_lab.sweeps.plan.space import Space, drawn_points
@@ -126,10 +132,11 @@ def load_plan(
         _validated(list(space.corners()), base, registry, problems)
     specs = [document.spec for document in documents]
     problems += metric_problems(sweep, root, specs) + seed_problems(sweep, root, specs)
+    problems += evaluation_problems(root, specs)
     problems += [] if problems else unused_overrides(base, documents)
     if problems:
         raise report(_once(problems))
-    return _plan(path.stem, sweep, root, space, points, specs, runs)
+    return _plan(path.stem, sweep, root, space, points, specs, runs, registry)
 
 
 def trial_at(plan: Plan, point: Point, registry: Registry) -> PlannedTrial:
@@ -140,7 +147,7 @@ def trial_at(plan: Plan, point: Point, registry: Registry) -> PlannedTrial:
         raise report(_once(problems))
     spec = documents[0].spec
     seed = plan.sweep.seeds[0] if isinstance(plan.sweep.seeds, list) else spec.seed
-    return PlannedTrial(spec.model_copy(update={"seed": seed}), label(point.settings, plan.study.axes))
+    return PlannedTrial(with_seed(spec, seed, registry), label(point.settings, plan.study.axes))
 
 
 def _sweep_in(root: yaml.MappingNode, problems: list[Problem]) -> tuple[Sweep | None, yaml.MappingNode]:
@@ -229,15 +236,16 @@ def _validated(
             continue
         problems += replaced_values(point, root)
         documents.append(document)
-        key = json.dumps(document.spec.dump(), sort_keys=True)
-        if key in checked:
-            continue
-        checked.add(key)
-        try:
-            check(document.spec, registry)
-        except Misfit as misfit:
-            mark = mark_at(document.root, misfit.loc)
-            problems.append(Problem(mark, misfit.loc, f"{misfit.message}{_where(point)}"))
+        for stage in document.stages:
+            key = json.dumps(stage.spec.dump(), sort_keys=True)
+            if key in checked:
+                continue
+            checked.add(key)
+            try:
+                check(stage.spec, registry)
+            except Misfit as misfit:
+                mark = mark_at(stage.own, misfit.loc)
+                problems.append(Problem(mark, misfit.loc, f"{misfit.message}{_where(point)}"))
     return documents
 
 
@@ -262,6 +270,7 @@ def _plan(
     points: Sequence[Point],
     specs: Sequence[Spec],
     runs: Path,
+    registry: Registry,
 ) -> Plan:
     """Arms with their runs, and claims about them; the last point is the baseline, which may be another's.
 
@@ -278,7 +287,7 @@ def _plan(
     if baseline is None:
         baseline = label(points[-1].settings, axes)
         named = {baseline: (points[-1], specs[-1]), **named}
-    trials, folders = _trials(sweep, {its: spec for its, (_, spec) in named.items()}, runs)
+    trials, folders = _trials(sweep, {its: spec for its, (_, spec) in named.items()}, runs, registry)
     arms = tuple(Arm(its, point.settings, folders[its]) for its, (point, _) in named.items())
     joined = sum(map(len, folders.values())) - len(trials)
     problems: list[Problem] = []
@@ -291,7 +300,7 @@ def _plan(
 
 
 def _trials(
-    sweep: Sweep, arms: dict[str, Spec], runs: Path
+    sweep: Sweep, arms: dict[str, Spec], runs: Path, registry: Registry
 ) -> tuple[list[PlannedTrial], dict[str, dict[int, Path]]]:
     """Each spec once, all arms under the first seed first; and the run folders of each arm by seed."""
     trials: dict[str, PlannedTrial] = {}
@@ -299,7 +308,7 @@ def _trials(
     for i in range(len(sweep.seeds) if isinstance(sweep.seeds, list) else sweep.seeds):
         for its, spec in arms.items():
             seed = sweep.seeds[i] if isinstance(sweep.seeds, list) else spec.seed + i
-            trial = PlannedTrial(spec.model_copy(update={"seed": seed}), f"{its} seed {seed}")
+            trial = PlannedTrial(with_seed(spec, seed, registry), f"{its} seed {seed}")
             trials.setdefault(trial.key, trial)
             folders[its][seed] = trial.folder(runs)
     return list(trials.values()), folders

@@ -77,11 +77,11 @@ def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | No
     """
     networks, total_steps = StackedNetworks(runs), runs[0].total_steps
     size = runs[0].spec.train.batch_size
-    sources = {run.spec.seed: run.data.train(size, run.spec.seed, start) for run in runs}
+    sources = {run.spec.seed: run.data.train(size, run.spec.seed, run.place(start)) for run in runs}
     finite = [torch.ones((), dtype=torch.bool, device=run.device) for run in runs]
     for step in range(start, total_steps):
         batches = {seed: next_batch(source) for seed, source in sources.items()}
-        writes, progress = writes_row(runs[0], step), step / total_steps
+        writes, progress = writes_row(runs[0], step), runs[0].progress(step)
         networks.zero_grad()
         views = _views(runs, {seed: images for seed, (images, _, _) in batches.items()}, step)
         labels = [batches[run.spec.seed][1] for run in runs]
@@ -90,7 +90,9 @@ def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | No
             teachers = networks.teachers(views, students, labels)
         compared = []
         for run, its, student, teacher in zip(runs, views, students, teachers, strict=True):
-            seed_everything(run.spec.seed, "step", step)  # so that components draw what they draw alone
+            seed_everything(
+                run.spec.seed, "step", run.place(step)
+            )  # so that components draw what they draw alone
             compared.append(compare(run, its, student, teacher, progress, writes=writes))
         torch.autograd.backward([objective for objective, _ in compared])
         networks.hand_out_gradients()

@@ -20,7 +20,7 @@ EQUAL = {"data", "backbone", "head", "predictor", "train"}  # sections of all sp
 def form(spec: Spec, registry: Registry) -> str:
     """What specs of one stack have in common, as text."""
     sections = spec.model_dump(mode="json", serialize_as_any=True, include=EQUAL)
-    return json.dumps([sections, _augment(spec, registry).groups], sort_keys=True)
+    return json.dumps([sections, _augment(spec, registry).groups, spec.epochs_before], sort_keys=True)
 
 
 def reason_to_be_alone(spec: Spec, registry: Registry) -> str | None:

@@ -12,7 +12,7 @@ from dino_lab.runs.status import State
 from dino_lab.spec.model import Spec
 from dino_lab.training.loop import NoBatch, NonFinite, Row
 from dino_lab.training.stacked.loop import train_each
-from dino_lab.training.trainer import FitOptions, Listener, Outcome, Stop, Trainer, prepared
+from dino_lab.training.trainer import FitOptions, Listener, Outcome, Stop, Trainer, prepared, train_before
 
 Ended = tuple[Spec, Outcome | Exception]
 
@@ -35,6 +35,9 @@ def fit_stacked(
         for spec in specs:
             held = all_runs.enter_context(ExitStack())
             try:
+                if (ended := train_before(spec, registry, options, stop)) is not None:
+                    yield spec, ended
+                    continue
                 trainer = held.enter_context(prepared(spec, registry, options, listeners(spec), shared))
             except Exception as error:
                 yield spec, error
