@@ -22,6 +22,7 @@ from dino_lab.runs.checkpoint import kept_epochs
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.spec.difference import difference
 from dino_lab.spec.file import dump_yaml, load_text, parent_of
+from dino_lab.spec.identity import decisive, identity_of
 from dino_lab.spec.model import After, Spec
 from dino_lab.spec.stages import after
 from dino_lab.training.build import build
@@ -70,6 +71,22 @@ def test_kept_epochs_are_no_part_of_the_identity(parent: Path, tiny_spec: Callab
     assert kept_epochs(parent) == [1, 2]
     assert [saved(parent, f"epoch_{epoch}.pt")["step"] for epoch in (1, 2)] == [4, 8]
     assert different(saved(parent, "epoch_2.pt"), saved(parent))
+
+
+def test_old_runs_keep_their_identity(tiny_spec: Callable) -> None:
+    now = identity_of(tiny_spec())
+    before = {key: value for key, value in now.settings.items() if not key.endswith((".units", ".cool"))}
+    assert len(before) < len(now.settings)
+    assert not {"after", "train.keep", "after.run"} & now.settings.keys()
+    assert now.same_as(before, {})
+    recorded = tiny_spec().dump()
+    recorded["train"].pop("keep")
+    recorded.pop("after")
+    assert now.same_as(decisive(recorded), None)
+    forked = fork(tiny_spec(), tiny_spec(), 2)
+    assert identity_of(forked).same_as(decisive(forked.dump()), None)
+    assert not identity_of(forked).same_as(before, {})
+    assert not now.same_as(identity_of(forked).settings, {})
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
