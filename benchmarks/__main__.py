@@ -29,8 +29,8 @@ Printed by `make bench`; each part also by its own command. Medians with their r
 interleaved in one process or one call.
 
 That a run killed with -9 ends with the same weights, bit for bit, is tested: `tests/training/test_resume.py`.
-Methods, ablations and what attention finds have tables of their own: `docs/methods.md`,
-`docs/ablations/`, `docs/attention.md`.
+Methods, the claims of DINO's paper and what attention finds have tables of their own: `docs/methods.md`,
+`docs/paper.md`, `docs/attention.md`.
 
 Damaged input has a check of its own, which takes over an hour: `python -m benchmarks.fuzz`. The last
 whole run, 2026-11-26, AMD EPYC, 2 cores beside other programs, `--seed 11`: 20,000 specs, 20,000

@@ -1,6 +1,6 @@
 """The claims of DINO's paper, at a size for CPUs: every sweep of experiments/paper/, and docs/paper.md.
 
-    python -m benchmarks.paper FOLDER/cifar10
+    python -m benchmarks.paper FOLDER/cifar10 [--seeds 3] [--only components teacher]
 
 Finished runs are kept in runs/paper and not repeated, so this may be stopped and called again.
 """
@@ -42,8 +42,14 @@ cores: a small ResNet, CIFAR-10 (re-encoded as JPEG), two epochs, a head without
 numbers are k-NN accuracies of ViT-S/16 on ImageNet, and Jaccard overlaps on PASCAL VOC. This page says
 whether the claims show at this size; what holds here need not hold there, and the other way round.
 
-The page is written by `python -m benchmarks.paper FOLDER/cifar10`. Each claim stands in the sweep file
-beside the arms that it is about, and `dino-lab sweep FILE --check` judges it anew.
+The page is written by
+
+```sh
+{command}
+```
+
+Each claim stands in the sweep file beside the arms that it is about, and `dino-lab sweep FILE --check`
+judges it anew. Hours and images/s are of cores beside other programs.
 """
 
 
@@ -76,17 +82,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="the folder of CIFAR-10 as Parquet")
     parser.add_argument("--executor", choices=("ray", "inline"), default="ray")
+    parser.add_argument("--seeds", type=int, help="of each sweep, in place of the five that its file has")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these sweeps alone")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where finished runs lie")
     given = parser.parse_args()
-    cifar = [f"data.path={Path(given.data).resolve()}"]
+    cifar = f"data.path={Path(given.data).resolve()}"
+    seeds = [f"seeds={given.seeds}"] if given.seeds else []
     results = {
         name: dino_lab.sweep(
-            SWEEPS / f"{name}.yaml", *([] if name in DRAWN else cifar), runs=RUNS, executor=given.executor
+            SWEEPS / f"{name}.yaml",
+            *([] if name in DRAWN else [cifar]),
+            *seeds,
+            runs=given.runs,
+            executor=given.executor,
         )
-        for name in NAMES
+        for name in given.only
     }
     found = [(name, judged) for name, result in results.items() for judged in result.claims]
     shown = sum(judged.is_shown for _, judged in found)
-    parts = [HEAD, f"{hardware()}: {shown} of {len(found)} claims are as expected.", claims_table(found)]
+    missing = [name for name in NAMES if name not in given.only]
+    command = "python -m benchmarks.paper FOLDER/cifar10" + (f" --seeds {given.seeds}" if seeds else "")
+    head = HEAD.format(command=command + (f" --only {' '.join(given.only)}" if missing else ""))
+    if missing:
+        head += f"\nNot run yet: {', '.join(missing)}.\n"
+    parts = [head, f"{hardware()}: {shown} of {len(found)} claims are as expected.", claims_table(found)]
     parts += [f"- {SEEN_FROM}", *(section(name, result) for name, result in results.items())]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

@@ -110,6 +110,30 @@ def test_grey_values_are_scaled_as_in_a_run(tmp_path: Path, capsys: pytest.Captu
     assert any("white is 4095" in note for note in facts["notes"])
 
 
+def test_bands_have_the_values_of_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        for i in range(4):
+            folder = tmp_path / "bands" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            values = np.full((8, 8, 5), 10 * i, np.uint16)
+            values[..., 4] = 4000
+            np.save(folder / f"{i}.npy", values)
+    chosen = ("bands", "--set", "data.channels=[1, 5]")
+    assert main(["data", *chosen]) == 2
+    assert "0.npy: values of 16 bits (uint16) have no stated range; say in data.range" in (
+        capsys.readouterr().err
+    )
+    statistics = ("--set", "data.mean=[0, 0]", "--set", "data.std=[1, 1]")
+    facts = found(capsys, *chosen, "--set", "data.range=[0, 8000]", *statistics)
+    assert facts["splits"]["train"]["values"] == [0, 4000]
+    assert facts["splits"]["train"]["kinds"] == {"5 x 16 bit": 4}
+    assert facts["mean"] == [0.002, 0.502]  # of 255: 0, 0, 1 and 1; and 128
+    assert facts["duplicates"]["train"] == 2
+
+
 def test_a_limit_is_spread_over_the_split(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = found(capsys, str(root), "--limit", "6")
     assert facts["splits"]["train"]["looked_at"] == 6

@@ -11,13 +11,13 @@ from torch import nn
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Targets, Teacher
-from dino_lab.spec.model import Start
+from dino_lab.spec.model import Init
 from dino_lab.weights.file import TIMM, Content, digest, read_weights
 from dino_lab.weights.fit import Fitted, fit, fit_named, load
 from dino_lab.weights.layout import Of
 
 
-def content_of(init: Start) -> Content:
+def content_of(init: Init) -> Content:
     """What `init` names, in memory only as far as it is used; a UserError where it cannot be read."""
     if init.path.startswith(TIMM):
         return _of_timm(init.path)
@@ -43,7 +43,7 @@ def _of_timm(name: str) -> Content:
         raise UserError(f"the weights of {name} could not be had ({first_line(error)})") from error
 
 
-def give_student(init: Start, student: Network) -> tuple[str, ...]:
+def give_student(init: Init, student: Network) -> tuple[str, ...]:
     """Copy the weights into a new student, before a teacher is made from it; lines that say what was done."""
     content = content_of(init)
     fitted = fit(content, student.backbone, None if init.what == "backbone" else "student")
@@ -54,7 +54,7 @@ def give_student(init: Start, student: Network) -> tuple[str, ...]:
     return (f"first weights: {init.what} of {init.path}", *warning, *fitted.lines)
 
 
-def give_rest(init: Start, teacher: Teacher, targets: Targets) -> None:
+def give_rest(init: Init, teacher: Teacher, targets: Targets) -> None:
     """With `what: all`: the teacher's network gets the file's own, and with its head targets their state."""
     if init.what != "all":
         return

@@ -103,9 +103,9 @@ def find_single(
     given = None if backbone is None else backbone.model_dump(mode="json", serialize_as_any=True)
     if target.startswith(PLUGIN):
         name = target.removeprefix(PLUGIN)
+        registry.find("backbone", name)
         if given is not None and given["name"] != name:
             raise Misfit(("backbone", "name"), f"is {given['name']!r}, and {target} is asked for")
-        registry.find("backbone", name)
         size = size or SIZE
         return Source(target, given or {"name": name}, None, size, size, None, None)
     return _of_file(Path(target), given, size, of, untrained)

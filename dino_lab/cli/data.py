@@ -246,6 +246,7 @@ def _contact_sheet(data: Data, seen: Survey) -> bytes:
             picture = picture_of(torch.from_numpy(pixels)).resize((SIDE, SIDE))
             pictures.append((printable(title, SIDE // 6), picture))
     if not pictures:
-        raise UserError("none of the images can be read")
+        first = next((one for its in seen.splits.values() for one in its.unreadable_first), "there is none")
+        raise UserError(f"none of the images can be read; the first: {first}")
     rows = [pictures[i : i + COLUMNS] for i in range(0, len(pictures), COLUMNS)]
     return png(sheet(rows))

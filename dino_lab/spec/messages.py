@@ -57,6 +57,8 @@ def in_words(error: ValidationError, spec: type[BaseModel], root: yaml.Node) -> 
         # The branches of a union each complain about the same place.
         if said not in found.setdefault(loc, []):
             found[loc].append(said)
+    # Where a mapping was given, the branches of a union that take none have nothing to say.
+    above = {loc[:i] for loc in found for i in range(len(loc))}
     return [
         Problem(
             mark_at(root, loc),
@@ -64,6 +66,7 @@ def in_words(error: ValidationError, spec: type[BaseModel], root: yaml.Node) -> 
             " or ".join([said[0][0], *(text.removeprefix("must be ") for text, _ in said[1:])]) + said[-1][1],
         )
         for loc, said in found.items()
+        if loc not in above
     ]
 
 

@@ -153,7 +153,16 @@ class Train(Section):
     )
 
 
-class Start(Section):
+_FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
+    "from": (
+        str,
+        Field(min_length=1, description="a run's folder, a file or folder of weights, or timm:MODEL"),
+    )
+}
+_From: Any = create_model("_From", __base__=Section, **_FROM)
+
+
+class Init(_From):
     """Where first weights come from; what is not said to come from there is random."""
 
     what: Literal["backbone", "student", "all"] = Field(
@@ -184,15 +193,6 @@ class Start(Section):
         if self.head == "kept" and self.what == "backbone":
             raise ValueError("head: kept goes with what: student or what: all")
         return self
-
-
-_FROM: dict[str, Any] = {  # a keyword of Python, so no class can declare it
-    "from": (
-        str,
-        Field(min_length=1, description="a run's folder, a file or folder of weights, or timm:MODEL"),
-    )
-}
-Init = create_model("Init", __base__=Start, __doc__=Start.__doc__, **_FROM)
 
 
 class After(Section):

@@ -139,13 +139,7 @@ def build(
     make = partial(make_component, spec, registry, device)
     data: Data = shared.to(device) if shared else make("data", device)
     augment: Augment = make("augment")
-    evaluation_data, asked = data, make_evaluators(spec.evaluators, registry)
-    if spec.evaluate_on is not None:
-        if rank() == 0:
-            evaluation_data = _evaluation_data(spec, registry, device)
-        else:
-            asked = {}  # the first process alone evaluates
-    evaluators, left_out = scorable(asked, evaluation_data)
+    evaluation_data, evaluators, left_out = _evaluation(spec, registry, device, data)
     check_data(data, augment, evaluators.values(), spec.train.batch_size, device, evaluation_data)
     method = make_method(
         *(spec, registry, device, augment),
@@ -180,6 +174,19 @@ def build(
 
 
 _KEPT: WeakValueDictionary[str, Data] = WeakValueDictionary()  # of runs that are alive, such as a stack's
+
+
+def _evaluation(
+    spec: Spec, registry: Registry, device: torch.device, data: Data
+) -> tuple[Data, dict[str, Evaluator], tuple[str, ...]]:
+    """The data that evaluators see, those that can be scored by it, and the names of the others."""
+    asked = make_evaluators(spec.evaluators, registry)
+    if spec.evaluate_on is None:
+        return data, *scorable(asked, data)
+    if rank() > 0:  # the first process alone evaluates
+        return data, {}, ()
+    evaluation_data = _evaluation_data(spec, registry, device)
+    return evaluation_data, *scorable(asked, evaluation_data)
 
 
 def _evaluation_data(spec: Spec, registry: Registry, device: torch.device) -> Data:

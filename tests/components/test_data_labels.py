@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
-from test_data_found import grow, passed, total
+from test_data_found import grow, passed, picture, total
 from test_data_found import opened as opened_resident
 
+from dino_lab.cli.app import main
 from dino_lab.components.data._class_labels import label_of, numbered
 from dino_lab.components.data._storage import never_resident
 from dino_lab.components.data.parquet import Parquet
@@ -214,6 +215,15 @@ def test_tables_that_cannot_be_used(
     assert "\n" not in str(error.value)
 
 
+def test_mistakes_in_the_mapping_are_told_one_by_one(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = "data={name: image_folder, path: x, size: 8, labels: {file: x.csv, imag: id, label: breed}}"
+    assert main(["validate", str(tiny), "--set", given]) == 2
+    lines = [line.partition("data.")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines[0] == "labels.image: required, but not given"
+    assert lines[1].startswith("labels.imag: unknown key; did you mean 'image'?")
+    assert len(lines) == 2
+
+
 def test_a_name_of_two_images_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
     grow(root / "x", 2)
@@ -233,6 +243,17 @@ def test_labels_that_name_no_classes_are_refused(tmp_path: Path) -> None:
         opened(root, labels=table())
     write_csv(root / "labels.csv", [(name, f"dog {i // 4}") for i, (name, _) in enumerate(rows)])
     assert opened(root, labels=table()).classes == 5
+
+
+def test_names_in_another_form_of_unicode(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for i, name in enumerate(("caf\u00e9", "cafe\u0301s", "tea", "milk")):
+        picture(i).save(root / f"{name}.png")
+    rows = [("cafe\u0301.png", "a"), ("caf\u00e9s", "b"), ("tea", "a"), ("milk.png", "b")]
+    write_csv(root / "labels.csv", rows)
+    data = opened(root, labels=table(), test_fraction=0.6)
+    assert (total(data), passed(data)) == (4, {})
 
 
 def test_what_says_no_split_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from dino_lab.components.data.shards import Shards
 from dino_lab.errors import UserError
 from dino_lab.runs.data_record import data_record, fingerprint
 from dino_lab.spec.file import load
+from dino_lab.types import WholeImages
 
 SHARDS = (7, 5, 9)
 
@@ -163,6 +164,46 @@ def test_headers_are_read_as_pythons_tarfile_reads_them(form: int) -> None:
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         expected = [(its.name, its.offset_data, its.size) for its in tar if its.isreg()]
     assert list(Tar(Reader(content), len(content))) == expected
+
+
+def test_training_may_see_whole_images(folder: Path) -> None:
+    data = shards(folder, label="cls", window=3, crops="full", longest=11)
+    assert data.whole
+    images, labels = next(data.train(20, 0, 0))
+    squares, their_labels = next(shards(folder, label="cls", window=3).train(20, 0, 0))
+    assert isinstance(images, WholeImages)
+    assert torch.equal(labels, their_labels)
+    assert images.sizes.tolist() == [[11, 9]] * 20  # of 12 x 10
+    assert next(data.bank(3))[0].shape == next(data.test(3))[0].shape == (3, 3, 10, 10)
+    part, _ = next(data.train_share(20, 0, 0, slice(5, 8)))
+    assert all(map(torch.equal, part, list(images)[5:8]))
+    assert squares.shape == (20, 3, 10, 10)
+    with pytest.raises(
+        UserError, match=r"data\.longest: is of whole images; crops: full gives training those"
+    ):
+        shards(folder, longest=11)
+
+
+def test_bands_of_any_depth(folder: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (21, 2, 10, 10)).astype(np.uint16)
+    samples: dict[str, dict[str, bytes]] = {}
+    for i, each in enumerate(values):
+        buffer = io.BytesIO()
+        np.save(buffer, each)
+        samples[f"{i}"] = {"npy": buffer.getvalue()}
+    write_tar(folder / "a.tar", samples)
+    given = {"image": "npy", "test": None, "test_fraction": 0.3, "channels": (2, 1), "range": (0, 4095)}
+    data = shards(folder, "a.tar", mean=(0.5, 0.5), std=(0.2, 0.2), **given)
+    assert data.channels == 2
+    found = {
+        image.numpy().tobytes() for its in (data.bank, data.test) for images, _ in its(4) for image in images
+    }
+    assert found == {np.floor(each[::-1] / 4095 * 255 + 0.5).astype(np.uint8).tobytes() for each in values}
+    assert any("band 2 0 to 4095; band 1 0 to 4095" in note for note in data.notes)
+    with pytest.raises(
+        UserError, match=r"data\.mean: has 3 numbers, and there are 2 channels; in \d+ images"
+    ):
+        shards(folder, "a.tar", **given)
 
 
 # ---- the index

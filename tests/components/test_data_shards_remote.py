@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import urllib3
 from components.made_shards import CPU, encoded, pixels, sample, write_tar
 
 from dino_lab.components.data import _shard_files
@@ -34,7 +35,7 @@ class Server:
         self.faults: list[str] = []  # of the first answers about the same bytes: a status, or "cut"
         self.answers = Counter[str]()
         self.always: str | None = None
-        self.ranges = True
+        self.ranges, self.over = True, threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -63,6 +64,8 @@ class Server:
         fault = self.always or "".join(self.faults[self.answers[asked_for] :][:1])
         self.answers[asked_for] += 1
         file = self.folder / name
+        if fault == "slow":
+            self.over.wait(5)
         status = (
             int(fault) if fault.isdecimal() else 404 if not file.is_file() else 206 if self.ranges else 200
         )
@@ -110,6 +113,7 @@ def folder(tmp_path: Path) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     its = Server(folder)
     yield its
+    its.over.set()
     its.server.shutdown()
     its.server.server_close()
 
@@ -215,6 +219,13 @@ def test_no_server(server: Server) -> None:
     server.server.server_close()
     with pytest.raises(UserError, match=r"0\.tar: cannot be read, 4 times in a row \(Connection refused\)"):
         opened(url, "0.tar")
+
+
+def test_a_server_that_does_not_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shard_files, "PATIENCE", urllib3.Timeout(connect=0.2, read=0.2))
+    server.always = "slow"
+    with pytest.raises(UserError, match=r"0\.tar: cannot be read, 4 times in a row \(no answer in time\)"):
+        opened(server.url, "0.tar")
 
 
 def test_a_server_without_ranges(server: Server) -> None:

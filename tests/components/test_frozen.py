@@ -224,7 +224,7 @@ def test_a_resumed_student_refuses_another_teacher(
 
 
 def test_one_teacher_only(folder: Path) -> None:
-    with pytest.raises(ValueError, match="either run or timm"):
+    with pytest.raises(ValueError, match="either run, timm or weights"):
         Frozen(student(), run=TrainedRun(path=folder), timm=TimmModel(model="resnet10t"))
 
 

@@ -36,6 +36,13 @@ def mistakes(plan: Make, text: str, *settings: str, head: str = HEAD) -> list[st
     return [line.rpartition("/")[2] for line in str(caught.value).splitlines()]
 
 
+def test_arms_that_differ_in_the_images_to_evaluate_on_are_one_run(plan: Make) -> None:
+    on = "{name: shapes, train_images: 20, test_images: 10, size: 16}"
+    [line] = mistakes(plan, f"grid: {{evaluate_on: [null, {on}]}}\n")
+    assert "arms that differ in evaluate_on alone are one run" in line
+    assert len(plan("grid: {seed: [0, 1]}\n", f"evaluate_on={on}").trials) == 2
+
+
 def test_a_grid_is_every_combination_under_every_seed(plan: Make, tiny: Path, tmp_path: Path) -> None:
     made = plan("grid: {targets.temperature: [0.02, 0.04], targets.momentum: [0, 0.9]}\nseeds: 2\n")
     assert [arm.label for arm in made.study.arms] == [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
 import torch
 
 from dino_lab.registry import registry
@@ -16,16 +14,14 @@ from dino_lab.training.stacked.loop import train_each
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    "first", ["optim.freeze=[backbone.model.blocks.0]", "optim.layer_decay=0.5", "seed=0"]
-)
-def test_members_of_a_stack_train_as_they_do_alone(
-    first: str, tiny_spec: Callable, execute: Callable, tmp_path: Path
-) -> None:
+def test_members_of_a_stack_train_as_they_do_alone(tiny_spec: Callable, execute: Callable) -> None:
     quick = ("backbone.drop_path=0", "train.epochs=1", "evaluators=[]")
     source = execute(tiny_spec(*quick, "seed=7")).folder
-    begun = f"init={{from: {source}, freeze: 0.3}}"
-    specs = [tiny_spec(*quick, first), tiny_spec(*quick, begun), tiny_spec(*quick)]
+    specs = [
+        tiny_spec(*quick, "optim.freeze=[backbone.model.blocks.0]", "optim.layer_decay=0.5"),
+        tiny_spec(*quick, f"init={{from: {source}, freeze: 0.3}}"),
+        tiny_spec(*quick),
+    ]
     alone = [build(spec, registry, CPU) for spec in specs]
     for run in alone:
         rows = list(train_each([run]))
@@ -37,6 +33,5 @@ def test_members_of_a_stack_train_as_they_do_alone(
             torch.testing.assert_close(run.student.state_dict()[name], value, rtol=1e-2, atol=2e-4, msg=name)
     weight = "backbone.model.blocks.0.attn.qkv.weight"
     before = build(specs[0], registry, CPU).student.state_dict()[weight]
-    held = torch.equal(stacked[0].student.state_dict()[weight], before)
-    assert held is ("freeze" in first)
+    assert torch.equal(stacked[0].student.state_dict()[weight], before)
     assert not torch.equal(stacked[2].student.state_dict()[weight], before)

@@ -13,6 +13,7 @@ from dino_lab.components.data._class_labels import Label, Several, SeveralLabels
 from dino_lab.components.data._tables import read_columns
 from dino_lab.errors import Misfit, UserError, printable
 from dino_lab.imaging.files import Listing, shown
+from dino_lab.imaging.report import same_name
 from dino_lab.registry import ParameterGroup
 
 NO_ROW = "image without a row in the table of labels"
@@ -125,20 +126,21 @@ class _ByName:
 
     def __init__(self, images: Sequence[Path], root: Path) -> None:
         self.root = root
-        self.exact = {os.path.relpath(image, root): image for image in images}
+        self.exact = {same_name(os.path.relpath(image, root)): image for image in images}
         self.short: dict[str, Path | None] = {}  # None: of several images
         for path, image in self.exact.items():
-            for name in {os.path.splitext(path)[0], image.name, image.stem}:
+            for name in {os.path.splitext(path)[0], *map(same_name, (image.name, image.stem))}:
                 self.short[name] = None if name in self.short else image
 
     def find(self, name: object, base: Path, where: str) -> Path | None:
         """The image, or None where there is none; a UserError where there are several."""
         if not isinstance(name, (str, int)) or name == "":
             raise UserError(f"{where}: names no image")
-        path = os.path.relpath(base / str(name).replace("\\", "/"), self.root)
+        text = same_name(str(name).replace("\\", "/"))
+        path = same_name(os.path.relpath(base / text, self.root))
         if path in self.exact:
             return self.exact[path]
-        for short in (path, os.path.normpath(str(name))):
+        for short in (path, os.path.normpath(text)):
             if short in self.short:
                 if (image := self.short[short]) is not None:
                     return image

@@ -43,6 +43,7 @@ Limit = Annotated[
     Field(gt=0, description="training images at most, a random subset, always the same; null: all"),
 ]
 Band = Annotated[int, Field(ge=1)]
+EachChannel = Field(min_length=1, max_length=MOST_BANDS)
 Percent = Annotated[float, Field(ge=0, le=100)]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,11 +57,11 @@ class FileOptions(ParameterGroup):
     on_bad_image: OnBadImage = Field(
         "error", description="of an image that cannot be decoded: end with an error, or leave the image out"
     )
-    mean: tuple[float, ...] = Field(
+    mean: Annotated[tuple[float, ...], EachChannel] = Field(
         IMAGENET_MEAN,
         description="subtracted from the channels in 0..1, a number for each; default: ImageNet's of RGB",
     )
-    std: tuple[Positive, ...] = Field(
+    std: Annotated[tuple[Positive, ...], EachChannel] = Field(
         IMAGENET_STD,
         description="channels are divided by it after that, a number for each; default: ImageNet's of RGB",
     )
@@ -83,7 +84,7 @@ class FileOptions(ParameterGroup):
         gt=0,
         description="longer side in pixels that whole images are scaled down to; null: they stay as they are",
     )
-    channels: Annotated[tuple[Band, ...], Field(min_length=1, max_length=MOST_BANDS)] | None = Field(
+    channels: Annotated[tuple[Band, ...], EachChannel] | None = Field(
         None, description="bands of the files, numbered from 1, that are used as they are; null: RGB is made"
     )
     range: tuple[float, float] | None = Field(

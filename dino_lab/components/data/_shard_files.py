@@ -7,14 +7,17 @@ import itertools
 import math
 import os
 import re
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import fsspec
-import requests
+import urllib3
 
 from dino_lab.components.data._paths import named_path
 from dino_lab.errors import Misfit, UserError, first_line, printable
@@ -23,13 +26,13 @@ from dino_lab.imaging.files import shown
 MOST_FILES = 1_000_000
 SUFFIXES = (".tar", ".parquet")
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is made again
-PATIENCE = (10.0, 60.0)  # seconds for a connection, and for an answer
+PATIENCE = urllib3.Timeout(connect=10.0, read=60.0)  # seconds
+CONNECTIONS = 16  # to a server that are kept
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # of HTTP: what may pass by itself
 LISTED = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 MAGIC = "*?["
 T = TypeVar("T")
-_local = threading.local()
 
 
 class BadShard(Exception):
@@ -67,9 +70,7 @@ def read(address: str, start: int, length: int) -> bytes:
     """Some bytes of a file; a BadShard where it ends before, a UserError where the connection stays cut."""
     if not is_remote(address):
         try:
-            with open(address, "rb") as file:
-                file.seek(start)
-                content = file.read(length)
+            content = _local_part(address, start, length)
         except OSError as error:
             raise BadShard(error.strerror or "cannot be read") from error
     else:
@@ -78,6 +79,17 @@ def read(address: str, start: int, length: int) -> bytes:
     if len(content) != length:
         raise BadShard(f"ends before byte {start + length}")
     return content
+
+
+def _local_part(address: str, start: int, length: int) -> bytes:
+    file = os.open(address, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.pread(file, length, start)
+        while len(content) < length and (more := os.pread(file, length - len(content), start + len(content))):
+            content += more  # Linux gives at most 2 GiB at once
+        return content
+    finally:
+        os.close(file)
 
 
 def addresses(patterns: str | Sequence[str], key: str) -> list[str]:
@@ -136,7 +148,7 @@ def _remote(url: str, key: str) -> list[str]:
     if not several and url.endswith(SUFFIXES):
         return [url]
     if _is_http(url):
-        if several or not Path(requests.utils.urlparse(url).path).suffix:
+        if several or not Path(urlsplit(url).path).suffix:
             raise Misfit(
                 ("data", key),
                 f"{printable(url, 200)}: files cannot be listed over HTTP; name them, as in "
@@ -197,38 +209,48 @@ def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def _session() -> requests.Session:
-    # Connections belong to a thread of a process: a forked one must not answer on its parent's.
-    if getattr(_local, "of", None) != os.getpid():
-        _local.of, _local.session = os.getpid(), requests.Session()
-    session: requests.Session = _local.session
-    return session
+@lru_cache(64)
+def _connections(origin: str, process: int) -> urllib3.PoolManager:
+    """Connections to a server, through the proxy of the environment; a forked process has its own."""
+    retries = urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)
+    its = urlsplit(origin)
+    proxy = getproxies().get(its.scheme)
+    if proxy is None or proxy_bypass(its.netloc):
+        return urllib3.PoolManager(maxsize=CONNECTIONS, retries=retries, timeout=PATIENCE)
+    return urllib3.ProxyManager(proxy, maxsize=CONNECTIONS, retries=retries, timeout=PATIENCE)
 
 
-def _http_get(url: str, start: int, length: int) -> tuple[Any, bytes]:
-    """The answer to a request of some bytes, and what it holds; none where the file is shorter."""
+def _http_get(url: str, start: int, length: int) -> tuple[Mapping[str, str], bytes]:
+    """Headers of the answer to a request of some bytes, and what it holds; none where the file is shorter."""
     headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
+    its = urlsplit(url)
     try:
-        with _session().get(url, headers=headers, timeout=PATIENCE, stream=True) as answer:
-            status = answer.status_code
-            if status in PASSING:
-                raise _Passing(f"HTTP {status}")
-            if status in (404, 410):
-                raise BadShard(f"there is no such file (HTTP {status})")
-            if status == 416:
-                return answer, b""
-            if status == 200:
-                raise UserError(
-                    f"{shown(url)}: the server gives no parts of files (HTTP ranges), so images inside "
-                    "cannot be read from there; download it"
-                )
-            if status != 206:
-                raise UserError(f"{shown(url)}: the server refuses it (HTTP {status})")
-            return answer, answer.content
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        connections = _connections(f"{its.scheme}://{its.netloc}", os.getpid())
+        answer = connections.request("GET", url, headers=headers, preload_content=False)
+        with closing(answer):
+            _check_status(url, answer.status)
+            content = answer.read() if answer.status == 206 else b""
+            answer.release_conn()
+            return answer.headers, content
+    except (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown) as error:
         raise UserError(f"{shown(url)}: is no address ({first_line(error)})") from error
-    except requests.RequestException as error:
+    except urllib3.exceptions.HTTPError as error:
         raise _Passing(_cause(error)) from error
+
+
+def _check_status(url: str, status: int) -> None:
+    """Raise what an HTTP status means that is neither 206 nor 416, where the file is shorter."""
+    if status in PASSING:
+        raise _Passing(f"HTTP {status}")
+    if status in (404, 410):
+        raise BadShard(f"there is no such file (HTTP {status})")
+    if status == 200:
+        raise UserError(
+            f"{shown(url)}: the server gives no parts of files (HTTP ranges), so images inside cannot be "
+            "read from there; download it"
+        )
+    if status not in (206, 416):
+        raise UserError(f"{shown(url)}: the server refuses it (HTTP {status})")
 
 
 def _http_part(url: str, start: int, length: int) -> bytes:
@@ -236,25 +258,27 @@ def _http_part(url: str, start: int, length: int) -> bytes:
 
 
 def _http_info(url: str) -> Info:
-    answer, content = _http_get(url, 0, 1)
+    headers, content = _http_get(url, 0, 1)
     if not content:
         return Info(0, "")
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    total = headers.get("Content-Range", "").rpartition("/")[2]
     if not total.isdecimal():
         raise UserError(f"{shown(url)}: the server does not say how long the file is")
-    return Info(int(total), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
+    return Info(int(total), headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
 def _cause(error: BaseException) -> str:
     """What the system said, which lies below several wrappers."""
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    inner: Any = error
+    said, inner = "the connection was cut", error.__cause__ or error.__context__
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        said = "no answer in time"
     while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror and not isinstance(inner, requests.RequestException):
-            return inner.strerror
+        if isinstance(inner, OSError) and inner.strerror:
+            return printable(inner.strerror, 200)
+        if isinstance(inner, TimeoutError):
+            said = "no answer in time"
         inner = inner.__cause__ or inner.__context__
-    return "the connection was cut"
+    return said
 
 
 # ---- fsspec

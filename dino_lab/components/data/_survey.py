@@ -20,7 +20,7 @@ from torch import Tensor
 from dino_lab.components.data._labelled import Labelled
 from dino_lab.components.data._storage import Source, Split, opened_row, workers
 from dino_lab.components.data._traits import Traits
-from dino_lab.imaging.bands import Raster
+from dino_lab.imaging.bands import Raster, values_of
 from dino_lab.imaging.decode import PLAIN, BadImage, Pixels, Reading, examine
 from dino_lab.protocols import Data
 
@@ -216,10 +216,13 @@ def _seen(source: Source, row: int, size: int, reading: Reading, traits: Traits)
         image = opened_row(source, row)
         width, height = image.size
         pixels, its = examine(image, size, reading)
+        values: NDArray[Any] = pixels
+        if reading.bands is not None:  # whose range a run is told
+            values = values_of(opened_row(source, row), reading.bands, reading.max_pixels)
     except BadImage as error:
-        return source.where(row), str(error)
+        return source.where(row), f"{error}; {error.advice}"
     traits.add(its, source, row)
-    low, high = float(pixels.min()), float(pixels.max())
+    low, high = float(values.min()), float(values.max())
     if image.mode.startswith(("I", "F")):
         low, high = map(float, image.getextrema())  # type: ignore[arg-type]
     return _Image(image.format or "no file", _kind(image), width, height, low, high, pixels)

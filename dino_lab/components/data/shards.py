@@ -96,32 +96,40 @@ class Shards(Labelled):
         ] = "error",
         options: Flat[FileOptions] = FileOptions(),
     ) -> None:
-        self.window, folder = window, cache_folder()
-        wanted = Wanted(image, label)
+        self.window, wanted = window, Wanted(image, label)
         train_files, test_files, classes = self._index(path, test, test_fraction, wanted, on_bad_shard)
-        splits = _splits(train_files, test_files, test_fraction, options.limit)
-        _check_memory(splits, window)
-        cache = ShardCache(folder, int(cache_gb * 1e9))
-        sources = [ShardSource(its, wanted, classes.numbers, cache, window) for its in splits]
-        whole, bands = whole_of(options.crops, options.longest), _bands(sources[0], options)
-        asked = Reading(white=options.white, max_pixels=options.max_pixels, bands=bands)
-        reading, traits = _look_at_some(sources, size, asked, options.on_bad_image)
-        shown, train, held_out = (
-            ShardStorage(its, extent, device, options.on_bad_image, reading)
-            for its, extent in ((sources[0], whole or size), (sources[0], size), (sources[1], size))
-        )
+        self._shards = _splits(train_files, test_files, test_fraction, options.limit)
+        _check_memory(self._shards, window)
+        cache = ShardCache(cache_folder(), int(cache_gb * 1e9))
+        sources = [ShardSource(its, wanted, classes.numbers, cache, window) for its in self._shards]
         self.labelled = label is not None
         self.passed_over += _unused([*train_files, *test_files])
-        self.notes = traits.notes(asked, reading) + bands_notes(bands, options.percentiles)
-        self.reading, self.channels, self.whole = reading, reading.channels, whole is not None
-        check_statistics(cast(Storage, train), len(splits[0]), self.channels, options.mean, options.std)
         if label is None and any("cls" in file.header.unused for file in train_files):
             self.notes += ("samples have a member cls; data.label: cls takes it for their class",)
-        self._shards = splits
-        super().__init__(
-            cast(Storage, train), cast(Storage, held_out), classes.names, size, options.mean, options.std
+        self._open(sources, classes.names, size, device, options)
+
+    def _open(
+        self,
+        sources: Sequence[ShardSource],
+        names: tuple[str, ...],
+        size: int,
+        device: torch.device,
+        options: FileOptions,
+    ) -> None:
+        """Settle how images are read, and open both splits."""
+        whole, bands = whole_of(options.crops, options.longest), _bands(sources[0], options)
+        asked = Reading(white=options.white, max_pixels=options.max_pixels, bands=bands)
+        self.reading, traits = _look_at_some(sources, size, asked, options.on_bad_image)
+        self.channels, self.whole = self.reading.channels, whole is not None
+        self.notes += traits.notes(asked, self.reading) + bands_notes(bands, options.percentiles)
+        extents = (sources[0], whole or size), (sources[0], size), (sources[1], size)
+        self._drawn_from, self._squares, self._held_out = (
+            ShardStorage(source, extent, device, options.on_bad_image, self.reading)
+            for source, extent in extents
         )
-        self._storages = shown, train, held_out
+        train, held_out = cast(Storage, self._squares), cast(Storage, self._held_out)
+        check_statistics(train, len(self._shards[0]), self.channels, options.mean, options.std)
+        super().__init__(train, held_out, names, size, options.mean, options.std)
 
     def train_share(
         self, batch_size: int, seed: int, start: int, images: slice
@@ -132,15 +140,15 @@ class Shards(Labelled):
                 ("train", "batch_size"), f"{batch_size} is more than {self.train_images} training images"
             )
         order = ShardOrder(self._shards[0].counts, self.window, seed)
-        return self._storages[0].shuffled(order, batch_size, start, images)
+        return self._drawn_from.shuffled(order, batch_size, start, images)
 
     def test(self, batch_size: int) -> Iterator[Batch]:
         """The test split once, in order; the last batch may be smaller."""
-        return self._storages[2].in_order(batch_size)
+        return self._held_out.in_order(batch_size)
 
     def bank(self, batch_size: int) -> Iterator[Batch]:
         """The training split once, in order; the last batch may be smaller."""
-        return self._storages[1].in_order(batch_size)
+        return self._squares.in_order(batch_size)
 
     def found(self) -> DataReport:
         """What there is, and what was passed over; classes are counted where that is soon done."""

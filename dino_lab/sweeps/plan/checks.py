@@ -62,6 +62,20 @@ def metric_problem(loc: Loc, metric: str, root: yaml.MappingNode, specs: Sequenc
     return None
 
 
+def evaluation_problems(root: yaml.MappingNode, specs: Sequence[Spec]) -> list[Problem]:
+    """Arms that would be one run, scored on the images of the last of them."""
+    seen: dict[tuple[str, str], Spec] = {}
+    for spec in specs:
+        first = seen.setdefault((spec.name, spec.hash), spec)
+        if first.evaluate_on != spec.evaluate_on:
+            message = (
+                "arms that differ in evaluate_on alone are one run; `dino-lab eval RUN --with FILE` scores a "
+                "run on other images"
+            )
+            return [Problem(root.start_mark, (), message)]
+    return []
+
+
 def seed_problems(sweep: Sweep, root: yaml.MappingNode, specs: Sequence[Spec]) -> list[Problem]:
     """Seeds that are said twice, or that count beyond the largest."""
     if sweep.seeds == 1:

@@ -34,7 +34,13 @@ from dino_lab.sweeps.plan.arms import (
     overrides_in,
     point_of,
 )
-from dino_lab.sweeps.plan.checks import metric_problems, replaced_values, seed_problems, unused_overrides
+from dino_lab.sweeps.plan.checks import (
+    evaluation_problems,
+    metric_problems,
+    replaced_values,
+    seed_problems,
+    unused_overrides,
+)
 from dino_lab.sweeps.plan.expected import KnownArm, expected
 from dino_lab.sweeps.plan.model import Sweep
 from dino_lab.sweeps.plan.space import Space, drawn_points
@@ -126,6 +132,7 @@ def load_plan(
         _validated(list(space.corners()), base, registry, problems)
     specs = [document.spec for document in documents]
     problems += metric_problems(sweep, root, specs) + seed_problems(sweep, root, specs)
+    problems += evaluation_problems(root, specs)
     problems += [] if problems else unused_overrides(base, documents)
     if problems:
         raise report(_once(problems))
