@@ -26,6 +26,7 @@ from dino_lab.spec.identity import decisive, identity_of
 from dino_lab.spec.model import After, Spec
 from dino_lab.spec.stages import after
 from dino_lab.training.build import build
+from dino_lab.training.inherit import inheritance, take_over
 
 
 def saved(folder: Path, name: str = "last.pt") -> dict[str, Any]:
@@ -238,3 +239,32 @@ def test_parts_that_are_others_begin_anew_and_the_rest_is_kept(
         "targets: without a state from before",
         f"optimizer: {new} of {of} parameters without a state from before",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["teacher.name=siamese"], []),
+        (["teacher={name: periodic, lag: 1}"], ["teacher: begins as a copy of the student"]),
+        (["teacher={name: frozen}"], ["teacher: without a state from before"]),
+        (["optim.name=sgd"], ["optimizer: without a state from before"]),
+        (["seed=3"], []),
+    ],
+    ids=["siamese", "periodic", "frozen", "sgd", "seed"],
+)
+def test_other_components_from_there_on(
+    settings: list[str], said: list[str], parent: Path, tiny_spec: Callable, execute: Callable
+) -> None:
+    outcome = execute(fork(tiny_spec(*settings), tiny_spec(), 2), stop=lambda: True)
+    assert outcome.step == 9
+    assert RunFolder(outcome.folder).environment()["init"][1:] == said
+
+
+def test_a_new_teacher_begins_as_the_student(parent: Path, tiny_spec: Callable, tmp_path: Path) -> None:
+    spec = fork(tiny_spec("teacher={name: periodic, lag: 1}"), tiny_spec(), 2)
+    run = build(spec, registry, torch.device("cpu"))
+    take_over(run, inheritance(spec, registry, tmp_path / "runs", torch.device("cpu")))
+    student = saved(parent, "epoch_2.pt")["student"]
+    for network in (run.teacher.network, run.teacher.waiting[0], run.student):
+        found = network.state_dict()
+        assert not [name for name, value in found.items() if not torch.equal(value, student[name])]
