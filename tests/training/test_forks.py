@@ -140,7 +140,7 @@ def test_a_fork_is_compared_with_its_parent(parent: Path, tiny_spec: Callable, e
     spec = fork(tiny_spec("targets.name=softmax"), tiny_spec(), 2)
     folder = execute(spec.model_copy(update={"train": tiny_spec("train.keep=[1, 2]").train})).folder
     study = study_of([parent, folder], registry, "knn.5nn")
-    name = f"from epoch 2 of tiny/{parent.name}"
+    name = f"epoch 2 of tiny/{parent.name}"
     assert [arm.label for arm in study.arms] == ["tiny", f"tiny after={name} targets=softmax"]
     found = findings(study, read_results(study))
     assert found.notes[-1] == f"{study.arms[1].label}: forked after epoch 2 from tiny"
