@@ -146,7 +146,7 @@ def test_the_page_of_contracts_has_every_kind_and_ability_with_its_words_and_arg
         assert f"\nclass {contract.__name__}(" in page
         assert inspect.getdoc(contract) in page
     assert "    train_images: int  # 0 where there is no training split" in page
-    assert "    def forward(self, images: Tensor, generator: torch.Generator) -> Views: ...\n```" in page
+    assert "    def forward(self, images: Images, generator: torch.Generator) -> Views: ...\n```" in page
     assert '\n    @property\n    def resident(self) -> bool:\n        """Whether all images' in page
     assert "\n        ...\n" not in page
     assert page.count("```") == 2 * (page.count("```python\n") + page.count("```text\n"))
