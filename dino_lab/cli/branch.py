@@ -135,5 +135,9 @@ def _go_on(job: Job, spec: Spec, to: Path | None, processes: str | None) -> None
     if world.size > 1:
         raise UserError("this is one of several processes; write the spec with --to, and run that")
     with Interrupt(announce=not console().is_terminal) as interrupt:
-        code = job.train(world, interrupt) if processes is None else job.on_several(processes, 3, interrupt)
+        code = (
+            job.train(world, interrupt)
+            if processes is None
+            else job.on_several(processes, restarts=3, stop=interrupt)
+        )
     raise typer.Exit(code)

@@ -53,7 +53,7 @@ def _place(spec: Spec) -> str:
     """What a run begins with, where that is another run."""
     if spec.after is None:
         return ""
-    return f", {spec.train.epochs} epochs {spec.after.in_words}"
+    return f", {spec.train.epochs} epochs after {spec.after.in_words}"
 
 
 def _data_facts(spec: Spec) -> list[str]:

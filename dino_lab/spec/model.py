@@ -224,8 +224,15 @@ class After(Section):
 
     @property
     def in_words(self) -> str:
-        """A stage `after NAME/HASH`, or a fork `from epoch 3 of NAME/HASH`."""
-        return f"after {self.where}" if self.epoch is None else f"from epoch {self.epoch} of {self.where}"
+        """`the end of NAME/HASH` of a stage, `epoch 3 of NAME/HASH` of a fork."""
+        return f"{'the end' if self.epoch is None else f'epoch {self.epoch}'} of {self.where}"
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the first row has the scores of weights that were trained before: a fork has its run's."""
+        if self.epoch is None or self.spec.get("init") is not None:
+            return True
+        return self.before is not None and self.before.begins_trained
 
     @property
     def before(self) -> After | None:
@@ -286,7 +293,7 @@ class Spec(BaseModel):
     @property
     def begins_trained(self) -> bool:
         """Whether the scores of its first row are those of weights that were trained before."""
-        return self.init is not None or (self.after is not None and self.after.epoch is None)
+        return self.init is not None or (self.after is not None and self.after.begins_trained)
 
     def dump(self) -> dict[str, object]:
         """Plain data with every default written out; what is written to disk."""

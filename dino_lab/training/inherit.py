@@ -135,28 +135,45 @@ def _student(run: Run, state: State, given: Inheritance) -> list[str]:
 
 
 def _teacher(run: Run, state: State, given: Inheritance) -> list[str]:
-    teacher = cast(nn.Module, run.teacher)
-    if run.spec.teacher.name != given.spec.teacher.name:
-        if run.teacher.network is None:
-            return []
-        for network in (module for module in teacher.modules() if isinstance(module, Network)):
-            network.load_state_dict({key: run.student.state_dict()[key] for key in network.state_dict()})
-        return ["teacher: begins as a copy of the student"]
+    teacher, network = cast(nn.Module, run.teacher), run.teacher.network
     whole, own = state["teacher"], teacher.state_dict()
+    if network is None:  # what it teaches with, if anything, is made of the spec
+        if whole and own and not _same_spec(run.spec, given.spec):
+            return ["teacher: without a state from before"]
+        teacher.load_state_dict(dict(whole if own else {}))
+        return []
+    if run.spec.teacher.name != given.spec.teacher.name:
+        of_student = run.student.state_dict()
+        _copy(teacher, {name: of_student[name] for name in network.state_dict()})
+        return ["teacher: begins as a copy of the student"]
     if _same_shapes(own, whole):
-        statistics = {key: value for key, value in own.items() if key.endswith((".mean", ".std"))}
-        of_data = {key: value for key, value in statistics.items() if _is_statistic(teacher, key)}
+        of_data = {key: value for key, value in own.items() if _is_statistic(teacher, key)}
         teacher.load_state_dict({**whole, **of_data})
         return []
-    if run.teacher.network is None:
-        return ["teacher: without a state from before"]
-    lines = _backbone(run.teacher.network, state, given, "teacher")
-    return lines + _part("teacher's head", run.teacher.network.head, _below(whole, "network.head"))
+    lines = _backbone(network, state, given, "teacher")
+    lines += _part("teacher's head", network.head, _below(whole, "network.head"))
+    _copy(teacher, network.state_dict())
+    return lines
+
+
+def _same_spec(one: Spec, other: Spec) -> bool:
+    """Whether two specs make the same first weights and the same teacher."""
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("seed", "backbone", "init", "head", "predictor", "teacher")
+    )
+
+
+def _copy(teacher: nn.Module, state: State) -> None:
+    """Give a teacher's network, and the copies that wait to be it, these weights."""
+    for network in (module for module in teacher.modules() if isinstance(module, Network)):
+        network.load_state_dict(dict(state))
 
 
 def _is_statistic(teacher: nn.Module, key: str) -> bool:
     """Whether a name is that of the images' mean or deviation, which are those of the new run's data."""
-    return isinstance(teacher.get_submodule(key.rpartition(".")[0]), Network)
+    module, _, name = key.rpartition(".")
+    return name in ("mean", "std") and isinstance(teacher.get_submodule(module), Network)
 
 
 def _backbone(network: Network, state: State, given: Inheritance, of: Of) -> list[str]:

@@ -23,6 +23,7 @@ from dino_lab.registry import registry
 from dino_lab.runs.checkpoint import save_checkpoint
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import open_run
+from dino_lab.sweeps.run import run_sweep
 from dino_lab.training.build import build
 from dino_lab.types import Output, Views
 
@@ -86,6 +87,36 @@ def test_the_teacher_is_the_network_of_the_run(
     torch.testing.assert_close(teacher(crops(), NOTHING, LABELS), theirs, rtol=1e-5, atol=1e-6)
     assert theirs.std() > 0
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_one_teacher_and_students_of_other_widths_and_patches(
+    folder: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """The head is the projection to the teacher's width, 24, whatever the width of the student."""
+    file = tmp_path / "students.yaml"
+    file.write_text(
+        f"base: {tiny.name}\nmetric: knn.5nn\n"
+        f"set: {{teacher: {{name: frozen, run: {{path: {folder}, output: features}}}}, loss: {{name: mse}},\n"
+        "  head: {name: linear, dim: 24}, targets: {name: identity}, train.epochs: 1,\n"
+        "  optim.freeze_last_layer: 0}\n"
+        "variants: {wide: {backbone.width: 32}, coarse: {backbone.width: 16, backbone.patch: 8}}\n"
+        "baseline: wide\n"
+    )
+    result = run_sweep(file, runs=tmp_path / "runs", executor="inline")
+    assert [line.ended for line in result.table] == ["finished"] * 2
+    widths = [open_run(arm.folders[0], registry).backbone("student").backbone.dim for arm in _arms(result)]
+    assert widths == [32, 16]
+    teacher = Frozen(student(24), run=TrainedRun(path=folder, output="features"))
+    network = open_run(folder, registry, CPU).backbone("teacher").eval()
+    with torch.no_grad():
+        theirs = torch.stack([network.encode(view) for view in crops().crops[0]])
+    torch.testing.assert_close(teacher(crops(), NOTHING, LABELS), theirs, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"has 24 outputs, and head\.dim is 32"):
+        Frozen(student(32), run=TrainedRun(path=folder, output="features"))
+
+
+def _arms(result: Any) -> Any:
+    return result.findings.study.arms
 
 
 def test_of_a_distilled_run_the_student_teaches(folder: Path, tiny_spec: Callable, execute: Callable) -> None:

@@ -22,9 +22,11 @@ from dino_lab.runs.checkpoint import kept_epochs
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.spec.difference import difference
 from dino_lab.spec.file import dump_yaml, load_text, parent_of
+from dino_lab.spec.identity import decisive, identity_of
 from dino_lab.spec.model import After, Spec
 from dino_lab.spec.stages import after
 from dino_lab.training.build import build
+from dino_lab.training.inherit import inheritance, take_over
 
 
 def saved(folder: Path, name: str = "last.pt") -> dict[str, Any]:
@@ -70,6 +72,22 @@ def test_kept_epochs_are_no_part_of_the_identity(parent: Path, tiny_spec: Callab
     assert kept_epochs(parent) == [1, 2]
     assert [saved(parent, f"epoch_{epoch}.pt")["step"] for epoch in (1, 2)] == [4, 8]
     assert different(saved(parent, "epoch_2.pt"), saved(parent))
+
+
+def test_old_runs_keep_their_identity(tiny_spec: Callable) -> None:
+    now = identity_of(tiny_spec())
+    before = {key: value for key, value in now.settings.items() if not key.endswith((".units", ".cool"))}
+    assert len(before) < len(now.settings)
+    assert not {"after", "train.keep", "after.run"} & now.settings.keys()
+    assert now.same_as(before, {})
+    recorded = tiny_spec().dump()
+    recorded["train"].pop("keep")
+    recorded.pop("after")
+    assert now.same_as(decisive(recorded), None)
+    forked = fork(tiny_spec(), tiny_spec(), 2)
+    assert identity_of(forked).same_as(decisive(forked.dump()), None)
+    assert not identity_of(forked).same_as(before, {})
+    assert not now.same_as(identity_of(forked).settings, {})
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -122,7 +140,7 @@ def test_a_fork_is_compared_with_its_parent(parent: Path, tiny_spec: Callable, e
     spec = fork(tiny_spec("targets.name=softmax"), tiny_spec(), 2)
     folder = execute(spec.model_copy(update={"train": tiny_spec("train.keep=[1, 2]").train})).folder
     study = study_of([parent, folder], registry, "knn.5nn")
-    name = f"from epoch 2 of tiny/{parent.name}"
+    name = f"epoch 2 of tiny/{parent.name}"
     assert [arm.label for arm in study.arms] == ["tiny", f"tiny after={name} targets=softmax"]
     found = findings(study, read_results(study))
     assert found.notes[-1] == f"{study.arms[1].label}: forked after epoch 2 from tiny"
@@ -221,3 +239,32 @@ def test_parts_that_are_others_begin_anew_and_the_rest_is_kept(
         "targets: without a state from before",
         f"optimizer: {new} of {of} parameters without a state from before",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["teacher.name=siamese"], []),
+        (["teacher={name: periodic, lag: 1}"], ["teacher: begins as a copy of the student"]),
+        (["teacher={name: frozen}"], ["teacher: without a state from before"]),
+        (["optim.name=sgd"], ["optimizer: without a state from before"]),
+        (["seed=3"], []),
+    ],
+    ids=["siamese", "periodic", "frozen", "sgd", "seed"],
+)
+def test_other_components_from_there_on(
+    settings: list[str], said: list[str], parent: Path, tiny_spec: Callable, execute: Callable
+) -> None:
+    outcome = execute(fork(tiny_spec(*settings), tiny_spec(), 2), stop=lambda: True)
+    assert outcome.step == 9
+    assert RunFolder(outcome.folder).environment()["init"][1:] == said
+
+
+def test_a_new_teacher_begins_as_the_student(parent: Path, tiny_spec: Callable, tmp_path: Path) -> None:
+    spec = fork(tiny_spec("teacher={name: periodic, lag: 1}"), tiny_spec(), 2)
+    run = build(spec, registry, torch.device("cpu"))
+    take_over(run, inheritance(spec, registry, tmp_path / "runs", torch.device("cpu")))
+    student = saved(parent, "epoch_2.pt")["student"]
+    for network in (run.teacher.network, run.teacher.waiting[0], run.student):
+        found = network.state_dict()
+        assert not [name for name, value in found.items() if not torch.equal(value, student[name])]

@@ -185,7 +185,7 @@ def test_verbs(
     monkeypatch.chdir(tmp_path)
     first, second = (one.spec for one in staged().stages)
     assert main(["validate", "staged.yaml"]) == 0
-    assert f"hash {second.hash}, 2 epochs after tiny/{first.hash}" in capsys.readouterr().out
+    assert f"hash {second.hash}, 2 epochs after the end of tiny/{first.hash}" in capsys.readouterr().out
     assert main(["run", "staged.yaml", "--set", "train.keep=[1]"]) == 0
     assert "the next stage follows" in capsys.readouterr().out
     run = f"runs/tiny/{second.hash}"
@@ -194,6 +194,7 @@ def test_verbs(
     assert main(["fork", run, "--at", "1", "--to", "fork.yaml"]) == 0
     spec = load(Path("fork.yaml")).spec
     assert (spec.after.run, spec.after.epoch, spec.epochs_before) == (second.hash, 1, 1)
+    assert spec.begins_trained  # as the stage did that it forks
     for wrong, told in (("3", "has no checkpoint of epoch 3 (there are: 1, 2)"), ("2", "so none is left")):
         assert main(["fork", run, "--at", wrong]) == 2
         error = capsys.readouterr().err

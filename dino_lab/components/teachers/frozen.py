@@ -91,6 +91,9 @@ class TrainedRun(BaseModel, frozen=True, extra="forbid"):
     of: Literal["teacher", "student"] = Field(
         "teacher", description="network that is taken; the student where the teacher has no network"
     )
+    output: Literal["head", "features"] = Field(
+        "head", description="outputs of its head, or the features that the head gets"
+    )
 
 
 class TrainedWeights(BaseModel, frozen=True, extra="forbid"):
@@ -110,8 +113,10 @@ class Frozen(nn.Module):
     """A network whose weights never change: of a `run`, of `timm`, of `weights`, or the student's first ones.
 
     For distillation (Hinton et al., arXiv 1503.02531, Sec. 2) and BYOL's fixed random network (arXiv
-    2006.07733, Sec. 3). It must have as many outputs as the student's head. BatchNorm uses its running
-    statistics, or in `mode: train` those of the batch. Evaluators get the student, which is what is learned.
+    2006.07733, Sec. 3). It must have as many outputs as the student's head, which is the projection where
+    features of another width are learned (FitNets, Romero et al., arXiv 1412.6550, Sec. 2.2). BatchNorm uses
+    its running statistics, or in `mode: train` those of the batch. Evaluators get the student, which is what
+    is learned.
     """
 
     network = None
@@ -185,6 +190,16 @@ def _checksum(network: Network) -> int:
     return checksum
 
 
+def load_run(source: TrainedRun) -> Network:
+    """The network of a run, or with the identity as its head."""
+    run = open_run(source.path, registry)
+    if source.output == "head":
+        return run.network(source.of)
+    network = run.backbone(source.of)
+    network.head = _NoHead(int(network.backbone.dim))  # type: ignore[arg-type]
+    return network
+
+
 def load_weights(source: TrainedWeights) -> Network:
     """The backbone as a network whose head is the identity, with the normalisation of its images."""
     found = find_single(str(source.path.expanduser()), registry, size=source.size, of=source.of)
@@ -201,7 +216,7 @@ def _source(
     student: Network, run: TrainedRun | None, timm: TimmModel | None, weights: TrainedWeights | None
 ) -> Network:
     if run is not None:
-        network, who = open_run(run.path, registry).network(run.of), f"the network of {run.path}"
+        network, who = load_run(run), f"the network of {run.path}"
     elif timm is not None:
         network, who = load_timm(timm), f"timm's {timm.model}"
     elif weights is not None:
