@@ -53,7 +53,8 @@ def _place(spec: Spec) -> str:
     """What a run begins with, where that is another run."""
     if spec.after is None:
         return ""
-    return f", {spec.train.epochs} epochs after {spec.after.in_words}"
+    plural = "s" * (spec.train.epochs != 1)
+    return f", {spec.train.epochs} epoch{plural} after {spec.after.in_words}"
 
 
 def _data_facts(spec: Spec) -> list[str]:
