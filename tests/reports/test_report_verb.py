@@ -319,7 +319,8 @@ class Facts:
     """As much of a run as a page needs."""
 
     title = "a\x1b[2J\nb 0123"
-    spec = SimpleNamespace(name="a\x1b[2J\nb", hash="0123", seed=0)
+    after = SimpleNamespace(in_words="epoch 1 of \x1b")
+    spec = SimpleNamespace(name="a\x1b[2J\nb", hash="0123", seed=0, after=after)
     verdict = Verdict("learning", "learning: \x1b")
     status, seconds, path, tone, failed = "finished", None, Path("x\x1b"), "good", False
     scores: tuple[()] = ()

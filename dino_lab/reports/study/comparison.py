@@ -174,9 +174,9 @@ def _simple(value: Any) -> Any:
     """A schedule that does not change is its number; the run that another begins with is where it lies."""
     if isinstance(value, dict) and value.keys() == After.model_fields.keys():
         return After.model_validate(value).in_words
-    if isinstance(value, dict) and value.keys() == Schedule.model_fields.keys():
+    if isinstance(value, dict) and {"start", "end"} <= value.keys() <= Schedule.model_fields.keys():
         constant = Schedule(start=value["start"], end=value["start"]).model_dump()
-        return value["start"] if value == constant else value
+        return value["start"] if value == {key: constant[key] for key in value} else value
     return value
 
 
