@@ -159,7 +159,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             yield from _changes(before, after, f"{prefix}{key}.")
         elif isinstance(after, dict) and "name" in after:
             known = before if isinstance(before, dict) else {}
-            rest = {inner: value for inner, value in after.items() if known.get(inner, value) != value}
+            rest = {
+                inner: _simple(value) for inner, value in after.items() if known.get(inner, value) != value
+            }
             rest.pop("name", None)
             yield f"{prefix}{key}", f"{after['name']}{inline(rest) if rest else ''}"
         else:
