@@ -147,6 +147,20 @@ def test_a_run_goes_on_without_the_file(
         execute(tiny_spec(f"init.from={source}", "seed=1"))
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_frozen_teacher_of_first_weights_is_in_the_checkpoint(
+    mode: str, source: Path, tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    spec = tiny_spec(f"init.from={source}", f"teacher={{name: frozen, mode: {mode}}}")
+    whole = execute(spec, runs=tmp_path / "whole")
+    steps = iter(range(100))
+    assert execute(spec, stop=lambda: next(steps) >= 5).status == "interrupted"
+    shutil.rmtree(source)
+    again = execute(spec)
+    assert again.status == "finished"
+    assert same(recorded(again.folder, "student"), recorded(whole.folder, "student"))
+
+
 def test_first_weights_can_be_opened_again(source: Path, tiny_spec: Callable, execute: Callable) -> None:
     folder = execute(tiny_spec(f"init.from={source}", *SHORT)).folder
     opened = open_run(folder, registry, untrained=True).backbone("teacher")

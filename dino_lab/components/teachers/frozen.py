@@ -136,6 +136,7 @@ class Frozen(nn.Module):
         if sum(given is not None for given in (run, timm, weights)) > 1:
             raise ValueError("one teacher, please: either run, timm or weights")
         self.source, self.mode = _source(student, run, timm, weights), mode
+        self._from_elsewhere = any(given is not None for given in (run, timm, weights))
         self.checksum = _checksum(self.source)
         self.train()
 
@@ -145,7 +146,7 @@ class Frozen(nn.Module):
         self.source.train(mode and self.mode == "train")
         return self
 
-    # In the state_dict in place of the weights: a resumed run must find the same ones where they came from.
+    # In the state_dict beside or in place of the weights: a resumed run must find the same ones.
     def get_extra_state(self) -> Tensor:
         """The checksum of the network's weights."""
         return torch.tensor(self.checksum)
@@ -159,16 +160,21 @@ class Frozen(nn.Module):
             )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Without the network, which never changes: a resumed run has it from where it came from."""
+        """Without a network that a resumed run has from where it came from."""
         state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("source.")}
+        return {k: v for k, v in state.items() if not (self._from_elsewhere and k.startswith("source."))}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Nothing to load; a checkpoint of 0.1.0 holds the network all the same."""
-        given = {key: value for key, value in state_dict.items() if not key.startswith("source.")}
-        return super().load_state_dict({**super().state_dict(), **given}, strict, assign)
+        """The student's first weights, where they were kept; a network from elsewhere is there already."""
+        kept = {k.removeprefix("source."): v for k, v in state_dict.items() if k.startswith("source.")}
+        if kept and not self._from_elsewhere:
+            self.source.load_state_dict(kept, strict)
+            # That of the first weights: in `mode: train` running statistics have moved since.
+            self.checksum = int(state_dict.get("_extra_state", self.checksum))
+        rest = {k: v for k, v in state_dict.items() if not k.startswith("source.")}
+        return super().load_state_dict({**super().state_dict(), **rest}, strict, assign)
 
     @torch.no_grad()
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
