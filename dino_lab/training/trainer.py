@@ -350,7 +350,8 @@ class Trainer:
     def begin(self, beside: Sequence[str] = ()) -> None:
         """Before the first step; `beside` are the hashes of runs that are trained in the same stack."""
         facts = environment(self.run.device) | ({"trained_with": list(beside)} if beside else {})
-        facts |= {"init": list(self.run.said)} if self.run.said else {}
+        said = list(self.run.said) or self.folder.environment().get("init")  # nothing is said when it goes on
+        facts |= {"init": said} if said else {}
         if (reporting := ability(self.run.data, GivesReport)) is not None:
             facts["data"] = asdict(reporting.found())
         if self.run.spec.evaluate_on is not None and (its := ability(self.run.evaluation_data, GivesReport)):

@@ -16,7 +16,7 @@ from dino_lab.building.check import check
 from dino_lab.cli.app import main
 from dino_lab.errors import Misfit, SpecError, UserError
 from dino_lab.registry import registry
-from dino_lab.runs.folder import folder_of
+from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.open import open_run
 from dino_lab.spec.identity import identity_of
 from dino_lab.training.build import build
@@ -141,6 +141,8 @@ def test_a_run_goes_on_without_the_file(
     assert folder_of(tmp_path / "runs", gone).path == first.folder
     again = execute(gone)
     assert (again.status, again.folder) == ("finished", first.folder)
+    said = [RunFolder(outcome.folder).environment()["init"][1:] for outcome in (whole, again)]
+    assert said[0] == said[1]  # all but the place
     assert same(recorded(again.folder, "student"), recorded(whole.folder, "student"))
     assert execute(gone).status == "already finished"
     with pytest.raises(UserError, match=r"init\.from: .*there is no such file or folder"):
