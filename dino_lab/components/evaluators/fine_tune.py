@@ -81,8 +81,8 @@ class FineTune:
             f"image; cross-entropy, crops of {least:g} to {most:g} of the area, sides 3/4 to 4/3, flipped "
             f"half the time; SGD Nesterov momentum 0.9, no weight decay, {self.epochs} epochs of batches of "
             f"{self.batch_size} (at most the labelled images; an incomplete one is left out), rate "
-            f"{self.rate:g} times batch/256, cosine to 0 by step, seed={self.seed}; test split scored once in "
-            "evaluation mode, whole images, seen classes only"
+            f"{self.rate:g} times batch/256, cosine to 0 by step, seed={self.seed}; test split scored "
+            "once in evaluation mode, whole images, seen classes only"
         )
 
     def forward(self, encode: Encoder, data: Data) -> dict[str, float]:
@@ -155,7 +155,8 @@ def _chosen_images(data: Data, chosen: Tensor) -> Tensor:
 def _classifier(network: Network, classes: int, generator: torch.Generator) -> Network:
     """A network whose features are logits [N, classes]: a copy of the backbone, and a linear layer."""
     backbone: Any = copy.deepcopy(network.backbone).requires_grad_(True)
-    linear = nn.Linear(backbone.dim, classes)
+    # Not drawn from the global generator, which is the run's.
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, backbone.dim, classes)
     with torch.no_grad():
         linear.weight.copy_(INITIAL_STD * torch.randn(linear.weight.shape, generator=generator))
         linear.bias.zero_()
