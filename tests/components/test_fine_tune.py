@@ -116,9 +116,9 @@ def test_the_network_stays_as_it_is_and_the_score_is_fixed() -> None:
     evaluator, state = FineTune(share=0.5, epochs=4, batch_size=8), torch.get_rng_state()
     with torch.no_grad(), evaluation_mode(its):
         first = evaluator.forward(encoder(its), data)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(3)
-    assert evaluator.forward(encoder(its), data) == first
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(3)
+        assert evaluator.forward(encoder(its), data) == first
     assert its.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in its.state_dict().items())
     assert [module.training for module in its.modules()] == modes
