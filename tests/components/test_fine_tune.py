@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dino_lab import collectives
 from dino_lab.components.evaluators._probing import labelled_part
 from dino_lab.components.evaluators.fine_tune import FineTune, _chosen_images, _classifier
 from dino_lab.errors import UserError
 from dino_lab.evaluation.encoder import Encoder
 from dino_lab.evaluation.floors import pixel_encoder
+from dino_lab.kernels.batch_norm import synchronise_batch_norm
 from dino_lab.network import Network, evaluation_mode
 from dino_lab.registry import EvaluatorOptions
 
@@ -143,6 +145,17 @@ def test_only_labelled_images_are_trained_on() -> None:
     assert torch.equal(_chosen_images(data, chosen), images[chosen])
     images[~chosen] = 0
     assert evaluator.forward(encoder(network(Linear)), data) == found
+
+
+def test_other_processes_which_do_not_evaluate_are_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, its = Bars(), network(Mixed)
+    evaluator = FineTune(share=0.5, epochs=2, batch_size=8)
+    with evaluation_mode(its):
+        alone = evaluator.forward(encoder(its), data)
+        monkeypatch.setattr(collectives, "processes", lambda: 2)
+        monkeypatch.setattr(collectives, "stack", lambda x: pytest.fail("asked every process"))
+        synchronise_batch_norm(its)
+        assert evaluator.forward(encoder(its), data) == alone
 
 
 def test_a_class_without_images_is_never_guessed() -> None:
