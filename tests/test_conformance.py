@@ -57,7 +57,9 @@ PARAMS: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluator", "dense"): {"images": 8, "k": 3},
     ("evaluator", "knn"): {"k": [1, 5]},
     ("evaluator", "copy_detection"): {"top": 5, "generate": {"images": 3}},
+    ("evaluator", "fine_tune"): {"epochs": 1, "share": 1.0, "batch_size": 16},
     ("evaluator", "linear_probe"): {"epochs": 2},
+    ("evaluator", "low_shot"): {"draws": 2, "iterations": 20},
 }
 # Kinds of files that a component reads; `files` writes them.
 FROM_FILES = {

@@ -47,7 +47,9 @@ def evaluator(name: str, **given: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", ["knn", "logistic", "linear_probe", "clusters", "retrieval"])
+@pytest.mark.parametrize(
+    "name", ["knn", "logistic", "linear_probe", "low_shot", "fine_tune", "clusters", "retrieval"]
+)
 def test_one_class_gives_no_score(name: str) -> None:
     with pytest.raises(UserError, match=f"^evaluator {name} compares classes, and all .* images are of one"):
         check_labels(evaluator(name), Images([0] * 9, [0] * 9))

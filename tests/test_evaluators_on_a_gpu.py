@@ -26,7 +26,9 @@ PARAMS: dict[str, dict[str, Any]] = {
     "dense": {"images": 8, "k": 3},
     "knn": {"k": [1, 5]},
     "linear_probe": {"epochs": 2},
+    "low_shot": {"shares": [0.2], "draws": 2},
 }
+EXCUSED = {"fine_tune": "a pretended GPU computes no gradients"}
 
 
 def _scores(run: Run, data: Any) -> dict[str, float]:
@@ -38,6 +40,8 @@ def _scores(run: Run, data: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", registry.names("evaluator"))
 def test_an_evaluator_moves_nothing_by_the_way_and_scores_alike(name: str) -> None:
+    if name in EXCUSED:
+        pytest.skip(EXCUSED[name])
     asked = {"name": name, **PARAMS.get(name, {})}
     run = build(load(QUICKSTART, [*SMALL, f"evaluators={[asked]}"]).spec, registry, torch.device("cpu"))
     scores = _scores(run, run.data)

@@ -18,6 +18,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "names.md").read_text()
 KOLEO = "regularizers=[{name: koleo}, {name: koleo, on: projections}]"
 SMALL = {
     "linear_probe": "epochs: 1, rates: [0.01]",
+    "fine_tune": "epochs: 1",
+    "low_shot": "iterations: 5, draws: 2",
     "logistic": "iterations: 5, inverse_penalties: [1.0]",
     "invariance": "images: 8",
     "copy_detection": "generate: {images: 4}",

@@ -1,4 +1,4 @@
-"""Inputs, validation part and standardisation of classifiers on frozen features."""
+"""Inputs, parts and standardisation of classifiers that are trained on the labels of the training split."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def validation_part(labels: Tensor, share: float, seed: int) -> Tensor:
     if not chosen.any():
         raise UserError("no class has two training images, so that none is left to choose by")
     return chosen.to(labels.device)
+
+
+def labelled_part(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Which images [N] keep their labels, bool on the CPU: the share of every class, at least one image.
+
+    After SimCLR, arXiv 2002.05709, Sec. 6 and appendix B.5, whose 1 and 10 % of labels are drawn in a
+    class-balanced way.
+    """
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    on_cpu = labels.cpu()
+    for label in on_cpu.unique().tolist():
+        members = (on_cpu == label).nonzero()[:, 0]
+        count = max(1, round(share * len(members)))
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return chosen
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from dino_lab.components.evaluators._logistic import fit, probabilities
 from dino_lab.components.evaluators._probing import (
     PROBED,
     ProbeSeed,
@@ -73,12 +71,13 @@ class Logistic:
         if len(y.unique()) < 2:
             raise UserError("evaluator logistic: all training images are of one class; it takes two")
         checked = (features[held_out] - mean) / std
-        models = [self._fit(x, y, value) for value in self.inverse_penalties]
+        models = [fit(x, y, value, self.iterations) for value in self.inverse_penalties]
         choices = [
-            accuracies(_scores(model, checked, data.classes), labels[held_out])["top1"] for model in models
+            accuracies(probabilities(model, checked, data.classes), labels[held_out])["top1"]
+            for model in models
         ]
         best = choices.index(max(choices))  # of equals the first
-        scores = _scores(models[best], (test.features.cpu() - mean) / std, data.classes)
+        scores = probabilities(models[best], (test.features.cpu() - mean) / std, data.classes)
         return {
             **accuracies(scores, test.labels.cpu()),
             "inverse_penalty": self.inverse_penalties[best],
@@ -90,18 +89,3 @@ class Logistic:
         small = pixels.at(min(PROBED, pixels.size), data.channels)
         bank, test = small.split(data, "bank"), small.split(data, "test")
         return floors_of_accuracies(bank, test, data.classes, self.forward(small, data))
-
-    def _fit(self, x: Tensor, y: Tensor, inverse_penalty: float) -> Any:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the bound of iterations is in the protocol
-            return LogisticRegression(C=inverse_penalty, max_iter=self.iterations).fit(x.numpy(), y.numpy())
-
-
-def _scores(model: Any, x: Tensor, classes: int) -> Tensor:
-    """Probabilities [N, classes]; -inf for a class without training images, which is no answer."""
-    scores = torch.full((len(x), classes), -torch.inf, dtype=torch.float64)
-    scores[:, model.classes_] = torch.from_numpy(model.predict_proba(x.numpy())).double()
-    return scores
