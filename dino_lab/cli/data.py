@@ -242,7 +242,7 @@ def _contact_sheet(data: Data, seen: Survey) -> bytes:
     for split, its in seen.splits.items():
         labels = labelled.labels(split).tolist() if labelled is not None and names is not None else None
         for position, pixels in its.shown:
-            title = split if labels is None or names is None else f"{split}: {names[labels[position]]}"
+            title = split if labels is None or names is None else f"{names[labels[position]]} ({split})"
             picture = picture_of(torch.from_numpy(pixels)).resize((SIDE, SIDE))
             pictures.append((printable(title, SIDE // 6), picture))
     if not pictures:
