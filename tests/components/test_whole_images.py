@@ -26,7 +26,7 @@ from dino_lab.components.augment._policy import FusedPass, Share
 from dino_lab.components.augment.multicrop import MultiCrop
 from dino_lab.components.augment.triplet import Triplet
 from dino_lab.components.augment.views import Group, ListedViews
-from dino_lab.components.data import _shard_reader, _storage
+from dino_lab.components.data import _storage
 from dino_lab.components.data._labelled import FileOptions
 from dino_lab.components.data._pack import pack
 from dino_lab.components.data.image_folder import ImageFolder
@@ -282,7 +282,7 @@ def test_shards_give_whole_images_and_bands(
     bands: tuple[int, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DINO_LAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_shard_reader, "workers", lambda: 1)
+    monkeypatch.setattr(_storage, "workers", lambda: 1)
     images: dict[str, bytes] = {}
     for i, size in enumerate(SIZES):
         buffer = io.BytesIO()

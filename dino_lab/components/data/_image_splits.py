@@ -12,6 +12,7 @@ from typing import Literal
 from dino_lab.components.data._class_folders import ClassFolders, has_loose_images_alone, subfolders
 from dino_lab.components.data._class_labels import Label, numbered
 from dino_lab.components.data._image_labels import NO_LABEL, NO_ROW, LabelTable, TableRows, read_labels
+from dino_lab.components.data._labelled import UNLABELLED
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.components.data._unlabelled import Pool, is_folder_alone, pool
@@ -24,7 +25,6 @@ UNASKED = "folder that is neither data.train nor data.test"
 OTHER_SPLIT = "image of a split that is neither data.train nor data.test"
 # Names that splits have, where they are not called `train` and `test`.
 USUAL = {"train": ("training",), "test": ("val", "valid", "validation", "testing", "dev", "eval")}
-UNLABELLED = "unlabelled"  # the one class of images without labels
 FOLDER = "folder"  # a group of its own
 
 

@@ -45,6 +45,7 @@ Limit = Annotated[
 Band = Annotated[int, Field(ge=1)]
 EachChannel = Field(min_length=1, max_length=MOST_BANDS)
 Percent = Annotated[float, Field(ge=0, le=100)]
+UNLABELLED = "unlabelled"  # the one class of images without labels
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _NOTHING = Resident(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dino_lab.components.data import _shard_files
-from dino_lab.components.data._decoders import watched
 from dino_lab.components.data._shard_cache import ShardCache
 from dino_lab.components.data._shard_files import BadShard, is_remote
 from dino_lab.components.data._shard_index import Wanted, name_of
@@ -27,7 +26,7 @@ from dino_lab.components.data._shard_order import ShardOrder
 from dino_lab.components.data._shard_rows import map_group, read_group, write_group
 from dino_lab.components.data._shard_samples import CHUNK
 from dino_lab.components.data._shard_set import ADVICE, File, Place, ShardSet, loaded
-from dino_lab.components.data._storage import OnBadImage, batch_of, workers
+from dino_lab.components.data._storage import OnBadImage, batch_of, decoded
 from dino_lab.components.data._tar import BLOCK
 from dino_lab.errors import UserError, printable
 from dino_lab.imaging.decode import (
@@ -201,17 +200,8 @@ class ShardStorage:
         Images are of many sizes where they are given whole. Where an image cannot be read, a UserError; or
         with `on_bad_image: skip` the next one of its shard takes its place, and a line names it.
         """
-        loader = DataLoader(
-            self._decoder,
-            sampler=(index.tolist() for index in rows),
-            batch_size=None,
-            num_workers=workers(),
-            pin_memory=self.device.type == "cuda",
-            # Without its own generator the loader would draw from the global one, and change the run.
-            generator=torch.Generator(),
-        )
         told = 0
-        for images, labels, message, left_out in watched(loader):
+        for images, labels, message, left_out in decoded(self._decoder, rows, self.device):
             if message:
                 raise UserError(message)
             for complaint in left_out:

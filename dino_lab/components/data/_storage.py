@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dino_lab import collectives
-from dino_lab.components.data._decoders import watched
+from dino_lab.components.data._decoders import Item, watched
 from dino_lab.components.data._traits import Traits
 from dino_lab.distributed.world import cores
 from dino_lab.errors import UserError
@@ -110,6 +110,20 @@ class Resident:
         return Resident(self.images.to(device), self.labels.to(device), self.skipped, self.rows)
 
 
+def decoded(decoder: Dataset[Item], rows: Iterable[Tensor], device: torch.device) -> Iterator[Item]:
+    """What a decoder gives for each list of positions, made in worker processes; see `watched`."""
+    loader: DataLoader[Item] = DataLoader(
+        decoder,
+        sampler=(index.tolist() for index in rows),
+        batch_size=None,
+        num_workers=workers(),
+        pin_memory=device.type == "cuda",
+        # Without its own generator the loader would draw from the global one, and change the run.
+        generator=torch.Generator(),
+    )
+    return watched(loader)
+
+
 class Streamed:
     """Images that worker processes decode when their turn comes."""
 
@@ -127,16 +141,7 @@ class Streamed:
         self._decoder = _Decoder(source, rows.tolist(), extent, reading)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensor]]:
-        loader = DataLoader(
-            self._decoder,
-            sampler=(index.tolist() for index in rows),
-            batch_size=None,
-            num_workers=workers(),
-            pin_memory=self.device.type == "cuda",
-            # Without its own generator the loader would draw from the global one, and change the run.
-            generator=torch.Generator(),
-        )
-        for images, labels, message in watched(loader):
+        for images, labels, message in decoded(self._decoder, rows, self.device):
             if message:
                 raise UserError(message)
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from dino_lab.components.data._class_labels import label_of, numbered
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
+from dino_lab.components.data._labelled import UNLABELLED, FileOptions, FromFiles, Size
 from dino_lab.errors import Misfit, UserError, first_line, printable
 from dino_lab.extras import want
 from dino_lab.imaging.decode import BadImage, opened, read_image
@@ -151,7 +151,7 @@ def _labels(
 ) -> tuple[Sequence[torch.Tensor], tuple[str, ...]]:
     """Labels int64 [N] of each table, and the names of the classes; a UserError names a row without one."""
     if column is None:
-        return [torch.zeros(len(table), dtype=torch.int64) for table in tables], ("all",)
+        return [torch.zeros(len(table), dtype=torch.int64) for table in tables], (UNLABELLED,)
     values: list[list[int | str]] = []
     for table, its in zip(tables, where, strict=True):
         if column not in table.column_names:

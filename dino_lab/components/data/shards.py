@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dino_lab.components.data._bands import bands_notes, check_statistics, chosen_bands, ranges_of, spread
-from dino_lab.components.data._labelled import FileOptions, Labelled, Size, whole_of
+from dino_lab.components.data._labelled import UNLABELLED, FileOptions, Labelled, Size, whole_of
 from dino_lab.components.data._shard_cache import ShardCache, cache_folder
 from dino_lab.components.data._shard_files import addresses
 from dino_lab.components.data._shard_index import Wanted, name_of
@@ -44,7 +44,6 @@ from dino_lab.types import Images
 MOST_CLASSES = 100_000
 MOST_LABELS = 10**7  # images of a split whose labels are counted for the report
 LONGEST_NAME = 100  # characters of a class's name
-UNLABELLED = "unlabelled"  # the one class of images without labels
 Paths = str | Annotated[list[str], Field(min_length=1)]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import Field
 from torchvision import datasets
 
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
+from dino_lab.components.data._labelled import UNLABELLED, FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_path
 from dino_lab.errors import Misfit
 from dino_lab.registry import Flat, register
@@ -84,7 +84,7 @@ class Torchvision(FromFiles):
             _Named(_open(dataset, path, download, its), f"{dataset} in {path}: {split} image", self.labelled)
             for its, split in ((arguments, "training"), (for_test, "test"))
         )
-        names = _class_names(training.dataset) if self.labelled else ("all",)
+        names = _class_names(training.dataset) if self.labelled else (UNLABELLED,)
         super().__init__(device, training, test, names, size=size, **options.model_dump())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +11,8 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from dino_lab.components.data._image_splits import UNLABELLED, tested_names
-from dino_lab.components.data._labelled import FileOptions, FromFiles, Size
+from dino_lab.components.data._image_splits import tested_names
+from dino_lab.components.data._labelled import UNLABELLED, FileOptions, FromFiles, Size
 from dino_lab.components.data._paths import named_folder
 from dino_lab.components.data._storage import OnBadImage
 from dino_lab.errors import UserError, printable
@@ -52,7 +51,7 @@ class Video(FromFiles):
         root = named_folder(path)
         rest = Listing()
         videos = _videos(root, rest)
-        classes = [] if labels == "none" else sorted({name for name in map(_folder(root), videos) if name})
+        classes = [] if labels == "none" else sorted({_folder(root, video) for video in videos} - {""})
         self.labelled = bool(classes)
         if classes:
             loose = [video for video in videos if video.parent == root]
@@ -63,7 +62,7 @@ class Video(FromFiles):
         label = {name: i for i, name in enumerate(classes)}
         splits = [
             _Frames(
-                root, [(video, lengths[video], label.get(_folder(root)(video), 0)) for video in its], every
+                root, [(video, lengths[video], label.get(_folder(root, video), 0)) for video in its], every
             )
             for its in _divided(list(lengths), root, test_fraction)
         ]
@@ -104,9 +103,9 @@ class _Frames:
         return self._videos[which], (index - before) * self._every
 
 
-def _folder(root: Path) -> Callable[[Path], str]:
+def _folder(root: Path, file: Path) -> str:
     """The name of the folder directly below `root` that a file lies in, or an empty text."""
-    return lambda file: file.relative_to(root).parts[0] if file.parent != root else ""
+    return file.relative_to(root).parts[0] if file.parent != root else ""
 
 
 def _videos(root: Path, rest: Listing) -> list[Path]:
