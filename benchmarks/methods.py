@@ -25,18 +25,20 @@ METHODS = ROOT / "experiments" / "methods"
 RUNS = ROOT / "runs" / "methods"
 SEEDS = 3
 EPOCHS = 3
+SCORE = "knn.20nn"
 PAGE = ROOT / "docs" / "methods.md"
 HEAD = """# Methods
 
-Every method is a file in `experiments/methods/`, and every file the difference to another one. This page is
-written by `python -m benchmarks.methods`. Raw pixels score 0.338 here (BENCHMARKS.md).
+Every method is a short file in `experiments/methods/` that changes another one; its comments say what differs
+from the paper. This page is written by `python -m benchmarks.methods`.
 """
 READING = """\
-What the paper says collapses does not always do so here. Batch norm in the head centres and scales
-outputs by itself, whatever becomes of the features: with it a student copy may go on learning for three
-epochs, and DINO without centring keeps two of 1,024 outputs in use. Without it, at this size, DINO
-collapses with its centre too, to uniform; so `dino_without_centring` alone has a head without batch
-norm. A target that is uniform says nothing, and still the features may have become better before it was."""
+Variants that collapse in the paper do not always collapse here, because batch norm in the head centres and
+scales the outputs. Without it, at this size, DINO collapses to uniform in spite of its centre; so only
+`dino_without_centring` has a head without batch norm. Features may have improved before a target became
+uniform, so a collapsed run can score above the untrained network."""
+# Methods that learn from the DINO run of their seed, and what of its teacher: `output` of teacher `frozen`.
+DISTILLED = {"distillation": "head", "dense_distillation": "features"}
 # What the papers say becomes of it; of all others they say that they learn.
 COLLAPSES = {
     "dino_without_centring": "one output",
@@ -64,7 +66,7 @@ def result(method: str, seed: int, settings: Sequence[str] = ()) -> dict[str, An
 
 def line(method: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """A row of the table."""
-    before, after = ([r[f"scores_{when}"]["knn.20nn"] for r in results] for when in ("before", "after"))
+    before, after = ([r[f"scores_{when}"][SCORE] for r in results] for when in ("before", "after"))
     verdicts = [r["verdict"].removeprefix("collapsed to ") for r in results]
     said = ", ".join(f"{verdicts.count(v)} x {v}" for v in dict.fromkeys(verdicts))
     more = [b > a for a, b in zip(before, after, strict=True)]
@@ -89,20 +91,26 @@ def changes(method: str) -> str:
 
 def main() -> str:
     """All methods; a distilled student learns from the DINO run of its seed."""
-    methods = sorted(path.stem for path in METHODS.glob("*.yaml") if path.stem != "distillation")
+    methods = sorted(path.stem for path in METHODS.glob("*.yaml") if path.stem not in DISTILLED)
     with ThreadPoolExecutor(2) as pool:
         jobs = {(m, seed): pool.submit(result, m, seed) for seed in range(SEEDS) for m in methods}
         results = {job: future.result() for job, future in jobs.items()}
         for seed in range(SEEDS):
-            teacher = f"teacher.run.path={results['dino', seed]['folder']}"
-            jobs["distillation", seed] = pool.submit(result, "distillation", seed, [teacher])
-        results |= {("distillation", s): jobs["distillation", s].result() for s in range(SEEDS)}
-    lines = [line(m, [results[m, s] for s in range(SEEDS)]) for m in [*methods, "distillation"]]
+            for method, output in DISTILLED.items():
+                teacher = f"teacher.run={{path: {results['dino', seed]['folder']}, output: {output}}}"
+                jobs[method, seed] = pool.submit(result, method, seed, [teacher])
+        results = {job: future.result() for job, future in jobs.items()}
+    methods += DISTILLED
+    lines = [line(m, [results[m, s] for s in range(SEEDS)]) for m in methods]
     header = ["method", "20-NN, untrained", "20-NN, trained", "rose", "diagnosis at the end", "expected"]
     text = table(header, lines)
-    text += f"\n\nMedian (range) over {SEEDS} seeds; {EPOCHS} epochs of 4,000 images.\n\n{READING}"
+    pixels = results["dino", 0]["floors"][SCORE]["raw pixels"]
+    text += (
+        f"\n\nMedian (range) over {SEEDS} seeds; {EPOCHS} epochs of 4,000 images. Raw pixels score "
+        f"{pixels:.3f}.\n\n{READING}"
+    )
     measured = section("On the embedded shapes", "python -m benchmarks.methods", text)
-    differences = [changes(m) for m in [*methods, "distillation"] if m != "dino"]
+    differences = [changes(m) for m in methods if m != "dino"]
     return "\n".join([HEAD, measured, "## What each changes\n", "\n\n".join(differences)]) + "\n"
 
 

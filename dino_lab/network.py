@@ -8,11 +8,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dino_lab.errors import UserError
 from dino_lab.types import Output
+
+# What a backbone gives for V crops of one size of B images: features [V, B, D], and tokens [V, B, D, h, w] or
+# none.
+Encoded = tuple[Tensor, ...]
 
 
 class Network(nn.Module):
-    """Normalisation, backbone, head and (optional) predictor: crops by size to an `Output`."""
+    """Normalisation, backbone, head and (optional) predictor: crops by size to an `Output`.
+
+    With a `token_head` the patch tokens of the first group of crops, which the teacher sees, go through it.
+    """
 
     mean: Tensor
     std: Tensor
@@ -23,6 +31,7 @@ class Network(nn.Module):
         head: nn.Module,
         predictor: nn.Module | None = None,
         *,
+        token_head: nn.Module | None = None,
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
     ) -> None:
@@ -30,6 +39,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.predictor = predictor
+        self.token_head = token_head
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -43,13 +53,39 @@ class Network(nn.Module):
 
     def forward(self, crops: list[Tensor]) -> Output:
         """One backbone call per size, one head call for all views."""
-        return self.project(torch.cat([per_view(self.encode, group) for group in crops]))
+        encoded = [self.encode_views(group, tokens=i == 0) for i, group in enumerate(crops)]
+        return self.project(torch.cat([found[0] for found in encoded]), *encoded[0][1:])
 
-    def project(self, features: Tensor) -> Output:
-        """Features [S, B, D] to the outputs of head and predictor."""
+    def encode_views(self, crops: Tensor, *, tokens: bool) -> Encoded:
+        """Features of crops of one size [V, B, C, H, W]; with a token head, if asked for, tokens as well."""
+        if self.token_head is None or not tokens:
+            return (per_view(self.encode, crops),)
+        found = self._encode_with_tokens(crops.flatten(0, 1))
+        return tuple(x.unflatten(0, crops.shape[:2]) for x in found)
+
+    def _encode_with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and tokens [N, D, h, w], in one forward where the backbone `GivesOutputs`."""
+        x = self.normalize(images)
+        outputs = getattr(self.backbone, "outputs", None)
+        if outputs is None or isinstance(outputs, nn.Module):
+            return self.backbone(x), self.backbone.tokens(x)  # type: ignore[operator]
+        found = outputs(x, 0)
+        if found.tokens is None:
+            raise UserError(f"{type(self.backbone).__name__} gives no patch tokens")
+        return found.features, found.tokens
+
+    def project(self, features: Tensor, tokens: Tensor | None = None) -> Output:
+        """Features [S, B, D] and tokens [T, B, D, h, w] to the outputs of the heads and the predictor."""
         z = per_view(self.head, features)  # [S, B, K]
         p = z if self.predictor is None else per_view(self.predictor, z)
-        return Output(features, z, p)
+        return Output(features, z, p, None if tokens is None else self._project_tokens(tokens))
+
+    def _project_tokens(self, tokens: Tensor) -> Tensor:
+        """[T, B, D, h, w] to [T, B, K', h, w]: the token head sees each token as a sample."""
+        assert self.token_head is not None, "there are no tokens without one"
+        samples = tokens.movedim(2, -1)  # [T, B, h, w, D]
+        projected = self.token_head(samples.flatten(0, -2))
+        return projected.unflatten(0, samples.shape[:-1]).movedim(-1, 2)
 
 
 def per_view(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

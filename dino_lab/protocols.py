@@ -254,7 +254,7 @@ class GivesOutputs(Backbone, Protocol):
 
     def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
         """Features, the CLS token of the last `blocks` blocks, tokens and attention of [N, C, H, W]; None for
-        what this model does not have.
+        what this model does not have. With `blocks` 0, in training, only features and tokens are read.
         """
         ...
 
@@ -342,6 +342,14 @@ class GivesAnswer(Teacher, Protocol):
 
     def answer(self, output: Output) -> Tensor:
         """What `forward` makes of the network's output for crops[0], [T, B, K]."""
+        ...
+
+
+class GivesTokenTargets(Teacher, Protocol):
+    """A teacher for `token_loss`, which gives patch tokens beside its outputs."""
+
+    def forward_tokens(self, views: Views, student: Output, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and tokens [T, B, K', h, w] of the same views; h and w may be any."""
         ...
 
 
@@ -556,7 +564,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesTimmConfig,
     ),
     "head": (HasLastLayer,),
-    "teacher": (ChecksClasses, GivesAnswer),
+    "teacher": (ChecksClasses, GivesAnswer, GivesTokenTargets),
     "targets": (),
     "loss": (GivesMeasures, ChecksPairs),
     "regularizer": (),

@@ -107,6 +107,7 @@ class Output:
     features: Tensor  # [S, B, D] from the backbone
     z: Tensor  # [S, B, K] from the head
     p: Tensor  # [S, B, K] from the predictor, or z itself
+    tokens: Tensor | None = None  # [T, B, K', h, w] from the token head, for crops[0]; None without one
 
 
 @dataclass(frozen=True)

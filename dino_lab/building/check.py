@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from dino_lab.protocols import (
     ChecksPairs,
     ChecksSize,
     Evaluator,
+    GivesTokenTargets,
     HasLastLayer,
     Loss,
     ability,
@@ -54,6 +56,7 @@ def check(spec: Spec, registry: Registry, *, first_weights: bool = True) -> list
     for _, pixels in augment.groups:
         _check_size(method.student.backbone, pixels)
     _check_heads(spec, method.student)
+    _check_tokens(spec, method)
     _check_teacher(method)
     parts = {field: getattr(spec, field) for field in KIND_OF_FIELD if field not in LISTS}
     names = {field: part.name for field, part in parts.items() if part is not None}
@@ -101,6 +104,8 @@ def _check_parameters(method: Method) -> None:
         ("targets",): method.targets,
         ("loss",): method.loss,
     }
+    if method.token_objective is not None:
+        parts |= {(f"token_{name}",): part for name, part in method.token_objective.named_children()}
     parts |= {("regularizers", i): part for i, part in enumerate(method.regularizers.values())}
     for loc, part in parts.items():
         if (fault := untrained(part, method.student)) is not None:
@@ -115,7 +120,7 @@ def untrained(part: object, student: nn.Module | None) -> str | None:
     if not lost:
         return None
     return (
-        f"its parameter {lost[0]!r} would never be trained: the optimizer gets those of backbone, head and "
+        f"its parameter {lost[0]!r} would never be trained: the optimizer gets those of backbone, heads and "
         "predictor; what is learned belongs there, what is constant is a buffer (register_buffer) or frozen "
         "(requires_grad_(False))"
     )
@@ -175,6 +180,45 @@ def _check_teacher(method: Method) -> None:
     wanted, found = (len(views.crops[0]), *student.z.shape[1:]), tuple(teacher.shape)
     if found != wanted:
         raise Misfit(("teacher",), f"gives {found} numbers (views, images, outputs), not {wanted}")
+
+
+def _check_tokens(spec: Spec, method: Method) -> None:
+    """Two images without memory, through both networks: both must give tokens of one width."""
+    objective = method.token_objective
+    if objective is None:
+        for key in ("token_head", "token_targets"):
+            if getattr(spec, key) is not None:
+                raise Misfit((key,), "goes with a token_loss, and there is none")
+        return
+    teacher = ability(method.teacher, GivesTokenTargets)
+    if teacher is None:
+        name = spec.teacher.name
+        raise Misfit(("token_loss",), f"needs a teacher with patch tokens, and {name!r} gives none")
+    views, labels = _images(method.augment, 2)
+    with torch.no_grad():
+        with _needing_tokens("backbone"):
+            student = method.student(views.crops)
+        with _needing_tokens("teacher"):
+            _, taught = teacher.forward_tokens(views, student, labels)
+        tokens = student.tokens
+        assert tokens is not None, "there is a token head"
+        if tokens.shape[2] != taught.shape[2]:
+            raise Misfit(
+                ("token_head",),
+                f"gives tokens of {tokens.shape[2]} numbers, those of the teacher have {taught.shape[2]}; "
+                "token_head.dim says how many",
+            )
+        with misfits("token_loss"):
+            objective(tokens, taught, 0.0)
+
+
+@contextmanager
+def _needing_tokens(whose: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = f"needs patch tokens of the {whose} ({first_line(error)})"
+        raise Misfit(("token_loss",), message) from error
 
 
 def _check_parts(spec: Spec, method: Method) -> None:

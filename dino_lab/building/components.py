@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from dino_lab.building.first_weights import give_rest, give_student
 from dino_lab.building.parameters import freeze
 from dino_lab.building.seeding import seed_everything
 from dino_lab.building.size import few_layers
+from dino_lab.building.token_objective import TokenObjective
 from dino_lab.errors import Misfit, UserError, first_line
 from dino_lab.network import Network
 from dino_lab.protocols import Augment, Evaluator, Loss, Regularizer, Targets, Teacher
@@ -32,6 +33,7 @@ class Method:
     teacher: Teacher
     targets: Targets
     loss: Loss
+    token_objective: TokenObjective | None
     regularizers: dict[str, Regularizer]
     said: tuple[str, ...] = ()  # how first weights came into the networks
 
@@ -58,7 +60,10 @@ def make_method(
     backbone = make("backbone", channels, max(pixels for _, pixels in augment.groups))
     head = make("head", backbone.dim)
     predictor = make("predictor", head.dim) if spec.predictor is not None else None
-    student = Network(backbone, head, predictor, mean=mean, std=std).to(device)
+    token_head = None
+    if spec.token_loss is not None:
+        token_head = nn.Identity() if spec.token_head is None else make("token_head", backbone.dim)
+    student = Network(backbone, head, predictor, token_head=token_head, mean=mean, std=std).to(device)
     init = spec.init if first_weights else None
     if init is not None:
         with misfits("init", "from"):
@@ -74,9 +79,17 @@ def make_method(
         teacher=teacher,
         targets=targets,
         loss=make("loss", head.dim),
+        token_objective=_token_objective(spec, make, getattr(token_head, "dim", backbone.dim)),
         regularizers=_regularizers(spec, registry, device),
         said=said if init is not None else (),
     )
+
+
+def _token_objective(spec: Spec, make: Callable[..., Any], dim: int) -> TokenObjective | None:
+    if spec.token_loss is None:
+        return None
+    targets = None if spec.token_targets is None else make("token_targets", dim)
+    return TokenObjective(targets, make("token_loss", dim), spec.token_weight)
 
 
 def make_evaluators(evaluators: Sequence[Params], registry: Registry) -> dict[str, Evaluator]:

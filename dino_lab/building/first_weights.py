@@ -49,7 +49,7 @@ def give_student(init: Init, student: Network) -> tuple[str, ...]:
     fitted = fit(content, student.backbone, None if init.what == "backbone" else "student")
     load(student.backbone, fitted.state)
     if init.head == "kept":
-        _keep(content, student, ("head", "predictor"), "student")
+        _keep(content, student, ("head", "predictor", "token_head"), "student")
     warning = (content.warning,) if content.warning else ()
     return (f"first weights: {init.what} of {init.path}", *warning, *fitted.lines)
 
@@ -62,7 +62,7 @@ def give_rest(init: Init, teacher: Teacher, targets: Targets) -> None:
     if (network := teacher.network) is not None:
         load(network.backbone, _of_teacher(content, network).state)
         if init.head == "kept":
-            _keep(content, network, ("head",), "teacher")
+            _keep(content, network, ("head", "token_head"), "teacher")
     if init.head == "kept" and isinstance(targets, nn.Module) and (wanted := targets.state_dict()):
         load(targets, _named(content, wanted, "targets", None))
 

@@ -67,6 +67,7 @@ def check_memory(spec: Spec, method: Method) -> None:
         ("backbone",): method.student.backbone,
         ("head",): method.student.head,
         ("predictor",): method.student.predictor,
+        ("token_head",): method.student.token_head,
         ("teacher",): method.teacher,
         ("targets",): method.targets,
         ("loss",): method.loss,

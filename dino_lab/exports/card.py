@@ -11,7 +11,10 @@ from dino_lab.runs.open import SavedRun
 from dino_lab.runs.rows import scores
 from dino_lab.spec.file import dump_yaml
 
-PARTS = ("augment", "head", "predictor", "teacher", "targets", "loss")
+PARTS = (
+    *("augment", "head", "predictor", "teacher", "targets", "loss"),
+    *("token_head", "token_targets", "token_loss"),
+)
 
 
 def card(run: SavedRun, subject: ExportedBackbone, *, of: str, lines: str, difference: float) -> str:

@@ -35,8 +35,12 @@ KIND_OF_FIELD: dict[str, str] = {
     "teacher": "teacher",
     "targets": "targets",
     "loss": "loss",
+    "token_head": "head",
+    "token_targets": "targets",
+    "token_loss": "loss",
     "regularizers": "regularizer",
     "evaluators": "evaluator",
 }
-OPTIONAL = ("evaluate_on", "predictor")  # fields that may be null
+# Fields that may be null.
+OPTIONAL = ("evaluate_on", "predictor", "token_head", "token_targets", "token_loss")
 LISTS = ("regularizers", "evaluators")  # fields that name any number of components; all others name one

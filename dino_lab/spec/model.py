@@ -278,6 +278,16 @@ class Spec(BaseModel):
     teacher: Params = Field(description="what the student should agree with")
     targets: Params = Field(description="how the teacher's outputs become targets")
     loss: Params = Field(description="distance of the student's outputs and the targets")
+    token_head: Params | None = Field(
+        None, description="network from the student's patch tokens to what `token_loss` compares; null: as is"
+    )
+    token_targets: Params | None = Field(
+        None, description="how the teacher's patch tokens become targets; null: they are the targets"
+    )
+    token_loss: Params | None = Field(
+        None, description="distance of the student's patch tokens and the teacher's, added; null: none"
+    )
+    token_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="factor of `token_loss`")
     regularizers: tuple[Params, ...] = Field((), description="terms that are added to the loss")
     optim: Annotated[AdamW | Sgd | Lars, Field(discriminator="name")] = Field(
         description="optimizer, learning rate and weight decay"

@@ -16,6 +16,7 @@ from dino_lab.building.components import make_component, make_evaluators, make_m
 from dino_lab.building.data_check import check_data, check_labelled, scorable
 from dino_lab.building.execution import arrange, arrange_training, autocast
 from dino_lab.building.seeding import crop_generator
+from dino_lab.building.token_objective import TokenObjective
 from dino_lab.collectives import rank
 from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
@@ -53,6 +54,7 @@ class Run:
     teacher: Teacher
     targets: Targets
     loss: Loss
+    token_objective: TokenObjective | None
     regularizers: dict[str, Regularizer]  # by the name that a row gives them
     evaluators: dict[str, Evaluator]  # by the name that a row gives them
     left_out: tuple[str, ...]  # evaluators that the data cannot be scored by
@@ -103,7 +105,8 @@ class Run:
                 part.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
-        return {part: getattr(self, part) for part in STATEFUL} | self.regularizers
+        tokens = {} if self.token_objective is None else {"token_objective": self.token_objective}
+        return {part: getattr(self, part) for part in STATEFUL} | tokens | self.regularizers
 
     def network(self, of: str) -> Network:
         """The teacher's network if `of` is "teacher" and it has one, else the student."""

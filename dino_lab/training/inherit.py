@@ -27,6 +27,8 @@ from dino_lab.weights.fit import fit, load
 from dino_lab.weights.layout import Of
 
 State = Mapping[str, Any]
+HEADS = ("head", "predictor", "token_head")
+TOKENS = ("token_targets", "token_loss")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ def _parts(run: Run, parent: Spec) -> Iterator[tuple[str, nn.Module, bool]]:
     for name in ("targets", "loss"):
         same = getattr(run.spec, name).name == getattr(parent, name).name
         yield name, cast(nn.Module, getattr(run, name)), same
+    if (tokens := run.token_objective) is not None:
+        names = [[getattr(getattr(spec, key), "name", None) for key in TOKENS] for spec in (run.spec, parent)]
+        yield "token_objective", tokens, names[0] == names[1]
     for name, part in run.regularizers.items():
         yield name, cast(nn.Module, part), True
 
@@ -127,7 +132,7 @@ def _part(name: str, part: nn.Module, state: State) -> list[str]:
 def _student(run: Run, state: State, given: Inheritance) -> list[str]:
     student = run.student
     lines = _backbone(student, state, given, "student")
-    for name in ("head", "predictor"):
+    for name in HEADS:
         part = getattr(student, name)
         if part is not None:
             lines += _part(name, part, _below(state["student"], name))
@@ -152,6 +157,8 @@ def _teacher(run: Run, state: State, given: Inheritance) -> list[str]:
         return []
     lines = _backbone(network, state, given, "teacher")
     lines += _part("teacher's head", network.head, _below(whole, "network.head"))
+    if network.token_head is not None:
+        lines += _part("teacher's token_head", network.token_head, _below(whole, "network.token_head"))
     _copy(teacher, network.state_dict())
     return lines
 
@@ -159,8 +166,7 @@ def _teacher(run: Run, state: State, given: Inheritance) -> list[str]:
 def _same_spec(one: Spec, other: Spec) -> bool:
     """Whether two specs make the same first weights and the same teacher."""
     return all(
-        getattr(one, name) == getattr(other, name)
-        for name in ("seed", "backbone", "init", "head", "predictor", "teacher")
+        getattr(one, name) == getattr(other, name) for name in ("seed", "backbone", "init", *HEADS, "teacher")
     )
 
 
@@ -197,7 +203,7 @@ def _optimizer(run: Run, whole: State, given: Inheritance) -> list[str]:
         return ["optimizer: without a state from before"]
     shapes = _optimizer_of(given, run)
     places = {name: i for i, name in enumerate(shapes)}
-    anew = tuple(f"{part}." for part in ("head", "predictor") if not _is_taken_over(run, whole, part))
+    anew = tuple(f"{part}." for part in HEADS if not _is_taken_over(run, whole, part))
     now = run.optimizer.state_dict()
     names = {id(parameter): name for name, parameter in run.student.named_parameters()}
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]

@@ -74,8 +74,8 @@ def _learn(
 ) -> tuple[Tensor, Numbers]:
     """Give the student's weights the gradient of a batch; what is minimised, and the numbers of a row."""
     views = shares.views(run, images, step)  # crops by size [V, B, C, H, W]
-    student, teacher, backward = forward(run, views, labels)  # z, p [S, B, K] and [T, B, K]
-    objective, numbers = compare(run, views, student, teacher, run.progress(step), writes=writes)
+    student, (teacher, tokens), backward = forward(run, views, labels)
+    objective, numbers = compare(run, views, student, teacher, tokens, run.progress(step), writes=writes)
     backward(objective, gradients)
     return collectives.mean(objective.detach()), numbers
 
@@ -104,20 +104,35 @@ def writes_row(run: Run, step: int) -> bool:
 
 
 def compare(
-    run: Run, views: Views, student: Output, teacher: Tensor, progress: float, *, writes: bool
+    run: Run,
+    views: Views,
+    student: Output,
+    teacher: Tensor,
+    teacher_tokens: Tensor | None,
+    progress: float,
+    *,
+    writes: bool,
 ) -> tuple[Tensor, Numbers]:
-    """What is minimised, of this process's images, and the numbers of a row where one is written, of all."""
+    """What is minimised, of this process's images, and the numbers of a row where one is written, of all.
+
+    Of student z, p [S, B, K] and tokens [T, B, K', h, w]; of the teacher [T, B, K] and [T, B, K', h', w'].
+    """
     p = at_least_float32(student.p)
     teacher = teacher.to(p.dtype)
     target = run.targets.forward(teacher, progress)  # [T, B, K]
     compared = (p, target, views.pairs)
     measured = _measure(run, *compared) if writes else {}  # first: the loss may change its state
     loss = run.loss.forward(*compared)
-    penalties = {name: part.forward(views, student) for name, part in run.regularizers.items()}
-    objective = loss + sum(part.weight * penalties[name] for name, part in run.regularizers.items())
+    terms = {name: (part.forward(views, student), part.weight) for name, part in run.regularizers.items()}
+    if run.token_objective is not None:
+        assert student.tokens is not None
+        assert teacher_tokens is not None
+        distance = run.token_objective(student.tokens, teacher_tokens, progress)
+        terms["token_loss"] = (distance, run.token_objective.weight)
+    objective = loss + sum(weight * value for value, weight in terms.values())
     if not writes:
         return objective, {}
-    of_share = {"loss": loss, **measured, **penalties}
+    of_share = {"loss": loss, **measured, **{name: value for name, (value, _) in terms.items()}}
     numbers = {name: collectives.mean(value.detach()) for name, value in of_share.items()}
     if run.targets.distribution:
         numbers |= diagnose_distribution(target.detach(), views.pairs)

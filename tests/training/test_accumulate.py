@@ -25,12 +25,13 @@ EXACT = {
 def one_step(spec: Any) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:
     """Numbers, gradients, and buffers of targets and loss, of the first step in float64."""
     run: Run = build(spec, registry, CPU)
-    for part in (run.student, run.teacher, run.targets, run.loss):
-        if isinstance(part, torch.nn.Module):
-            part.double()
+    parts = (run.student, run.teacher, run.targets, run.loss, run.token_objective)
+    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+    for module in modules:
+        module.double()
     row = next(train(run))
     gradients = {name: p.grad for name, p in run.student.named_parameters() if p.grad is not None}
-    state = dict(run.targets.named_buffers()) | dict(run.loss.named_buffers())
+    state = {f"{i} {name}": value for i, m in enumerate(modules[2:]) for name, value in m.named_buffers()}
     return row.numbers, gradients, state
 
 

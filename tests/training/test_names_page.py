@@ -48,7 +48,7 @@ def matches(name: str, pattern: str) -> bool:
 
 def test_rows(tiny_spec: Callable, execute: Callable) -> None:
     names: set[str] = set()
-    for settings in ([KOLEO], METHODS["simclr"], METHODS["vicreg"]):
+    for settings in ([KOLEO], METHODS["simclr"], METHODS["vicreg"], METHODS["dino and tokens"]):
         outcome = execute(tiny_spec(*settings, "train.epochs=1", "train.log_every=1", "data.train_images=48"))
         names |= {name for row in RunFolder(outcome.folder).rows() for name in row}
     patterns = {name for line in table("Rows") for name in names_in(line[0])}

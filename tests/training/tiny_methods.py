@@ -72,6 +72,21 @@ METHODS = {
     "vicreg": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: vicreg}"],
     "barlow twins": [*OUTPUTS, TWO_VIEWS, BOTH_SIDES, "loss={name: barlow}"],
     "dino with koleo": ["regularizers=[{name: koleo}, {name: koleo, on: projections}]"],
+    "dense distillation": [
+        "head={name: linear, dim: 24}",
+        "teacher={name: frozen}",
+        "targets={name: identity}",
+        "loss={name: mse}",
+        "token_head={name: linear, dim: 24}",
+        "token_targets={name: center, temperature: null}",
+        "token_loss={name: mse}",
+        "optim.freeze_last_layer=0",
+    ],
+    "dino and tokens": [
+        "token_head={name: prototypes, hidden: 32, bottleneck: 16, dim: 32}",
+        "token_targets={name: center}",
+        "token_loss={name: cross_entropy}",
+    ],
     "resnet": ["backbone={name: timm, model: resnet10t}", "teacher={name: ema, buffers: ema}"],
     "resnet before": [
         "backbone={name: timm, model: test_resnet}",

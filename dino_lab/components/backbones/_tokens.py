@@ -13,8 +13,11 @@ from dino_lab.types import BackboneOutput
 
 
 def outputs(model: Any, images: Tensor, blocks: int) -> BackboneOutput:
-    """Features and, where the model has them, CLS of the last `blocks`, tokens and attention; one forward."""
-    layer = None if isinstance(found := _last_attention(model), str) else found
+    """Features and, where the model has them, CLS of the last `blocks`, tokens and attention; one forward.
+
+    With `blocks` 0 features and tokens alone.
+    """
+    layer = None if not blocks or isinstance(found := _last_attention(model), str) else found
     out, seen, heard = _forward(model, images, layer, () if layer is None else model.blocks[-blocks:])
     return BackboneOutput(
         model.forward_head(out),

@@ -58,6 +58,12 @@ class StudentCopy(nn.Module):
         """The network's outputs [T, B, K] for the views in crops[0]."""
         return self.answer(self.network(views.crops[:1]))
 
+    @torch.no_grad()
+    def forward_tokens(self, views: Views, student: Output, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the outputs [T, B, K', h, w] of the network's token head."""
+        output = self.network(views.crops[:1])
+        return self.answer(output), output.tokens
+
     def answer(self, output: Output) -> Tensor:
         """The outputs [T, B, K], where the network was computed by the caller."""
         return output.z

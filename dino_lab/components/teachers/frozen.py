@@ -16,9 +16,10 @@ from dino_lab.building.single import find_single, open_single
 from dino_lab.components.teachers._student_copy import TeacherMode, as_teacher, student_copy
 from dino_lab.errors import UserError, first_line
 from dino_lab.network import Network
+from dino_lab.protocols import method
 from dino_lab.registry import register, registry, suggest
 from dino_lab.runs.open import open_run
-from dino_lab.types import Output, Views
+from dino_lab.types import BackboneOutput, Output, Views
 
 
 class TimmModel(BaseModel, frozen=True, extra="forbid"):
@@ -40,9 +41,22 @@ class _Resized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, K]."""
-        if images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        return self.model(images)
+        return self.model(self._resize(images))
+
+    def outputs(self, images: Tensor, blocks: int) -> BackboneOutput:
+        """Outputs [N, K] as features, and patch tokens; of a backbone component all that it gives."""
+        images = self._resize(images)
+        if (component := method(self.model, "outputs")) is not None:
+            found: BackboneOutput = component(images, blocks)
+            return found
+        model: Any = self.model  # of timm, whose own way to tokens this is
+        last, (tokens,) = model.forward_intermediates(images, indices=1, norm=True)
+        return BackboneOutput(model.forward_head(last), tokens=tokens)
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] == self.size:
+            return images
+        return F.interpolate(images, self.size, mode="bicubic", antialias=True)
 
 
 class _NoHead(nn.Identity):
@@ -114,9 +128,9 @@ class Frozen(nn.Module):
 
     For distillation (Hinton et al., arXiv 1503.02531, Sec. 2) and BYOL's fixed random network (arXiv
     2006.07733, Sec. 3). It must have as many outputs as the student's head, which is the projection where
-    features of another width are learned (FitNets, Romero et al., arXiv 1412.6550, Sec. 2.2). BatchNorm uses
-    its running statistics, or in `mode: train` those of the batch. Evaluators get the student, which is what
-    is learned.
+    features of another width are learned (FitNets, Romero et al., arXiv 1412.6550, Sec. 2.2). Patch tokens
+    for `token_loss` are those of its backbone. BatchNorm uses its running statistics, or in `mode: train`
+    those of the batch. Evaluators get the student, which is what is learned.
     """
 
     network = None
@@ -135,8 +149,10 @@ class Frozen(nn.Module):
         super().__init__()
         if sum(given is not None for given in (run, timm, weights)) > 1:
             raise ValueError("one teacher, please: either run, timm or weights")
-        self.source, self.mode = _source(student, run, timm, weights), mode
         self._from_elsewhere = any(given is not None for given in (run, timm, weights))
+        self.source, self.mode = _source(student, run, timm, weights), mode
+        if student.token_head is not None and self._from_elsewhere:
+            self.source.token_head = nn.Identity()
         self.checksum = _checksum(self.source)
         self.train()
 
@@ -180,6 +196,12 @@ class Frozen(nn.Module):
     def forward(self, views: Views, student: Output, labels: Tensor) -> Tensor:
         """The network's outputs [T, B, K] for the views in crops[0]."""
         return self.source(views.crops[:1]).z
+
+    @torch.no_grad()
+    def forward_tokens(self, views: Views, student: Output, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and patch tokens [T, B, D, h, w] of its backbone; of first weights, as the student's."""
+        output = self.source(views.crops[:1])
+        return output.z, output.tokens
 
     def update(self, student: Network, progress: float, ends_epoch: bool) -> None:
         """Nothing to do."""

@@ -93,7 +93,7 @@ def train_stacked(runs: Sequence[Run], start: int = 0) -> Iterator[list[Row | No
             seed_everything(
                 run.spec.seed, "step", run.place(step)
             )  # so that components draw what they draw alone
-            compared.append(compare(run, its, student, teacher, progress, writes=writes))
+            compared.append(compare(run, its, student, teacher, None, progress, writes=writes))
         torch.autograd.backward([objective for objective, _ in compared])
         networks.hand_out_gradients()
 

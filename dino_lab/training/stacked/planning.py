@@ -26,6 +26,8 @@ def form(spec: Spec, registry: Registry) -> str:
 def reason_to_be_alone(spec: Spec, registry: Registry) -> str | None:
     """Why a spec cannot be trained together with others of its form, or None if it can."""
     train = spec.train
+    if spec.token_loss is not None:
+        return "it has a token_loss"
     if train.accumulate > 1:
         return "train.accumulate is above 1"
     if train.compile or train.gradient_checkpointing:
