@@ -12,8 +12,12 @@ import torch
 from safetensors.torch import save
 
 from dino_lab.cli import app as cli
+from dino_lab.components.teachers.frozen import Frozen, TrainedRun
+from dino_lab.errors import UserError
 from dino_lab.evaluation.subjects import run_subject, single_subject
 from dino_lab.registry import registry
+from dino_lab.runs.folder import RunFolder
+from dino_lab.runs.open import open_run
 from dino_lab.spec.evaluation import load_evaluation
 from dino_lab.training.build import build
 
@@ -173,6 +177,36 @@ def test_a_checkpoint_is_its_run(
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     assert evaluate(folder / "backbone.safetensors", "--with", file) == 0
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_score(
+    tiny_spec: Callable, execute: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after a stop; it is a target of eval and report, the start of a run, and a frozen teacher."""
+    spec = tiny_spec("train.keep_best=true", "train.epochs=4")
+    assert spec.hash == tiny_spec("train.epochs=4").hash
+    steps = iter(range(100))
+    execute(spec, stop=lambda: next(steps) >= 9)
+    folder = execute(spec).folder
+    scores = {row["step"]: row["knn.5nn"] for row in RunFolder(folder).rows() if "knn.5nn" in row}
+    highest = max(value for step, value in scores.items() if step)
+    step = min(step for step, value in scores.items() if step and value == highest)
+    best = folder / "best.pt"
+    saved = torch.load(best, weights_only=True)
+    assert saved["step"] == step
+    capsys.readouterr()
+    assert evaluate(best) == 0
+    assert f"{highest:.4f}" in capsys.readouterr().out
+    assert cli.main(["report", str(best)]) == 0
+    assert f"teacher of best.pt, after {step} steps" in (folder / "report.html").read_text()
+    begun = execute(tiny_spec(f"init={{from: {best}, what: all, head: kept}}", "train.epochs=1", "name=two"))
+    assert begun.scores_before["knn.5nn"] == highest
+    teacher = Frozen(build(spec, registry, CPU).student, run=TrainedRun(path=best))
+    token = teacher.source.state_dict()["backbone.model.cls_token"]
+    assert torch.equal(token, saved["teacher"]["network.backbone.model.cls_token"])
+    best.write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"best\.pt: not a whole checkpoint"):
+        open_run(best, registry)
 
 
 @pytest.mark.parametrize(

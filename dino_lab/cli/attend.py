@@ -95,8 +95,9 @@ def attend(
 def _place(target: str) -> Path:
     """Where pictures go if nothing is said."""
     from dino_lab.building.single import is_single
+    from dino_lab.runs.checkpoint import folder_of_run
 
-    return Path("attention") if is_single(target) else Path(target) / "attention"
+    return Path("attention") if is_single(target) else folder_of_run(Path(target)) / "attention"
 
 
 @contextmanager

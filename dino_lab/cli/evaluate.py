@@ -15,7 +15,6 @@ import typer
 from dino_lab.cli.options import Device, Of, Plugins, spec_file
 from dino_lab.errors import Misfit, SpecError, UserError, printable
 from dino_lab.registry.plugin_files import load_plugins
-from dino_lab.runs.files import LAST
 
 if TYPE_CHECKING:
     from dino_lab.evaluation.floors import Floors
@@ -51,13 +50,13 @@ def eval_(
     plugin: Plugins = None,
 ) -> None:
     """Score a run, weights of any kind, a model of timm, or a backbone by name, with evaluators."""
-    target = _folder(target)
     _check_request(target, of, to)
     load_plugins(plugin)
     from dino_lab.building.execution import choose_device
     from dino_lab.evaluation.scoring import write_files
     from dino_lab.evaluation.subjects import subject_of
     from dino_lab.registry import registry
+    from dino_lab.runs.checkpoint import folder_of_run
     from dino_lab.runs.folder import RunFolder
     from dino_lab.spec.evaluation import load_evaluation
 
@@ -71,17 +70,11 @@ def eval_(
     into_folder = document is None and not untrained
     found = subject.score(side, files=into_folder or to is not None)
     if into_folder:
-        write_files(found, RunFolder(Path(target)), subject.step)
+        write_files(found, RunFolder(folder_of_run(Path(target))), subject.step)
     floors = subject.floors()
     if to is not None:
         _write(to, target, untrained, subject, found, floors)
     _print(subject, found, floors)
-
-
-def _folder(target: str) -> str:
-    """The folder of a run's checkpoint."""
-    path = Path(target)
-    return str(path.parent) if path.name == LAST and path.is_file() else target
 
 
 def _check_request(target: str, of: Of | None, to: Path | None) -> None:

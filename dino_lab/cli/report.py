@@ -17,7 +17,11 @@ from dino_lab.registry.plugin_files import load_plugins
 def report(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|SWEEP...", help="Folders of runs or sweeps.", show_default=False),
+        typer.Argument(
+            metavar="RUN|SWEEP...",
+            help="Folders of runs or sweeps; one run may be one of its checkpoints.",
+            show_default=False,
+        ),
     ],
     to: Annotated[
         Path | None,
@@ -45,10 +49,11 @@ def report(
     from dino_lab.registry import registry
     from dino_lab.reports.arguments import one_run, sorted_out
     from dino_lab.reports.page.html import check_target
+    from dino_lab.runs.checkpoint import folder_of_run
     from dino_lab.runs.files import replace_file
 
     paths = sorted_out(folders)
-    check_target(target := to or (paths[0] if len(paths) == 1 else Path()) / "report.html")
+    check_target(target := to or (folder_of_run(paths[0]) if len(paths) == 1 else Path()) / "report.html")
     gc.enable()  # see __main__.py
     if one_run(paths):
         from dino_lab.building.execution import choose_device

@@ -15,6 +15,7 @@ from dino_lab.cli.formatting import duration, floors_in_words, verdict_text
 from dino_lab.errors import printable
 from dino_lab.runs.files import (
     BACKBONE,
+    BEST,
     ENVIRONMENT,
     EVALUATIONS,
     IDENTITY,
@@ -40,6 +41,7 @@ FILES = {
     "events.out.*": "the same for TensorBoard",
     LAST: "the checkpoint",
     KEPT.format("*"): "checkpoints of the epochs of train.keep",
+    BEST: "the checkpoint of the highest score, of train.keep_best",
     STATUS: "how it ended",
     IDENTITY: "what decides the weights",
     BACKBONE: "the backbone, for plain timm",

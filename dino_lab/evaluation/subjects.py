@@ -20,6 +20,7 @@ from dino_lab.evaluation.scoring import Scored, score
 from dino_lab.network import Network
 from dino_lab.protocols import Data, Evaluator
 from dino_lab.registry import Params, Registry
+from dino_lab.runs.checkpoint import folder_of_run
 from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import open_run
 from dino_lab.spec.evaluation import Evaluation
@@ -83,11 +84,11 @@ def run_subject(
     *,
     untrained: bool = False,
 ) -> Subject:
-    """The networks of a run's folder, as its checkpoint has them or as they were before the first step.
+    """The networks of a run's folder, or of one of its checkpoints, or as they were before the first step.
 
     Data, evaluators and size are those of the run's spec where `evaluation` says nothing else.
     """
-    spec = RunFolder(path).spec(registry)
+    spec = RunFolder(folder_of_run(path)).spec(registry)
     if evaluation is not None:
         changed: dict[str, Any] = {"evaluators": evaluation.evaluators}
         if evaluation.data is not None:  # the images that trained need not be there
@@ -116,7 +117,7 @@ def run_subject(
         autocast=run.autocast,
         evaluators=tuple(evaluators.items()),
         data_params=spec.evaluation_data,
-        cache=beside if (beside := path.resolve().parent.parent / FOLDER).is_dir() else None,
+        cache=beside if (beside := folder_of_run(path).resolve().parent.parent / FOLDER).is_dir() else None,
         step=run.step,
         warning="; ".join(filter(None, (run.warning, warning))),
     )

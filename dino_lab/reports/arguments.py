@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dino_lab.errors import UserError
+from dino_lab.runs.checkpoint import is_checkpoint
 from dino_lab.runs.files import SPEC
 from dino_lab.runs.study import FILE
 
 
 def sorted_out(paths: Sequence[Path]) -> list[Path]:
-    """The folders, each once; a UserError for one that is neither a run nor a sweep."""
+    """The folders, each once; a UserError for one that is neither a run nor a sweep.
+
+    One by itself may be a checkpoint in the folder of a run.
+    """
     once = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
     for path in once:
-        _check(path)
+        if len(once) > 1 or not is_checkpoint(path):
+            _check(path)
     return once
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.runs.files import KEPT, LAST, PREVIOUS, replace_file
+from dino_lab.runs.files import BEST, KEPT, LAST, PREVIOUS, SPEC, replace_file
 
 FORMAT = 1
 _MARK = b"crc32 "  # begins the comment of the zip archive that torch writes
@@ -54,11 +54,9 @@ def save_checkpoint(folder: Path, run: str, step: int, seconds: float, state: di
     temporary.replace(last)
 
 
-def keep_checkpoint(
-    folder: Path, run: str, epoch: int, step: int, seconds: float, state: dict[str, Any]
-) -> None:
-    """Write the checkpoint after an epoch, which stays when others follow."""
-    replace_file(folder / KEPT.format(epoch), _sealed(run, step, seconds, state).getbuffer())
+def keep_checkpoint(file: Path, run: str, step: int, seconds: float, state: dict[str, Any]) -> None:
+    """Write a checkpoint that stays when others follow."""
+    replace_file(file, _sealed(run, step, seconds, state).getbuffer())
 
 
 def kept_epochs(folder: Path) -> list[int]:
@@ -67,15 +65,35 @@ def kept_epochs(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match is not None)
 
 
-def load_kept(folder: Path, epoch: int, run: str, device: torch.device) -> Checkpoint:
-    """The checkpoint after an epoch; a UserError where there is none, or it is not whole or another run's."""
-    file = folder / KEPT.format(epoch)
+def is_checkpoint(file: Path) -> bool:
+    """Whether a file is a checkpoint in the folder of a run, the last one or one that is kept."""
+    known = file.name in (LAST, PREVIOUS, BEST) or re.fullmatch(KEPT.format(r"\d+"), file.name)
+    beside = (file.parent / SPEC).exists() or has_checkpoint(file.parent)
+    return bool(known) and beside and file.is_file()
+
+
+def folder_of_run(path: Path) -> Path:
+    """The folder of a run that is named by it, or by one of its checkpoints."""
+    return path.parent if is_checkpoint(path) else path
+
+
+def read_checkpoint(path: Path, run: str | None, device: torch.device, *, mapped: bool = False) -> Checkpoint:
+    """The checkpoint of a file that is kept; of a folder, or of its last.pt, the last one that is whole.
+
+    A UserError where there is none, or none that is whole, or it is another run's.
+    """
+    if not is_checkpoint(path) or path.name in (LAST, PREVIOUS):
+        folder = folder_of_run(path)
+        found = load_checkpoint(folder, run, device, mapped=mapped)
+        if found is None:
+            raise UserError(f"{folder}: there is no checkpoint yet ({LAST})")
+        return found
     try:
-        found = _read(file, device, mapped=False)
+        found = _read(path, device, mapped)
     except _Damaged as error:
-        raise UserError(f"{file}: not a whole checkpoint ({error})") from None
-    if found.run != run:
-        raise UserError(f"{file}: belongs to run {found.run}, not to {run}")
+        raise UserError(f"{path}: not a whole checkpoint ({error})") from None
+    if run is not None and found.run != run:
+        raise UserError(f"{path}: belongs to run {found.run}, not to {run}")
     return found
 
 

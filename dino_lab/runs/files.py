@@ -10,6 +10,7 @@ ROWS, STATUS, EVALUATIONS = "rows.jsonl", "status.json", "evaluations"
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 LEARNED = "learned.png"
 KEPT = "epoch_{}.pt"  # the checkpoint after an epoch of `train.keep`
+BEST = "best.pt"  # that of the highest score, of `train.keep_best`
 
 
 def replace_file(target: Path, content: bytes | memoryview) -> None:

@@ -18,7 +18,7 @@ from dino_lab.evaluation.encoder import Encoder
 from dino_lab.network import Network, evaluation_mode
 from dino_lab.protocols import Augment, Data
 from dino_lab.registry import Registry
-from dino_lab.runs.checkpoint import Checkpoint, load_checkpoint
+from dino_lab.runs.checkpoint import Checkpoint, folder_of_run, read_checkpoint
 from dino_lab.runs.folder import RunFolder
 from dino_lab.spec.model import Spec
 
@@ -185,18 +185,14 @@ def open_run(
     data: Data | None = None,
     evaluation_data: Data | None = None,
 ) -> SavedRun:
-    """The run of a folder; a UserError where there is none, or no whole checkpoint.
+    """The run of a folder, or of a checkpoint in it; a UserError where there is none, or no whole checkpoint.
 
     `untrained` gives the first weights; `spec` stands in for the folder's own, with other data say; `data` is
     what the spec's data part would give, where it is in memory already, and so is `evaluation_data`.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(folder_of_run(path))
     spec = spec or folder.spec(registry)
-    checkpoint = None
-    if not untrained:
-        checkpoint = load_checkpoint(path, folder.hash, CPU, mapped=True)
-        if checkpoint is None:
-            raise UserError(f"{path}: there is no checkpoint yet (last.pt)")
+    checkpoint = None if untrained else read_checkpoint(path, folder.hash, CPU, mapped=True)
     return SavedRun(folder, spec, checkpoint, registry, device, data, evaluation_data)
 
 

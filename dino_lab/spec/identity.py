@@ -30,7 +30,7 @@ from dino_lab.weights.file import TIMM, digest
 FREE = ("name", "evaluators", "evaluate_on")
 FREE_OF_TRAIN = {
     *("accumulate", "compile", "gradient_checkpointing", "channels_last"),  # how a step is computed
-    *("log_every", "on_collapse", "keep"),  # what is written down, and when a run is stopped
+    *("log_every", "on_collapse", "keep", "keep_best"),  # what is written down, and when a run is stopped
 }
 # Of `init`: the content of the weights decides, wherever they lie; and when a run is stopped.
 FREE_OF_INIT = {"from", "below_start"}

@@ -148,6 +148,9 @@ class Train(Section):
     keep: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         (), description="epochs after which the checkpoint is kept, so that a run can be forked there"
     )
+    keep_best: bool = Field(
+        False, description="keep the checkpoint of the highest accuracy that evaluators found as best.pt"
+    )
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="when the outputs collapse: say so, or end the run as well"
     )

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from dino_lab.errors import UserError
 from dino_lab.registry import Registry
-from dino_lab.runs.checkpoint import Checkpoint, kept_epochs, load_checkpoint, load_kept, save_checkpoint
+from dino_lab.runs.checkpoint import Checkpoint, kept_epochs, load_checkpoint, save_checkpoint
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.schedule import Progress, Schedule
 from dino_lab.spec.identity import identity_of
 from dino_lab.spec.model import Spec
+from dino_lab.training.inherit import checkpoint_at
 
 CPU = torch.device("cpu")
 _OverTime = Callable[[Progress], float]
@@ -68,7 +69,7 @@ def extend(folder: RunFolder, epochs: int, runs: Path, registry: Registry) -> tu
         raise OtherPast(_in_words(folder, new, found, int(same_until) // per_epoch))
     step = max(usable)
     is_last = last is not None and last.step == step
-    state = last if is_last else load_kept(folder.path, step // per_epoch, folder.hash, CPU)
+    state = last if is_last else checkpoint_at(folder, step // per_epoch, CPU)
     assert state is not None
     with target.locked():
         _give(target, new, state, folder)

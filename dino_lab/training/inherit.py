@@ -15,7 +15,8 @@ from dino_lab.errors import UserError
 from dino_lab.network import Network
 from dino_lab.protocols import Augment
 from dino_lab.registry import Registry
-from dino_lab.runs.checkpoint import Checkpoint, kept_epochs, load_checkpoint, load_kept
+from dino_lab.runs.checkpoint import Checkpoint, kept_epochs, load_checkpoint, read_checkpoint
+from dino_lab.runs.files import KEPT
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.rows import REGULARIZER
 from dino_lab.spec.file import parent_of
@@ -80,7 +81,7 @@ def checkpoint_at(folder: RunFolder, epoch: int, device: torch.device) -> Checkp
     """The checkpoint of a run after an epoch; a UserError where it kept none."""
     kept = kept_epochs(folder.path)
     if epoch in kept:
-        return load_kept(folder.path, epoch, folder.hash, device)
+        return read_checkpoint(folder.path / KEPT.format(epoch), folder.hash, device)
     ended = {row["step"]: int(row["epoch"]) for row in folder.rows() if row["epoch"] == int(row["epoch"])}
     last = load_checkpoint(folder.path, folder.hash, device)
     if last is not None and ended.get(last.step) == epoch:

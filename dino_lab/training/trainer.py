@@ -7,6 +7,7 @@ wait stands in `lead`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ from dino_lab.runs.checkpoint import (
 )
 from dino_lab.runs.data_record import check_data, files_of, record_of
 from dino_lab.runs.environment import environment
+from dino_lab.runs.files import BEST, KEPT
 from dino_lab.runs.folder import RunFolder, folder_of
 from dino_lab.runs.lock import Lock
 from dino_lab.runs.rows import scores
@@ -386,16 +388,24 @@ class Trainer:
             row.numbers.update(self._evaluate(self.run.due(row.step)))
             self._write(row)
             if row.epoch in self.run.spec.train.keep:
-                self._keep(int(row.epoch))
+                self._keep(KEPT.format(int(row.epoch)))
+            if self.run.spec.train.keep_best and self._is_best(row):
+                self._keep(BEST)
             self.start_clock()
 
-    def _keep(self, epoch: int) -> None:
-        """Write the checkpoint of an epoch that is kept."""
+    def _keep(self, name: str) -> None:
+        """Write a checkpoint that is kept."""
         if not self._is_finite:
             raise self._nonfinite
         self.folder.sync_rows()
         state = self.run.state_dict()
-        keep_checkpoint(self.folder.path, self.folder.hash, epoch, self.step, self._seconds, state)
+        keep_checkpoint(self.folder.path / name, self.folder.hash, self.step, self._seconds, state)
+
+    def _is_best(self, row: Row) -> bool:
+        """Whether the score that the verdict follows is the highest so far, not counting step 0."""
+        name = followed_score(row.numbers)
+        earlier = [its[name] for its in self.folder.rows() if name in its and 0 < its["step"] < row.step]
+        return name is not None and row.step > 0 and row.numbers[name] > max(earlier, default=-math.inf)
 
     @property
     def has_collapsed(self) -> bool:

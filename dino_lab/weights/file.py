@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dino_lab.errors import UserError, first_line
-from dino_lab.runs.checkpoint import has_checkpoint, load_checkpoint
+from dino_lab.runs.checkpoint import folder_of_run, has_checkpoint, is_checkpoint, read_checkpoint
 from dino_lab.runs.files import LAST, PREVIOUS
 
 TIMM = "timm:"  # how a model of timm is written where a path could stand
@@ -44,15 +44,14 @@ class Content:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run that has a checkpoint, or the file is one."""
-    if path.is_file():
-        return path.name in (LAST, PREVIOUS) and has_checkpoint(path.parent)
-    return has_checkpoint(path)
+    return is_checkpoint(path) or has_checkpoint(path)
 
 
 def read_weights(path: Path) -> Content:
     """The tensors of a file, a folder of timm or Hugging Face, or a run; a UserError where there are none."""
     if is_run(path):
-        return _of_run(path if path.is_dir() else path.parent)
+        checkpoint = read_checkpoint(path, None, torch.device("cpu"), mapped=True)
+        return Content(str(path), _flat(checkpoint.state), warning=checkpoint.warning)
     file = weights_file(path)
     try:
         found, metadata = (
@@ -91,8 +90,9 @@ def weights_file(path: Path) -> Path:
 def digest(path: Path) -> str:
     """SHA-256 of the files that `read_weights` reads."""
     if is_run(path):
-        folder = path if path.is_dir() else path.parent
-        files = [folder / LAST if (folder / LAST).exists() else folder / PREVIOUS]
+        folder = folder_of_run(path)
+        last = [folder / LAST if (folder / LAST).exists() else folder / PREVIOUS]
+        files = last if path == folder or path.name in (LAST, PREVIOUS) else [path]
     else:
         file = weights_file(path)
         files = [file, *(_shards(file) if file.name == INDEX else ())]
@@ -108,12 +108,6 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
             while block := opened.read(1 << 22):
                 whole.update(block)
     return whole.hexdigest()
-
-
-def _of_run(folder: Path) -> Content:
-    checkpoint = load_checkpoint(folder, None, torch.device("cpu"), mapped=True)
-    assert checkpoint is not None, "asked of a folder that has one"
-    return Content(str(folder), _flat(checkpoint.state), warning=checkpoint.warning)
 
 
 def _safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,8 +15,8 @@ from dino_lab.registry import Registry
 from dino_lab.reports.page.galleries import Gallery, Neighbours, attention, crops, neighbours, tokens
 from dino_lab.reports.page.samples import Samples, take_samples
 from dino_lab.reports.page.scatter import Scatter, scatter
-from dino_lab.runs.folder import RunFolder
 from dino_lab.runs.open import SavedRun, open_run
+from dino_lab.weights.file import is_run
 
 T = TypeVar("T")
 
@@ -42,11 +42,13 @@ def draw_pictures(path: Path, registry: Registry, device: torch.device) -> Pictu
     if run is None:
         return found
     found.crops = _tried(found, "crops", lambda: crops(run))
-    if not RunFolder(path).has_checkpoint:
+    if not is_run(path):
         return found
     if run.warning:
         found.left_out.append(run.warning)
     found.network = "teacher" if run.teacher_has_network() else "student"
+    if path.is_file():
+        found.network += f" of {path.name}, after {run.step} steps"
     with run.encoder("teacher") as encode:
         found.samples = _tried(found, "neighbours and features", lambda: take_samples(run, encode))
         if found.samples is not None:
@@ -55,7 +57,7 @@ def draw_pictures(path: Path, registry: Registry, device: torch.device) -> Pictu
 
 
 def _opened(path: Path, registry: Registry, device: torch.device, found: Pictures) -> SavedRun | None:
-    if RunFolder(path).has_checkpoint:
+    if is_run(path):
         return _tried(
             found, "everything that needs the data or the network", lambda: open_run(path, registry, device)
         )

@@ -16,19 +16,24 @@ from dino_lab.reports.page.html import page
 from dino_lab.reports.page.network_section import draw_pictures
 from dino_lab.reports.page.run_curves import run_charts, single_numbers
 from dino_lab.reports.page.run_facts import environment_rows, protocols, read_facts
+from dino_lab.runs.checkpoint import folder_of_run
 from dino_lab.runs.files import LEARNED
 from dino_lab.spec.file import dump_yaml
 
 
 def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[str, list[str]]:
-    """The page, and what had to be left out of it, one line each."""
+    """The page, and what had to be left out of it, one line each.
+
+    `path` is the folder of the run, or one of its checkpoints, whose networks are then shown.
+    """
     import matplotlib
 
-    facts = read_facts(path, registry)
+    folder = folder_of_run(path)
+    facts = read_facts(folder, registry)
     with matplotlib.rc_context(theme.settings()):
         pictures = draw_pictures(path, registry, device)
         charts = [draw(chart) for chart in run_charts(facts.rows, facts.floors)]
-        files = read_evaluator_files(path)
+        files = read_evaluator_files(folder)
         file_charts = {file.title: [draw(chart) for chart in file.charts] for file in files.shown}
     left_out = [*pictures.left_out, *files.left_out]
     if not facts.rows:
@@ -45,7 +50,7 @@ def run_report(path: Path, registry: Registry, device: torch.device) -> tuple[st
         charts=charts,
         singles=single_numbers(facts.rows),
         pictures=pictures,
-        learned=_learned(path),
+        learned=_learned(folder),
         files=files.shown,
         file_charts=file_charts,
         left_out=left_out,
