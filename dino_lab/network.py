@@ -42,8 +42,12 @@ class Network(nn.Module):
         return (images - self.mean).div_(self.std)
 
     def forward(self, crops: list[Tensor]) -> Output:
-        """One backbone call per size, one head call for all views."""
-        return self.project(torch.cat([per_view(self.encode, group) for group in crops]))
+        """One backbone call per size, or one for all sizes, and one head call for all views."""
+        together = getattr(self.backbone, "features_of_sizes", None)  # of the ability `JoinsSizes`
+        if together is None or len(crops) == 1 or crops[0].device.type == "cpu":
+            return self.project(torch.cat([per_view(self.encode, group) for group in crops]))
+        features = together([self.normalize(group.flatten(0, 1)) for group in crops])
+        return self.project(features.unflatten(0, (-1, crops[0].shape[1])))  # [S, B, D]
 
     def project(self, features: Tensor) -> Output:
         """Features [S, B, D] to the outputs of head and predictor."""
