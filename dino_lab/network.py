@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dino_lab.kernels import gpu
 from dino_lab.types import Output
 
 
@@ -44,7 +45,7 @@ class Network(nn.Module):
     def forward(self, crops: list[Tensor]) -> Output:
         """One backbone call per size, or one for all sizes, and one head call for all views."""
         together = getattr(self.backbone, "features_of_sizes", None)  # of the ability `JoinsSizes`
-        if together is None or len(crops) == 1 or crops[0].device.type == "cpu":
+        if together is None or len(crops) == 1 or not gpu.launches_take_time(crops[0].device):
             return self.project(torch.cat([per_view(self.encode, group) for group in crops]))
         features = together([self.normalize(group.flatten(0, 1)) for group in crops])
         return self.project(features.unflatten(0, (-1, crops[0].shape[1])))  # [S, B, D]

@@ -159,7 +159,8 @@ def _path_scales(blocks: Sequence[Any], images: int, device: torch.device) -> di
     the division in training rather than afterwards). Branches that are always kept are left out.
     """
     paths = [path for block in blocks for path in (block.drop_path1, block.drop_path2)]
-    kept = {i: 1 - rate for i, path in enumerate(paths) if (rate := _rate(path)) > 0}
+    rates = [_rate(path) for path in paths]
+    kept = {i: 1 - rate for i, rate in enumerate(rates) if rate > 0}
     if not kept:
         return {}
     uniform = torch.rand(len(kept), images, device=device)

@@ -19,6 +19,11 @@ def runs_triton(device: torch.device) -> bool:
     return device.type == "cuda" and _has_triton()
 
 
+def launches_take_time(device: torch.device) -> bool:
+    """Whether few large operations there are worth more than operations whose numbers stay in a cache."""
+    return device.type != "cpu"
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
