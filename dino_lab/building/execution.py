@@ -57,8 +57,9 @@ def arrange_training(network: Network, settings: Train) -> None:
         # Where a batch is divided the parts of a network are called one by one.
         divided = settings.accumulate > 1 or collectives.processes() > 1
         parts = (network.backbone, network.head, network.predictor) if divided else (network,)
+        graphs = settings.compile == "graphs" and not divided
         for part in filter(None, parts):
-            part.compile()
+            part.compile(mode="reduce-overhead" if graphs else "default")
 
 
 @cache

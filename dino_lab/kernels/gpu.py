@@ -38,4 +38,6 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
 def moved(small: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device; to a GPU from pinned memory, for which the host does not wait."""
+    if small.device == device:
+        return small
     return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)
