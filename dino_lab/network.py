@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.kernels import gpu
+from dino_lab.kernels.rounded_weights import rounded_weights
 from dino_lab.types import Output
 
 
@@ -31,6 +32,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.predictor = predictor
+        self.rounded_to: torch.dtype | None = None  # weights of products in `forward`, all at once
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -44,6 +46,12 @@ class Network(nn.Module):
 
     def forward(self, crops: list[Tensor]) -> Output:
         """One backbone call per size, or one for all sizes, and one head call for all views."""
+        if self.rounded_to is None:
+            return self._apply_to(crops)
+        with rounded_weights(self, self.rounded_to):
+            return self._apply_to(crops)
+
+    def _apply_to(self, crops: list[Tensor]) -> Output:
         together = getattr(self.backbone, "features_of_sizes", None)  # of the ability `JoinsSizes`
         if together is None or len(crops) == 1 or not gpu.launches_take_time(crops[0].device):
             return self.project(torch.cat([per_view(self.encode, group) for group in crops]))

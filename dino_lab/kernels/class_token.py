@@ -39,7 +39,7 @@ def _is_plain(block: Any) -> bool:
 
 def class_token_features(model: Any, images: Tensor) -> Tensor:
     """[N, C, H, W] to [N, D]."""
-    x = _embed(model, images)
+    x = _placed(model, model.patch_embed(images))
     *blocks, last = model.blocks
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False) if model.grad_checkpointing else block(x)
@@ -53,11 +53,12 @@ def class_token_features_of_sizes(model: Any, images: Sequence[Tensor]) -> Tenso
     """
     if not all(map(_is_plain, model.blocks)):
         return torch.cat([class_token_features(model, group) for group in images])
-    groups = [_embed(model, group) for group in images]
+    patches = [model.patch_embed(group) for group in images]  # of the type that branches have, too
+    groups = [_placed(model, each) for each in patches]
     shapes = [(group.shape[0], group.shape[1]) for group in groups]
     x = torch.cat([group.flatten(0, 1) for group in groups])  # [tokens, D]
     scales = _path_scales(model.blocks, sum(N for N, _ in shapes), x.device)
-    of_tokens = _of_tokens(scales, shapes)
+    of_tokens = _of_tokens(scales, shapes, patches[0].dtype)
     *blocks, last = model.blocks
     for i, block in enumerate(blocks):
         arguments = (block, x, shapes, of_tokens.get(2 * i), of_tokens.get(2 * i + 1))
@@ -69,9 +70,9 @@ def class_token_features_of_sizes(model: Any, images: Sequence[Tensor]) -> Tenso
     return model.forward_head(model.norm(token[:, None]))
 
 
-def _embed(model: Any, images: Tensor) -> Tensor:
-    """[N, C, H, W] to tokens [N, P, D]."""
-    return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+def _placed(model: Any, patches: Tensor) -> Tensor:
+    """Embedded patches to all tokens [N, P, D], with their places."""
+    return model.norm_pre(model.patch_drop(model._pos_embed(patches)))
 
 
 def _of_class_token(block: Any, x: Tensor) -> Tensor:
@@ -163,21 +164,24 @@ def _path_scales(blocks: Sequence[Any], images: int, device: torch.device) -> di
     kept = {i: 1 - rate for i, rate in enumerate(rates) if rate > 0}
     if not kept:
         return {}
-    uniform = torch.rand(len(kept), images, device=device)
+    uniform, shares = torch.rand(len(kept), images, device=device).unbind(), list(kept.values())
     # u + q is between q and 1 + q, and at least 1 with probability q.
-    whole = torch._foreach_floor(torch._foreach_add(uniform.unbind(), list(kept.values())))
-    return dict(zip(kept, torch._foreach_div(whole, list(kept.values())), strict=True))
+    if torch.compiler.is_compiling():  # which makes one launch of operations that are no `_foreach`
+        scales = [(u + q).floor() / q for u, q in zip(uniform, shares, strict=True)]
+    else:
+        scales = list(torch._foreach_div(torch._foreach_floor(torch._foreach_add(uniform, shares)), shares))
+    return dict(zip(kept, scales, strict=True))
 
 
 def _rate(path: Any) -> float:
     return float(getattr(path, "drop_prob", 0.0) or 0.0) if path.training else 0.0
 
 
-def _of_tokens(scales: dict[int, Tensor], shapes: Shapes) -> dict[int, Tensor]:
+def _of_tokens(scales: dict[int, Tensor], shapes: Shapes, dtype: torch.dtype) -> dict[int, Tensor]:
     """Numbers of each image [M] as numbers of each token [tokens]."""
     if not scales:
         return {}
-    whole = torch.stack(list(scales.values()))  # [branches, M]
+    whole = torch.stack(list(scales.values())).to(dtype)  # [branches, M]
     groups = zip(whole.split([N for N, _ in shapes], 1), shapes, strict=True)
     each = torch.cat([part[:, :, None].expand(-1, N, P).flatten(1) for part, (N, P) in groups], 1)
     return dict(zip(scales, each.unbind(), strict=True))

@@ -68,9 +68,10 @@ def test_graphs_of_parts_of_a_batch_are_refused(tiny_spec: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_the_numbers_of_a_run_stay(tiny_spec: Callable) -> None:
+def test_numbers_stay_but_for_random_ones(tiny_spec: Callable) -> None:
     def weights(value: str) -> list[Any]:
-        run = build(tiny_spec(f"train.compile={value}", "train.log_every=1"), registry, CPU)
+        small = ("backbone={depth: 1, drop_path: 0}", "augment.local_views=0", "train.log_every=1")
+        run = build(tiny_spec(f"train.compile={value}", *small), registry, CPU)
         rows = list(islice(train(run), 3))
         return [[row.numbers["loss"] for row in rows], *(p.detach() for p in run.parameters)]
 
