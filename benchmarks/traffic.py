@@ -74,7 +74,7 @@ def run_of_the_paper(*settings: str) -> Run:
     spec = load(file, [*ON_GPU.settings, *small, "train.batch_size=8", *settings]).spec
     run: Any = build(spec, registry, META)
     whole = spec.model_copy(update={"train": spec.train.model_copy(update={"batch_size": BATCH})})
-    return replace(run, spec=whole, data=Images(BATCH, 256))  # type: ignore[arg-type]
+    return replace(run, spec=whole, data=Images(BATCH, 256))
 
 
 def step_of_the_paper(*settings: str) -> Traffic:

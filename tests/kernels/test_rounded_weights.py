@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.components.heads.prototypes import Prototypes
+from dino_lab.kernels import gpu
 from dino_lab.network import Network
 from dino_lab.registry import registry
 from dino_lab.testing.traffic import META, counted
@@ -86,3 +89,20 @@ def test_networks_round_their_weights_where_launches_take_time(
         run = build(tiny_spec(*settings, "evaluators=[]"), registry, META)
     assert run.student.rounded_to == expected
     assert run.network("teacher").rounded_to == expected
+
+
+def test_a_compiled_network_is_one_graph_of_all_sizes_and_steps(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: weights that were rounded, tokens of all sizes together, and stochastic depth."""
+    monkeypatch.setattr(gpu, "launches_take_time", lambda device: True)
+    for block in network.backbone.model.blocks:
+        block.drop_path1 = DropPath(0.5)
+    network.rounded_to = torch.bfloat16
+    counter = CompileCounterWithBackend("aot_eager")
+    network.compile(backend=counter, fullgraph=True)
+    for _ in range(3):
+        found = results(network, [16, 8])
+        assert all(part.isfinite().all() for part in found)
+        torch._foreach_add_([p.detach() for p in network.parameters()], 0.01)
+    assert counter.frame_count == 1
