@@ -73,16 +73,18 @@ class Way:
     """How one of our steps is computed."""
 
     precision: str
-    compiled: bool = False
+    compile: str = "false"  # of `train.compile`
 
 
 REFERENCE, FULL, HALF = "as the reference", "dino-lab, float32", "dino-lab, bfloat16"
 TF32, COMPILED = "dino-lab, TF32", "dino-lab, bfloat16, compiled"
+GRAPHS = "dino-lab, bfloat16, CUDA graphs"
 WAYS = {
     FULL: Way("float32"),
     TF32: Way("tf32"),
     HALF: Way("bfloat16"),
-    COMPILED: Way("bfloat16", compiled=True),
+    COMPILED: Way("bfloat16", "true"),
+    GRAPHS: Way("bfloat16", "graphs"),
 }
 
 
@@ -192,7 +194,7 @@ def _clip(network: nn.Module, limit: float) -> None:
 
 def prepare(setting: Setting, way: Way, *, crops: bool = False) -> Run:
     """A run of the setting, whose every batch gives the same crops unless `crops` are to be made."""
-    settings = [*setting.settings, f"train.precision={way.precision}", f"train.compile={way.compiled}"]
+    settings = [*setting.settings, f"train.precision={way.precision}", f"train.compile={way.compile}"]
     spec = load(Path(__file__).with_name("step.yaml"), settings).spec
     data = OneBatch(spec.train.batch_size, setting.pixels)
     device = torch.device(setting.device)

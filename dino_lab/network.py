@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dino_lab.errors import UserError
+from dino_lab.kernels import gpu
+from dino_lab.kernels.rounded_weights import rounded_weights
 from dino_lab.types import Output
 
 # What a backbone gives for V crops of one size of B images: features [V, B, D], and tokens [V, B, D, h, w] or
@@ -40,6 +42,7 @@ class Network(nn.Module):
         self.head = head
         self.predictor = predictor
         self.token_head = token_head
+        self.rounded_to: torch.dtype | None = None  # weights of products in `forward`, all at once
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -52,9 +55,20 @@ class Network(nn.Module):
         return (images - self.mean).div_(self.std)
 
     def forward(self, crops: list[Tensor]) -> Output:
-        """One backbone call per size, one head call for all views."""
-        encoded = [self.encode_views(group, tokens=i == 0) for i, group in enumerate(crops)]
-        return self.project(torch.cat([found[0] for found in encoded]), *encoded[0][1:])
+        """One backbone call per size, or one for all sizes, and one head call for all views."""
+        if self.rounded_to is None:
+            return self._apply_to(crops)
+        with rounded_weights(self, self.rounded_to):
+            return self._apply_to(crops)
+
+    def _apply_to(self, crops: list[Tensor]) -> Output:
+        together = getattr(self.backbone, "features_of_sizes", None)  # of the ability `JoinsSizes`
+        takes_time = gpu.launches_take_time(crops[0].device)
+        if together is None or len(crops) == 1 or self.token_head is not None or not takes_time:
+            encoded = [self.encode_views(group, tokens=i == 0) for i, group in enumerate(crops)]
+            return self.project(torch.cat([found[0] for found in encoded]), *encoded[0][1:])
+        features = together([self.normalize(group.flatten(0, 1)) for group in crops])
+        return self.project(features.unflatten(0, (-1, crops[0].shape[1])))  # [S, B, D]
 
     def encode_views(self, crops: Tensor, *, tokens: bool) -> Encoded:
         """Features of crops of one size [V, B, C, H, W]; with a token head, if asked for, tokens as well."""

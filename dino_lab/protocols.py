@@ -13,7 +13,7 @@ only `__init__` sets is recorded if the class declares it (`last_layer: nn.Modul
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache
 from types import FunctionType, new_class
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -264,6 +264,16 @@ class ChecksSize(Backbone, Protocol):
 
     def check_size(self, size: int) -> None:
         """ValueError where it does not take images of `size` x `size` pixels."""
+        ...
+
+
+class JoinsSizes(Backbone, Protocol):
+    """A backbone that computes crops of several sizes at once, where launches take time: not on a CPU."""
+
+    def features_of_sizes(self, images: Sequence[Tensor]) -> Tensor:
+        """Images of several sizes, each [N, C, H, W], to the features [M, D] of all M of them, in order; what
+        `forward` gives of each size, up to rounding and random numbers.
+        """
         ...
 
 
@@ -559,6 +569,7 @@ ABILITIES: dict[str, tuple[type, ...]] = {
         GivesAttention,
         GivesOutputs,
         ChecksSize,
+        JoinsSizes,
         CheckpointsGradients,
         GivesTimmModel,
         GivesTimmConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dino_lab.network import Network
 
@@ -34,3 +34,30 @@ def test_each_channel_is_normalised_by_its_own(shape: tuple[int, ...], autocast:
 def test_without_a_mean_images_stay() -> None:
     images = torch.rand(2, 3, 4, 4)
     assert torch.equal(Network(nn.Identity(), nn.Identity()).normalize(images), images)
+
+
+class Joins(nn.Module):
+    """Means of images as features, and how often they were asked for at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[torch.Size]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+    def features_of_sizes(self, images: list[Tensor]) -> Tensor:
+        self.calls.append([group.shape for group in images])
+        return torch.cat([self(group) for group in images])
+
+
+@pytest.mark.parametrize(("device", "calls"), [("meta", 1), ("cpu", 0)])
+def test_crops_of_several_sizes_are_one_call_where_launches_take_time(device: str, calls: int) -> None:
+    backbone = Joins()
+    network = Network(backbone, nn.Identity()).to(device)
+    crops = [torch.rand(2, 5, 3, 8, 8, device=device), torch.rand(4, 5, 3, 4, 4, device=device)]
+    features = network(crops).features
+    assert features.shape == (6, 5, 3)
+    assert backbone.calls == [[(10, 3, 8, 8), (20, 3, 4, 4)]] * calls
+    network(crops[:1])
+    assert len(backbone.calls) == calls

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from benchmarks.augment_peers import Crops, Setting, dino_lab, kornia
 from benchmarks.gpu.profiling import counted, launches
 from benchmarks.gpu.worker import Work, spread
 from benchmarks.timing import Job, interleaved, ratios, timed
-from dino_lab.kernels.crops import by_batch, passes, sampled
+from dino_lab.kernels.crops import by_batch, by_graph, passes
 from dino_lab.training.loop import train
 
 LAUNCHES, SHARE, OVER_KORNIA = 20, 5.0, 20.0  # asked
@@ -50,24 +50,12 @@ def made_by(kernels: Any) -> Iterator[None]:
         yield
 
 
-def _made_by(kernels: ModuleType | SimpleNamespace, crops: Callable[[Tensor], Crops], images: Tensor) -> Job:
+def _made_by(kernels: ModuleType, crops: Callable[[Tensor], Crops], images: Tensor) -> Job:
     def job() -> Crops:
         with made_by(kernels):
             return crops(images)
 
     return job
-
-
-def compiled() -> SimpleNamespace:
-    """Torch's way to make crops, as one graph; what was drawn is copied to the device outside of it."""
-    graph = torch.compile(by_batch.make, fullgraph=True, dynamic=False)
-
-    def make(images: Tensor, drawn: sampled.SampledParameters, size: int, largest_radius: int) -> Tensor:
-        there = drawn.to(images.device)
-        with patch.object(sampled, "moved", lambda parameters, device: parameters):
-            return graph(images, there, size, largest_radius)
-
-    return SimpleNamespace(make=make, change=by_batch.change)
 
 
 @dataclass
@@ -128,7 +116,7 @@ def graph(work: Work, setting: Setting) -> None:
     images = pictures(setting.batch, setting.pixels).to(device)
     crops = dino_lab(setting, device)
     table = f"Compiled: {setting.name}"
-    job = _made_by(compiled(), crops, images)
+    job = _made_by(by_graph, crops, images)
     first = timed(job, work.device)
     times = interleaved({OURS: partial(crops, images), COMPILED: job}, work.device, 15, warm=2, seconds=6)
     for name, each in times.items():

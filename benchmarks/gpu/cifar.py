@@ -62,10 +62,10 @@ def data(cifar: str | None, toy: bool) -> SharedData:
     return found
 
 
-def prepared(work: Work, method: str, batch: int, *, compiled: bool = False, epochs: int = ALL_EPOCHS) -> Run:
+def prepared(work: Work, method: str, batch: int, *, compile: str = "false", epochs: int = ALL_EPOCHS) -> Run:
     """A run of a method, its images on the device."""
     settings = [*METHODS[method], *(TOY if work.toy else ())]
-    settings += [f"train={{batch_size: {batch}, epochs: {epochs}, compile: {str(compiled).lower()}}}"]
+    settings += [f"train={{batch_size: {batch}, epochs: {epochs}, compile: {compile}}}"]
     return build(
         load(FILE, settings).spec, registry, torch.device(work.device), data(work.options.cifar, work.toy)
     )
@@ -77,11 +77,11 @@ def _table(work: Work) -> str:
     )
 
 
-def speed(work: Work, method: str, batches: Sequence[int], *, compiled: bool = False) -> None:
+def speed(work: Work, method: str, batches: Sequence[int], *, compile: str = "false") -> None:
     """Images a second of so many a step, in rounds of steps."""
     steps, rounds = (1, 2) if work.toy else (20, 5)
     for batch in batches:
-        rows = train(prepared(work, method, batch, compiled=compiled))
+        rows = train(prepared(work, method, batch, compile=compile))
         first = timed(partial(next, rows), work.device)
         _some(rows, steps)
         times = [timed(partial(_some, rows, steps), work.device) for _ in range(rounds)]
@@ -91,7 +91,7 @@ def speed(work: Work, method: str, batches: Sequence[int], *, compiled: bool = F
             _table(work),
             method=method,
             batch=batch,
-            compiled=compiled,
+            compile=compile,
             images_per_s=rate,
             seconds_of_the_first_step=first,
             minutes_of_200_epochs=epochs / 60,
@@ -142,5 +142,6 @@ def measure_compiled(work: Work) -> None:
         work.note("Compiled", "Compiled steps are measured on a GPU alone.")
         return
     small, large = BATCHES[work.options.size]
-    work.attempt("DINO, compiled", lambda: speed(work, "DINO", (large, small), compiled=True), 60)
-    work.attempt("SimCLR, compiled", lambda: speed(work, "SimCLR", (large,), compiled=True), 40)
+    work.attempt("DINO, compiled", lambda: speed(work, "DINO", (large, small), compile="true"), 40)
+    work.attempt("DINO, CUDA graphs", lambda: speed(work, "DINO", (small, large), compile="graphs"), 40)
+    work.attempt("SimCLR, compiled", lambda: speed(work, "SimCLR", (large,), compile="true"), 40)

@@ -24,6 +24,9 @@ WRITTEN = {
     "knn_2": ("{name: knn, k: [10, 20], precision: bfloat16}", 0.01),
     "linear_probe": ("{name: linear_probe}", 0.02),
     "logistic": ("{name: logistic}", 0.02),
+    "low_shot": ("{name: low_shot, shares: [0.1]}", 0.02),
+    # Of few steps: the rounding of either device grows with each.
+    "fine_tune": ("{name: fine_tune, epochs: 2}", 0.02),
     "clusters": ("{name: clusters}", 0.03),
     "spectrum": ("{name: spectrum}", 0.005),
     "retrieval": ("{name: retrieval}", 0.01),

@@ -24,7 +24,7 @@ from dino_lab.components.augment._lists import policy
 from dino_lab.components.augment._policy import FusedPass, Share
 from dino_lab.components.backbones.vit import Vit
 from dino_lab.kernels.batch_norm import batch_norm
-from dino_lab.kernels.class_token import class_token_features
+from dino_lab.kernels.class_token import class_token_features, class_token_features_of_sizes
 from dino_lab.kernels.convolution import OnePositionConv2d
 from dino_lab.kernels.crops import by_batch, by_crop, passes
 from dino_lab.kernels.crops.blur import gaussian_blur
@@ -172,6 +172,13 @@ def _class_token(device: torch.device, toy: bool) -> list[Tensor]:
     return [y, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+def _class_token_of_sizes(device: torch.device, toy: bool) -> list[Tensor]:
+    model, images = _vit(device, toy)
+    y = class_token_features_of_sizes(model, [images, images[:, :, ::2, ::2]])
+    y.square().mean().backward()
+    return [y, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
 def whole_model(device: torch.device, toy: bool) -> float:
     """Features without what nobody reads of the last block, against timm's whole model on the CPU."""
     model, images = _vit(device, toy)
@@ -237,6 +244,7 @@ KERNELS = (
     Comparison("batch norm, float32", 1e-5, layer(_batch_norm)),
     Comparison("convolution at one position, bfloat16", 1e-2, layer(_convolution)),
     Comparison("CLS token of a ViT, float32, with gradients", 1e-4, layer(_class_token)),
+    Comparison("CLS token of a ViT, two sizes at once", 1e-4, layer(_class_token_of_sizes)),
     Comparison("CLS token of a ViT, against timm's whole model", 1e-4, whole_model),
     Comparison("cross-entropy and its gradient, float32", 1e-5, layer(_cross_entropy)),
     Comparison("tensors times a number each", 0.0, layer(_scaling)),

@@ -231,6 +231,8 @@ def _check_parts(spec: Spec, method: Method) -> None:
         raise Misfit(loc, f"a batch of {spec.train.batch_size} has no so many parts")
     if parts == 1:
         return
+    if spec.train.compile == "graphs":
+        raise Misfit(("train", "compile"), "CUDA graphs are of whole batches; with accumulate, true is right")
     norms = [
         module
         for module in method.student.backbone.modules()

@@ -15,6 +15,7 @@ from dino_lab import collectives
 from dino_lab.building.check import checkpoint_gradients
 from dino_lab.building.compiled_libraries import remove_unfinished
 from dino_lab.errors import UserError
+from dino_lab.kernels import gpu
 from dino_lab.kernels.batch_norm import synchronise_batch_norm
 from dino_lab.kernels.convolution import use_one_position_convolution
 from dino_lab.kernels.linear import use_faster_linear
@@ -48,17 +49,20 @@ def arrange(network: nn.Module, settings: Train, device: torch.device) -> None:
     synchronise_batch_norm(network)
 
 
-def arrange_training(network: Network, settings: Train) -> None:
-    """What only training needs: gradient checkpointing and compilation."""
+def arrange_training(network: Network, settings: Train, device: torch.device) -> None:
+    """What only training needs: gradient checkpointing, weights rounded at once, and compilation."""
+    # Where a batch is divided the parts of a network are called one by one.
+    divided = settings.accumulate > 1 or collectives.processes() > 1
+    if settings.precision == "bfloat16" and gpu.launches_take_time(device) and not divided:
+        network.rounded_to = torch.bfloat16
     if settings.gradient_checkpointing:
         checkpoint_gradients(network)
     if settings.compile:
         _clean_compiled_libraries()
-        # Where a batch is divided the parts of a network are called one by one.
-        divided = settings.accumulate > 1 or collectives.processes() > 1
         parts = (network.backbone, network.head, network.predictor) if divided else (network,)
+        graphs = settings.compile == "graphs" and not divided
         for part in filter(None, parts):
-            part.compile()
+            part.compile(mode="reduce-overhead" if graphs else "default")
 
 
 @cache

@@ -19,6 +19,11 @@ def runs_triton(device: torch.device) -> bool:
     return device.type == "cuda" and _has_triton()
 
 
+def launches_take_time(device: torch.device) -> bool:
+    """Whether few large operations there are worth more than operations whose numbers stay in a cache."""
+    return device.type != "cpu"
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
@@ -33,4 +38,6 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
 def moved(small: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device; to a GPU from pinned memory, for which the host does not wait."""
+    if small.device == device:
+        return small
     return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)

@@ -136,7 +136,11 @@ class Train(Section):
         "float32",
         description="of matrix products; tf32 is faster on a GPU, bfloat16 also on a CPU that is made for it",
     )
-    compile: bool = Field(False, description="compile the networks with torch.compile")
+    compile: bool | Literal["graphs"] = Field(
+        False,
+        description="true: compile the networks with torch.compile; graphs: and on a GPU replay them as CUDA "
+        "graphs, for small networks in one process",
+    )
     gradient_checkpointing: bool = Field(
         False,
         description="keep activations between the backbone's blocks only, and compute the others again",

@@ -15,8 +15,9 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from dino_lab.kernels import gpu
 
@@ -56,6 +57,20 @@ FREE = frozenset(
 # Bounded by arithmetic, so their bytes are not counted.
 PRODUCTS = frozenset(["addmm", "attention", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"])
 WAITS = frozenset(["_local_scalar_dense", "equal", "is_nonzero", "item"])
+# Functions that autocast computes in the lower precision, and in float32.
+LOWER = frozenset(
+    [
+        *(F.linear, F.conv1d, F.conv2d, F.conv3d, F.bilinear, F.scaled_dot_product_attention),
+        *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum),
+        *(Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm),
+    ]
+)
+FLOAT32 = frozenset(
+    [
+        *(F.layer_norm, F.group_norm, F.softmax, F.log_softmax, F.cosine_similarity, F.mse_loss),
+        *(torch.norm, torch.softmax, torch.logsumexp, Tensor.norm, Tensor.softmax, Tensor.logsumexp),
+    ]
+)
 # A launch over many tensors takes so many of them by the number of lists, and so many blocks of numbers
 # (torch, aten/src/ATen/native/cuda/MultiTensorApply.cuh).
 MOST_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
@@ -154,7 +169,7 @@ def _launches(name: str, args: Any) -> int:
 def counted() -> Iterator[Traffic]:
     """Inside, what is computed on `meta` goes the way that a GPU with Triton would go, and is counted.
 
-    Autocast does not know the device, so that everything stays in float32 and its casts are missing.
+    Autocast does not know the device; `_Autocast` takes its place.
     """
     traffic = Traffic()
 
@@ -162,7 +177,7 @@ def counted() -> Iterator[Traffic]:
         return _Attention.apply(traffic, query, key, value)
 
     patches: list[AbstractContextManager[Any]] = [
-        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
+        patch.object(torch, "autocast", _autocast),
         patch("torch.optim.adam._device_dtype_check_for_fused", lambda *_, **__: None),
         patch("torch.optim.sgd._device_dtype_check_for_fused", lambda *_, **__: None),
         patch.object(gpu, "runs_triton", lambda device: device == META),
@@ -184,6 +199,44 @@ def _copying(traffic: Traffic) -> Callable[[Tensor, torch.device], Tensor]:
         return small
 
     return moved
+
+
+def _autocast(
+    device: str, dtype: torch.dtype | None = None, enabled: bool = True
+) -> AbstractContextManager[Any]:
+    return _Autocast(dtype or torch.bfloat16) if enabled else nullcontext()
+
+
+class _Autocast(TorchFunctionMode):
+    """The casts of autocast on a GPU, of the functions that networks are made of.
+
+    Weights that are trained are cast once (torch, docs/source/amp.md, and aten/src/ATen/autocast_mode.h).
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._kept: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in LOWER:
+            args, kwargs = tree_map(self._lower, (args, kwargs))
+        elif func in FLOAT32:
+            args, kwargs = tree_map(_float32, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _lower(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(self._dtype)
+        if id(value) not in self._kept:
+            self._kept[id(value)] = value.to(self._dtype)
+        return self._kept[id(value)]
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
 class _Attention(torch.autograd.Function):

@@ -159,7 +159,7 @@ def build(
     for part in parts:
         arrange(part, spec.train, device)
     for network in filter(None, (method.student, method.teacher.network)):
-        arrange_training(network, spec.train)
+        arrange_training(network, spec.train, device)
     return Run(
         spec=spec,
         device=device,

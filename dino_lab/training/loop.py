@@ -61,6 +61,9 @@ def train(run: Run, start: int = 0) -> Generator[Row, None, None]:
             writes = writes_row(run, step)
             seed_everything(spec.seed, "step", run.place(step))
             run.optimizer.zero_grad()
+            if spec.train.compile == "graphs":
+                # Outputs and gradients of the step before may be overwritten, and none of this step's.
+                torch.compiler.cudagraph_mark_step_begin()
             with collectives.dividing(spec.train.batch_size):
                 objective, numbers = _learn(run, step, images, labels, gradients, writes=writes)
             finite, row = update(run, step, objective, numbers, finite, writes=writes)

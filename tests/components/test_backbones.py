@@ -47,18 +47,16 @@ def explicit_attention(model: Any, x: Tensor) -> Tensor:
     return seen[0][:, :, 0, model.num_prefix_tokens :]
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {},
-        {"reg_tokens": 3},
-        {"qk_norm": True, "init_values": 0.1},
-        {"qkv_bias": False, "scale_attn_norm": True, "scale_mlp_norm": True},
-        {"drop_path_rate": 0.5},
-        {"depth": 1, "no_embed_class": True, "num_classes": 5},
-    ],
-    ids=str,
-)
+PLAIN: list[dict[str, Any]] = [
+    {},
+    {"reg_tokens": 3},
+    {"qk_norm": True, "init_values": 0.1},
+    {"qkv_bias": False, "scale_attn_norm": True, "scale_mlp_norm": True},
+    {"depth": 1, "no_embed_class": True, "num_classes": 5},
+]
+
+
+@pytest.mark.parametrize("extra", [*PLAIN, {"drop_path_rate": 0.5}], ids=str)
 def test_features_without_the_rest_of_the_last_block_are_those_of_the_model(extra: dict[str, Any]) -> None:
     given = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 0}
     model = VisionTransformer(**{**given, **extra}).double()
@@ -73,6 +71,74 @@ def test_features_without_the_rest_of_the_last_block_are_those_of_the_model(extr
     whole, short = results
     assert max(g.abs().max() for g in short[1:]) > 0.01
     torch.testing.assert_close(short, whole, rtol=1e-10, atol=1e-12)
+
+
+def vit_of_timm(extra: dict[str, Any]) -> VisionTransformer:
+    given = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 0}
+    return VisionTransformer(**{**given, "dynamic_img_size": True, **extra}).double()
+
+
+def with_gradients(model: nn.Module, features: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    features.square().sum().backward()
+    return [features, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("extra", [*PLAIN, {"attn_drop_rate": 0.0}], ids=str)
+def test_features_of_several_sizes_at_once_are_those_of_each(
+    extra: dict[str, Any], checkpointing: bool
+) -> None:
+    model, crops = vit_of_timm(extra), [images(16).double(), images(8).double(), images(24)[:1].double()]
+    model.set_grad_checkpointing(checkpointing)
+    whole = with_gradients(model, torch.cat([model(group) for group in crops]))
+    joined = with_gradients(model, _class_token.class_token_features_of_sizes(model, crops))
+    assert max(g.abs().max() for g in joined[1:]) > 0.01
+    torch.testing.assert_close(joined, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_a_block_of_another_kind_is_computed_by_itself() -> None:
+    model, crops = vit_of_timm({}), [images(16).double(), images(8).double()]
+    model.blocks[0].attn.gate = nn.Linear(24, 24).double()
+    joined = _class_token.class_token_features_of_sizes(model, crops)
+    torch.testing.assert_close(joined, torch.cat([model(group) for group in crops]))
+
+
+class Multiplied(nn.Module):
+    """Rows of images [N, ...] times numbers, of which the next N are taken at each call."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__()
+        self.numbers, self.first = numbers.double(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        its = self.numbers[self.first : self.first + len(x)]
+        self.first += len(x)
+        return x * its.view(-1, *[1] * (x.ndim - 1))
+
+
+def test_stochastic_depth_of_several_sizes_keeps_whole_branches_of_an_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, crops = vit_of_timm({"drop_path_rate": 0.5}), [images(16).double(), images(8).double()]
+    drawn: list[dict[int, Tensor]] = []
+    draw = _class_token._path_scales
+    monkeypatch.setattr(_class_token, "_path_scales", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    joined = with_gradients(model, _class_token.class_token_features_of_sizes(model, crops))
+    for number, scales in drawn[0].items():
+        setattr(model.blocks[number // 2], f"drop_path{1 + number % 2}", Multiplied(scales))
+    whole = with_gradients(model, torch.cat([model(group) for group in crops]))
+    assert drawn[0].keys() == {2, 3, 4, 5}  # the first block's rate is 0
+    torch.testing.assert_close(joined, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_stochastic_depth_keeps_its_share_and_the_mean() -> None:
+    model = vit_of_timm({"drop_path_rate": 0.5})
+    found = _class_token._path_scales(model.blocks, 40_000, torch.device("cpu"))
+    for number, kept in ((2, 0.75), (3, 0.75), (4, 0.5), (5, 0.5)):
+        assert found[number].unique().tolist() == pytest.approx([0, 1 / kept])
+        assert float(found[number].mean()) == pytest.approx(1, abs=0.02)  # some 4 standard errors
+    assert _class_token._path_scales(model.eval().blocks, 4, torch.device("cpu")) == {}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from dino_lab.building.seeding import drawing_from
 from dino_lab.components.augment._lists import policy
 from dino_lab.components.augment._policy import FusedPass, Share
 from dino_lab.components.augment.views import ListedViews
-from dino_lab.kernels.crops import by_batch, by_crop
+from dino_lab.kernels import gpu
+from dino_lab.kernels.crops import by_batch, by_crop, by_graph, passes
 from dino_lab.kernels.crops.sampled import SampledParameters
 from dino_lab.testing.traffic import counted
 from dino_lab.types import WholeImages
@@ -174,3 +175,41 @@ def test_dinos_crops_take_few_launches_and_little_traffic() -> None:
     assert traffic.launches["make_crops"] == 3
     assert launches <= 20
     assert 1e9 < read_and_written <= 4e9
+
+
+SHORT: list[Any] = [*CROP, "flip", {"grey": 0.3}, {"solarize": 0.6}]
+
+
+@pytest.mark.parametrize("ops", [SHORT, pytest.param(LISTS["without rotation"], marks=pytest.mark.slow)])
+def test_a_graph_makes_torchs_crops(ops: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    sampled, radius = drawn(ops, 9, 3, 14, 17)
+    pictures = images(3, 14, 17)
+    ours = by_graph.make(pictures, sampled, 9, radius)
+    torch.testing.assert_close(ours, by_batch.make(pictures, sampled, 9, radius), rtol=0, atol=1e-5)
+    assert said(caplog) == []
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "dino_lab"]
+
+
+def test_what_has_no_graph_is_computed_as_it_is_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(x: Tensor, sampled: SampledParameters, radius: int) -> Tensor:
+        torch._dynamo.graph_break()
+        return x + radius
+
+    monkeypatch.setattr(by_batch, "change", broken)
+    for _ in range(2):
+        assert by_graph.change(torch.ones(2), SampledParameters(), 3).tolist() == [4, 4]
+    (line,) = said(caplog)
+    assert line.startswith("crops are made without torch.compile on cpu: ")
+
+
+def test_accelerators_without_kernels_of_their_own_use_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passes._kernels(torch.empty(1, device="meta")) is by_batch
+    assert passes._kernels(torch.empty(1)) is by_crop
+    monkeypatch.setattr(gpu, "runs_triton", lambda device: False)
+    (elsewhere,) = (type("Tensor", (), {"device": torch.device(kind)})() for kind in ["mps"])
+    assert passes._kernels(elsewhere) is by_graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -91,6 +92,12 @@ class Timm(nn.Module):
         if self._class_token:
             return _class_token.class_token_features(self.model, images)
         return self.model(images)
+
+    def features_of_sizes(self, images: Sequence[Tensor]) -> Tensor:
+        """Images of several sizes, each [N, C, H, W], to features [M, D] of all; ViTs' in few launches."""
+        if self._class_token:
+            return _class_token.class_token_features_of_sizes(self.model, images)
+        return torch.cat([self(group) for group in images])
 
     def tokens(self, images: Tensor) -> Tensor:
         """Patch tokens, or the last feature map, [N, D, h, w]."""

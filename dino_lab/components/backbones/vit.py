@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -104,6 +105,10 @@ class Vit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, D]."""
         return _class_token.class_token_features(self.model, images)
+
+    def features_of_sizes(self, images: Sequence[Tensor]) -> Tensor:
+        """Images of several sizes, each [N, C, H, W], to features [M, D] of all, in few launches."""
+        return _class_token.class_token_features_of_sizes(self.model, images)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Patch tokens [N, D, h, w]."""

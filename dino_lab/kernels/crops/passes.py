@@ -1,4 +1,4 @@
-"""One pass over crops, by whichever kernels the device has: Numba's, Triton's, or torch's own operations."""
+"""One pass over crops, by whichever kernels the device has: Numba's, Triton's, or torch's, compiled."""
 
 from __future__ import annotations
 
@@ -53,4 +53,5 @@ def _kernels(x: Images) -> ModuleType:
         return by_crop
     if gpu.runs_triton(x.device):
         return import_module("dino_lab.kernels.crops.by_program")
-    return by_batch
+    # On `meta` nothing is computed; elsewhere importing torch's compiler takes seconds.
+    return by_batch if x.device.type == "meta" else import_module("dino_lab.kernels.crops.by_graph")

@@ -31,7 +31,8 @@ def reason_to_be_alone(spec: Spec, registry: Registry) -> str | None:
     if train.accumulate > 1:
         return "train.accumulate is above 1"
     if train.compile or train.gradient_checkpointing:
-        return f"train.{'compile' if train.compile else 'gradient_checkpointing'} is true"
+        key = "compile" if train.compile else "gradient_checkpointing"
+        return f"train.{key} is {str(getattr(train, key)).lower()}"
     augment = _augment(spec, registry)
     crops = [torch.zeros(views, 2, 3, pixels, pixels, device="meta") for views, pixels in augment.groups]
     try:

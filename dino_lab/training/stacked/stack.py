@@ -27,6 +27,8 @@ class Stack:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = list(networks)
+        for network in networks:
+            network.rounded_to = None  # autocast rounds the weights of all networks, which are one tensor
         self._weights = _side_by_side([dict(network.named_parameters()) for network in networks])
         buffers = _side_by_side([dict(network.named_buffers()) for network in networks])
         # Equal normalisation leaves what all of them see one tensor.
