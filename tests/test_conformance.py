@@ -27,14 +27,12 @@ from dino_lab.components.data._shard_writer import write_shards
 from dino_lab.components.data.image_folder import ImageFolder
 from dino_lab.components.data.shapes import Shapes
 from dino_lab.components.evaluators import invariance
-from dino_lab.registry import Registry, registry
+from dino_lab.registry import registry
 from dino_lab.registry.discovery import BUILT_IN, sources
 from dino_lab.registry.kinds import FOLDERS
 from dino_lab.spec.json_schema import json_schema
-from dino_lab.spec.model import Spec
 from dino_lab.testing import check_component, parameters
 from dino_lab.testing.component import TRIALS
-from dino_lab.training import build
 from dino_lab.types import BackboneOutput, Views
 
 # What a component cannot do without, and what makes it small.
@@ -169,27 +167,17 @@ def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> Any:
-    """The JSON schema of what is built in, which the kit makes for every component."""
+    """The JSON schema of what is built in."""
     return json_schema(registry)
 
 
 @pytest.fixture
-def checked_once(monkeypatch: pytest.MonkeyPatch, schema: Any) -> None:
-    """The kit builds the same spec several times: whether its parts go together is seen at the first."""
-    known: dict[tuple[str, bool], list[str]] = {}
-
-    def check(spec: Spec, registry: Registry, *, first_weights: bool) -> list[str]:
-        key = (spec.model_dump_json(serialize_as_any=True), first_weights)
-        if key not in known:
-            known[key] = original(spec, registry, first_weights=first_weights)
-        return known[key]
-
-    original = build.check
-    monkeypatch.setattr(build, "check", check)
+def one_schema(monkeypatch: pytest.MonkeyPatch, schema: Any) -> None:
+    """The kit makes the schema for every component; of those that are built in it is always the same."""
     monkeypatch.setattr(parameters, "json_schema", lambda _: schema)
 
 
-@pytest.mark.usefixtures("checked_once")
+@pytest.mark.usefixtures("checked_once", "one_schema")
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_every_built_in_keeps_its_contract(
     kind: str, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -208,7 +196,7 @@ def test_every_built_in_keeps_its_contract(
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
-@pytest.mark.usefixtures("checked_once")
+@pytest.mark.usefixtures("checked_once", "one_schema")
 def test_data_of_whole_images_keep_the_contract(files: Path) -> None:
     params = {"path": str(files / "folders"), "size": 16, "crops": "full"}
     check_component("data", "image_folder", params=params)
