@@ -10,8 +10,9 @@ PYTHON = $(shell for python in $(CANDIDATES); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; \
 	done)
 
-# Each worker runs whole files, in the order of tests/conftest.py: the longest first.
-SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder -m 'not cluster'
+# Three workers for two cores: many tests wait for processes that start, train and end. A worker that has no tests
+# left takes those of another, the last ones first; the others stay in their order and share what a file sets up.
+SIDE_BY_SIDE = -n 3 --dist worksteal -m 'not cluster'
 
 .PHONY: setup demo test test-cluster check bench docs
 
@@ -40,6 +41,8 @@ endef
 demo: setup
 	$(BIN)/dino-lab run experiments/quickstart.yaml
 
+# Hundreds of processes are started, which would each compile the package again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) plugins

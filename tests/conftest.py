@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +24,19 @@ evaluators: [{name: knn, k: [5]}]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: workers take whole files, and none should end with a long one alone."""
+    """Files with long tests first: no worker should end with a long one alone."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests are a million objects that stay: the search for garbage passes over them."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +83,27 @@ def execute(tmp_path: Path) -> Callable[..., object]:
         return fit(spec, registry, FitOptions(**how), **options)
 
     return run
+
+
+CHECKED: dict[tuple[str, bool], list[str]] = {}
+
+
+@pytest.fixture(scope="module")
+def checked_once() -> Iterator[None]:
+    """For modules that build the same specs of built-in components again and again.
+
+    Whether the parts of a spec go together is seen when it is built for the first time; it takes half the time.
+    """
+    from dino_lab.training import build
+
+    original = build.check
+
+    def check(spec: Any, registry: Any, *, first_weights: bool) -> list[str]:
+        key = (spec.model_dump_json(serialize_as_any=True), first_weights)
+        if key not in CHECKED:
+            CHECKED[key] = original(spec, registry, first_weights=first_weights)
+        return CHECKED[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "check", check)
+        yield

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,21 +56,21 @@ def test_its_test_is_that_of_the_page(plugin: Path) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.splitlines()[0])
-def test_commands_print_what_the_page_shows(block: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_commands_print_what_the_page_shows(
+    block: str,
+    plugin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     command, *shown = block.splitlines()
     words = shlex.split(command.removeprefix("$ "))
     assert words[0] == "dino-lab"
-    path = [str(ROOT), *([] if words[1] == "new" else [environment["PYTHONPATH"]])]
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    done = subprocess.run(
-        [sys.executable, "-m", *["dino_lab", *words[1:]]],
-        capture_output=True,
-        text=True,
-        env=(os.environ if words[1] == "new" else environment) | {"PYTHONPATH": os.pathsep.join(path)},
-        cwd=tmp_path,
-        timeout=120,
-    )
-    said = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    monkeypatch.chdir(tmp_path)
+    with installed(*[] if words[1] == "new" else [plugin]):
+        code = main(words[1:])
+    said = [line.split() for line in "".join(capsys.readouterr()).splitlines()]
     missing = [line for line in shown if line != "..." and line.split() not in said]
     assert not missing, said
-    assert done.returncode == (2 if ": loss." in block else 0)
+    assert code == (2 if ": loss." in block else 0)

@@ -30,7 +30,8 @@ from dino_lab.components.evaluators import invariance
 from dino_lab.registry import registry
 from dino_lab.registry.discovery import BUILT_IN, sources
 from dino_lab.registry.kinds import FOLDERS
-from dino_lab.testing import check_component
+from dino_lab.spec.json_schema import json_schema
+from dino_lab.testing import check_component, parameters
 from dino_lab.testing.component import TRIALS
 from dino_lab.types import BackboneOutput, Views
 
@@ -164,6 +165,19 @@ def _add_to_voc(root: Path, split: str, i: int, image: bytes) -> None:
         file.write(f"{split}{i}\n")
 
 
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    """The JSON schema of what is built in."""
+    return json_schema(registry)
+
+
+@pytest.fixture
+def one_schema(monkeypatch: pytest.MonkeyPatch, schema: Any) -> None:
+    """The kit makes the schema for every component; of those that are built in it is always the same."""
+    monkeypatch.setattr(parameters, "json_schema", lambda _: schema)
+
+
+@pytest.mark.usefixtures("checked_once", "one_schema")
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_every_built_in_keeps_its_contract(
     kind: str, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +196,7 @@ def test_every_built_in_keeps_its_contract(
     check_component(kind, name, params=params, settings=SETTINGS.get((kind, name), []))
 
 
+@pytest.mark.usefixtures("checked_once", "one_schema")
 def test_data_of_whole_images_keep_the_contract(files: Path) -> None:
     params = {"path": str(files / "folders"), "size": 16, "crops": "full"}
     check_component("data", "image_folder", params=params)

@@ -182,11 +182,11 @@ def test_another_folder_is_left_alone(photos: Path, tmp_path: Path) -> None:
 # ---- the command
 
 
-def test_pack_as_a_command(photos: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dino_lab", "pack", str(photos), "--to", str(tmp_path / "pack")]
-    done = subprocess.run([*command, "--set", "data.size=8"], capture_output=True, text=True, check=True)
-    assert "30 + 8 images of 8 x 8 pixels; 38 written now" in done.stdout
-    assert f"data: {{name: packed, path: {tmp_path / 'pack'}}}" in done.stdout
+def test_pack_as_a_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", str(photos), "--to", str(tmp_path / "pack"), "--set", "data.size=8"]) == 0
+    out = capsys.readouterr().out
+    assert "30 + 8 images of 8 x 8 pixels; 38 written now" in out
+    assert f"data: {{name: packed, path: {tmp_path / 'pack'}}}" in out
     assert Packed(CPU, path=str(tmp_path / "pack")).class_names == ("cat", "dog")
 
 
@@ -220,7 +220,8 @@ def test_pack_refuses_in_one_line(
     assert not (tmp_path / "pack").exists()
 
 
-def test_a_killed_pack_goes_on(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_pack_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "pack"
     arguments = ["pack", str(photos), "--to", str(folder), "--set", "data.size=8"]
     code = (
@@ -228,25 +229,20 @@ def test_a_killed_pack_goes_on(photos: Path, tmp_path: Path) -> None:
         "from dino_lab.cli import console\n"
         "from dino_lab.cli.app import main\n"
         "from dino_lab.components.data import _pack\n"
-        "_pack.SHARD_BYTES, _pack.BATCH = 7 * 3 * 8 * 8, 4\n"
-        "if sys.argv[1] == 'slow': console.Progress.__call__ = lambda self, done, total: (\n"
-        "    time.sleep(60 if done > 16 else 0.1))\n"
-        "sys.exit(main(sys.argv[2:]))"
+        f"_pack.SHARD_BYTES, _pack.BATCH = {_pack.SHARD_BYTES}, {_pack.BATCH}\n"
+        "console.Progress.__call__ = lambda self, done, total: time.sleep(60 if done > 16 else 0.1)\n"
+        "sys.exit(main(sys.argv[1:]))"
     )
-    with subprocess.Popen([sys.executable, "-c", code, "slow", *arguments]) as started:
+    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as started:
         deadline = time.monotonic() + 60
         while not (folder / "train-00001.npy").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        second = subprocess.run(
-            [sys.executable, "-c", code, "fast", *arguments], capture_output=True, text=True, check=False
-        )
+        second = main(arguments)
         started.kill()
-    assert second.returncode == 2
-    assert second.stderr.strip() == f"{folder}: another process is packing into it"
+    assert second == 2
+    assert capsys.readouterr().err.strip() == f"{folder}: another process is packing into it"
     first = (folder / "train-00000.npy").stat().st_mtime_ns
-    done = subprocess.run(
-        [sys.executable, "-c", code, "fast", *arguments], capture_output=True, text=True, check=True
-    )
-    assert "38 written now" not in done.stdout
+    assert main(arguments) == 0
+    assert "38 written now" not in capsys.readouterr().out
     assert (folder / "train-00000.npy").stat().st_mtime_ns == first
     assert_same(Packed(CPU, path=str(folder)), ImageFolder(CPU, path=str(photos), size=8))

@@ -16,6 +16,8 @@ from dino_lab.testing.ranks import on_processes
 from dino_lab.training.build import build
 from dino_lab.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 METHODS = sorted((Path(__file__).parents[2] / "experiments" / "methods").glob("*.yaml"))
 # A batch of 7 is divided as 4 + 3, as 3 + 2 + 2, and in parts of 4 + 3 and 2 + 2 + 2 + 1.
 SMALL = (
@@ -80,14 +82,14 @@ def tolerance(name: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, Trained]:
+def whole(checked_once: None) -> dict[str, Trained]:
     torch.set_num_threads(1)
     return {file.stem: trained(file) for file in METHODS}
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def divided(request: pytest.FixtureRequest) -> list[dict[str, Trained]]:
-    """Of each process the results of all methods."""
+def divided(request: pytest.FixtureRequest, whole: dict[str, Trained]) -> list[dict[str, Trained]]:
+    """Of each process the results of all methods, whose specs were checked for `whole`."""
     return on_processes(request.param, lambda: {file.stem: trained(file) for file in METHODS}, seconds=600)
 
 

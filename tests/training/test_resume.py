@@ -20,6 +20,8 @@ from dino_lab.runs.checkpoint import load_checkpoint
 from dino_lab.runs.folder import RunFolder
 from dino_lab.training.build import build
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 
 def tensors(state: object, prefix: str = "") -> dict[str, torch.Tensor]:
     if isinstance(state, torch.Tensor):

@@ -14,6 +14,8 @@ from dino_lab.training.build import Run, build
 from dino_lab.training.loop import NonFinite, train
 from dino_lab.training.stacked.loop import train_stacked
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 CPU = torch.device("cpu")
 STEPS = 3
 MLP = "head={name: mlp, hidden: 32, dim: 16}"
