@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -467,6 +467,16 @@ class RefusesSizes(OtherFeatures):
         return BackboneOutput(self(images))
 
 
+class JoinsOtherwise(RefusesSizes):
+    """Of several sizes it gives the first one's features alone."""
+
+    def check_size(self, size: int) -> None:
+        """Any."""
+
+    def features_of_sizes(self, images: Sequence[Tensor]) -> Tensor:
+        return self(images[0])
+
+
 class OtherConfig(OtherFeatures):
     """Its configuration is that of another model."""
 
@@ -486,6 +496,7 @@ class OtherConfig(OtherFeatures):
         (NoOutput, "outputs is of the type dict; it should be a BackboneOutput"),
         (FlatTokens, "tokens has the shape [2, 16, 16]; it should be [2, 16, h, w]"),
         (RefusesSizes, "check_size(16) raises ValueError: 16 is too small; it should refuse no size that forward"),
+        (JoinsOtherwise, "features_of_sizes gives other features than forward; they should be the same"),
         (OtherConfig, "timm_config raises RuntimeError"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

@@ -20,7 +20,9 @@ def rounded_weights(part: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     In autocast of that type results and gradients are the same to the bit, but where a module takes a slice
     of a weight more than once. Other weights stay in float32.
     """
-    names = _names(part)
+    if not (names := _names(part)):
+        yield
+        return
     rounded = _Rounded.apply(dtype, *map(part.get_parameter, names))
     with _reparametrize_module(part, dict(zip(names, rounded, strict=True)), tie_weights=False):
         yield

@@ -19,6 +19,7 @@ from dino_lab.protocols import (
     GivesTimmModel,
     GivesTokens,
     HasLastLayer,
+    JoinsSizes,
     ability,
 )
 from dino_lab.testing.tested_component import numbers
@@ -60,6 +61,8 @@ class BackboneTrial(Stateful):
                 self._check_map(part, "attention", with_attention.attention(images), images)
         if (whole := ability(part, GivesOutputs)) is not None:
             self._check_outputs(whole, images)
+        if (joins := ability(part, JoinsSizes)) is not None:
+            self._check_joined(joins, images)
         if (timm := ability(part, GivesTimmModel)) is not None:
             self._check_timm(timm)
         if (sizes := ability(part, ChecksSize)) is not None:
@@ -86,6 +89,15 @@ class BackboneTrial(Stateful):
         if name == "attention":
             most = found.sum((2, 3)).max().item()
             self.expect(most <= 1.001, f"attention sums to {most:g}; over all patches it should be at most 1")
+
+    def _check_joined(self, part: JoinsSizes, images: Tensor) -> None:
+        with self.subject.trying("features_of_sizes([a, b])", "it should return features [M, D]"):
+            joined = part.features_of_sizes([images, images[:1]])
+        each = torch.cat([self._call(part, images), self._call(part, images[:1])])
+        self.expect(
+            joined.shape == each.shape and torch.allclose(joined, each, atol=1e-4),
+            "features_of_sizes gives other features than forward; they should be the same",
+        )
 
     def _check_outputs(self, part: GivesOutputs, images: Tensor) -> None:
         with self.subject.trying("outputs(images, 1)", "it should return a BackboneOutput"):

@@ -91,6 +91,12 @@ def test_networks_round_their_weights_where_launches_take_time(
     assert run.network("teacher").rounded_to == expected
 
 
+def test_a_network_without_products_stays_as_it_is() -> None:
+    network = Network(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()), nn.Identity())
+    network.rounded_to = torch.bfloat16
+    assert network([torch.rand(1, 2, 3, 1, 1)]).z.dtype == torch.float32
+
+
 def test_a_compiled_network_is_one_graph_of_all_sizes_and_steps(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Networks that are replayed as CUDA graphs: what they are told, and that their numbers stay."""
+"""How networks are computed where launches take time, and as CUDA graphs: their numbers stay."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ from torch import nn
 
 from dino_lab.building.check import check
 from dino_lab.building.components import Misfit
+from dino_lab.kernels import gpu, linear
 from dino_lab.registry import registry
 from dino_lab.training.build import build
 from dino_lab.training.loop import train
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_steps_are_those_of_a_cpu_where_launches_take_time(
+    precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch, tiny_spec: Callable
+) -> None:
+    """Sizes together, and weights rounded at once; without random numbers, which are others there."""
+    spec = tiny_spec(f"train.precision={precision}", "train.log_every=1", "backbone.drop_path=0")
+    monkeypatch.setattr(linear, "mkl_lags", lambda: False)  # layers of a CPU are not rounded
+    losses = []
+    for takes_time in (False, True):
+        monkeypatch.setattr(gpu, "launches_take_time", lambda device, answer=takes_time: answer)
+        run = build(spec, registry, CPU)
+        assert (run.student.rounded_to is not None) == (takes_time and precision == "bfloat16")
+        losses.append([row.numbers["loss"] for row in islice(train(run), 4)])
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+    assert losses[0][3] != pytest.approx(losses[0][0], rel=1e-4)
 
 
 @pytest.fixture
