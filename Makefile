@@ -10,9 +10,8 @@ PYTHON = $(shell for python in $(CANDIDATES); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; \
 	done)
 
-# Three workers for two cores: many tests wait for processes that start, train and end. A worker that has no tests
-# left takes those of another, the last ones first; the others stay in their order and share what a file sets up.
-SIDE_BY_SIDE = -n 3 --dist worksteal -m 'not cluster'
+# Each worker runs whole files, in the order of tests/conftest.py: the longest first.
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder -m 'not cluster'
 
 .PHONY: setup demo test test-cluster check bench docs
 

@@ -24,7 +24,7 @@ evaluators: [{name: knn, k: [5]}]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: no worker should end with a long one alone."""
+    """Files with long tests first: workers take whole files, and none should end with a long one alone."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 

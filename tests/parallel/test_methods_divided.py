@@ -44,7 +44,8 @@ def trained(method: Path, *settings: str) -> Trained:
         # Positions of another size are interpolated in float32, by timm.
         spec = load(method, (*SMALL, "augment.local_size=32", *settings)).spec
     run = build(spec, registry, torch.device("cpu"))
-    parts: tuple[Any, ...] = (run.student, run.teacher, run.targets, run.loss, *run.regularizers.values())
+    parts: tuple[Any, ...] = (run.student, run.teacher, run.targets, run.loss, run.token_objective)
+    parts += tuple(run.regularizers.values())
     for part in parts:
         if isinstance(part, nn.Module):
             part.double()
