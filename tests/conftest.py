@@ -39,6 +39,14 @@ def pytest_collection() -> Generator[None, object, object]:
     return result
 
 
+def pytest_sessionstart() -> None:
+    """Start autograd, which asks once how many GPUs there are, before torch.compile pretends that there is one.
+
+    It would start threads for it, and processes that are forked afterwards could not differentiate.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
