@@ -73,8 +73,8 @@ class _Factories(TorchDispatchMode):
 @contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
     """Inside, `cuda:0` is a device whose tensors are `OnGpu`; kernels of Triton and cuDNN are not asked."""
-    # Autograd asks once how many GPUs there are. For the pretended one it would start threads, and processes that are
-    # forked afterwards could not differentiate.
+    # Autograd asks once how many GPUs there are. For the pretended one it would start threads, and processes
+    # that are forked afterwards could not differentiate.
     torch.ones(1, requires_grad=True).sum().backward()
     torch._C._ensureCUDADeviceGuardSet()  # where there is no GPU, switching to one does nothing from now on
     with ExitStack() as stack:
