@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
 import re
 import threading
+import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -309,6 +313,35 @@ def test_a_cache_smaller_than_a_window_keeps_its_bound(server: Server, folder: P
     for a, b in zip(islice(data.train(5, 3, 0), 12), opened(folder).train(5, 3, 0), strict=False):
         assert all(map(torch.equal, a, b))
         assert copied(cache) <= 1.5 * size
+
+
+def test_a_process_that_is_forked_meanwhile_keeps_no_lock(cache: Path) -> None:
+    """Decoders are forked while other threads make copies; whoever comes next would wait for their end."""
+    its, children = ShardCache(cache, 100), []
+
+    def fork() -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        children.append(child)
+
+    def write(file: BinaryIO) -> None:
+        fork()
+        file.write(b"content")
+
+    its.folder.mkdir(parents=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            with its._locked():
+                fork()
+            assert its.fill(its.path("a", ""), 10, write)
+        for name in ("copies.lock", "copies/" + its.path("a", "").name):
+            with (cache / name).open("rb+") as other:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
 
 
 def copied(cache: Path) -> int:

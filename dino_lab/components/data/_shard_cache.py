@@ -2,6 +2,9 @@
 
 The copy that was used longest ago makes room for the next one. A copy gets its name when it is whole; until
 then its length is reserved under another name, which a process holds by a lock that goes with it.
+
+Locks are given back before their file is closed: a process that was forked meanwhile, to decode images, has
+the file open too, and closing it here alone would leave the lock with that process.
 """
 
 from __future__ import annotations
@@ -86,6 +89,7 @@ class ShardCache:
                 return False
             finally:
                 part.unlink(missing_ok=True)
+                fcntl.flock(opened, fcntl.LOCK_UN)
 
     def _reserve(self, opened: BinaryIO, size: int, needed: set[Path]) -> bool:
         with self._locked():
@@ -124,4 +128,7 @@ class ShardCache:
     def _locked(self) -> Iterator[None]:
         with (self.folder.parent / "copies.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)
