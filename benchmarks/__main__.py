@@ -39,6 +39,9 @@ number), and pass since it was mended. None took over 5 s or 1 GB.
 
 What asks for a GPU is one command of nine minutes, `python -m benchmarks.gpu --to FOLDER`, which writes a
 part of this page; no figure of one is here yet.
+
+What a step of DINO's ViT-S/16 asks of a GPU is counted without one by `python -m benchmarks.traffic`: 721
+launches and 136 GB beside products, compiled (2026-11-27, torch 2.14.1); `docs/speed.md` has the tables.
 """
 
 

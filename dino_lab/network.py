@@ -16,6 +16,8 @@ from dino_lab.types import Output
 # What a backbone gives for V crops of one size of B images: features [V, B, D], and tokens [V, B, D, h, w] or
 # none.
 Encoded = tuple[Tensor, ...]
+# Parts of a network behind its backbone; the last two may be None.
+HEADS = ("head", "predictor", "token_head")
 
 
 class Network(nn.Module):

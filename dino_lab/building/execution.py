@@ -19,7 +19,7 @@ from dino_lab.kernels import gpu
 from dino_lab.kernels.batch_norm import synchronise_batch_norm
 from dino_lab.kernels.convolution import use_one_position_convolution
 from dino_lab.kernels.linear import use_faster_linear
-from dino_lab.network import Network
+from dino_lab.network import HEADS, Network
 from dino_lab.spec.model import Train
 
 
@@ -59,7 +59,7 @@ def arrange_training(network: Network, settings: Train, device: torch.device) ->
         checkpoint_gradients(network)
     if settings.compile:
         _clean_compiled_libraries()
-        parts = (network.backbone, network.head, network.predictor) if divided else (network,)
+        parts = (network.backbone, *(getattr(network, name) for name in HEADS)) if divided else (network,)
         graphs = settings.compile == "graphs" and not divided
         for part in filter(None, parts):
             part.compile(mode="reduce-overhead" if graphs else "default")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dino_lab.errors import Misfit, UserError, first_line
-from dino_lab.network import Network
+from dino_lab.network import HEADS, Network
 from dino_lab.protocols import Targets, Teacher
 from dino_lab.spec.model import Init
 from dino_lab.weights.file import TIMM, Content, digest, read_weights
@@ -49,7 +49,7 @@ def give_student(init: Init, student: Network) -> tuple[str, ...]:
     fitted = fit(content, student.backbone, None if init.what == "backbone" else "student")
     load(student.backbone, fitted.state)
     if init.head == "kept":
-        _keep(content, student, ("head", "predictor", "token_head"), "student")
+        _keep(content, student, "student")
     warning = (content.warning,) if content.warning else ()
     return (f"first weights: {init.what} of {init.path}", *warning, *fitted.lines)
 
@@ -62,7 +62,7 @@ def give_rest(init: Init, teacher: Teacher, targets: Targets) -> None:
     if (network := teacher.network) is not None:
         load(network.backbone, _of_teacher(content, network).state)
         if init.head == "kept":
-            _keep(content, network, ("head", "token_head"), "teacher")
+            _keep(content, network, "teacher")
     if init.head == "kept" and isinstance(targets, nn.Module) and (wanted := targets.state_dict()):
         load(targets, _named(content, wanted, "targets", None))
 
@@ -74,9 +74,9 @@ def _of_teacher(content: Content, network: Network) -> Fitted:
     return fitted
 
 
-def _keep(content: Content, network: Network, parts: tuple[str, ...], of: Of) -> None:
+def _keep(content: Content, network: Network, of: Of) -> None:
     """Copy the weights of heads, which are those of the same part of the same network."""
-    for name in parts:
+    for name in HEADS:
         part = getattr(network, name)
         if part is not None and (wanted := part.state_dict()):
             load(part, _named(content, wanted, name, of))

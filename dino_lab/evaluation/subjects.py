@@ -88,7 +88,8 @@ def run_subject(
 
     Data, evaluators and size are those of the run's spec where `evaluation` says nothing else.
     """
-    spec = RunFolder(folder_of_run(path)).spec(registry)
+    folder = folder_of_run(path)
+    spec = RunFolder(folder).spec(registry)
     if evaluation is not None:
         changed: dict[str, Any] = {"evaluators": evaluation.evaluators}
         if evaluation.data is not None:  # the images that trained need not be there
@@ -117,7 +118,7 @@ def run_subject(
         autocast=run.autocast,
         evaluators=tuple(evaluators.items()),
         data_params=spec.evaluation_data,
-        cache=beside if (beside := folder_of_run(path).resolve().parent.parent / FOLDER).is_dir() else None,
+        cache=beside if (beside := folder.resolve().parent.parent / FOLDER).is_dir() else None,
         step=run.step,
         warning="; ".join(filter(None, (run.warning, warning))),
     )

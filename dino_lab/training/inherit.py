@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dino_lab.building.components import make_component, make_method, misfits
 from dino_lab.errors import UserError
-from dino_lab.network import Network
+from dino_lab.network import HEADS, Network
 from dino_lab.protocols import Augment
 from dino_lab.registry import Registry
 from dino_lab.runs.checkpoint import Checkpoint, kept_epochs, load_checkpoint, read_checkpoint
@@ -28,7 +28,6 @@ from dino_lab.weights.fit import fit, load
 from dino_lab.weights.layout import Of
 
 State = Mapping[str, Any]
-HEADS = ("head", "predictor", "token_head")
 TOKENS = ("token_targets", "token_loss")
 
 

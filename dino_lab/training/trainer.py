@@ -403,9 +403,10 @@ class Trainer:
 
     def _is_best(self, row: Row) -> bool:
         """Whether the score that the verdict follows is the highest so far, not counting step 0."""
-        name = followed_score(row.numbers)
+        if row.step == 0 or (name := followed_score(row.numbers)) is None:
+            return False
         earlier = [its[name] for its in self.folder.rows() if name in its and 0 < its["step"] < row.step]
-        return name is not None and row.step > 0 and row.numbers[name] > max(earlier, default=-math.inf)
+        return row.numbers[name] > max(earlier, default=-math.inf)
 
     @property
     def has_collapsed(self) -> bool:
