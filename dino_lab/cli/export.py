@@ -1,4 +1,4 @@
-"""The verb about run folders: export."""
+"""The verb that gives a trained backbone away: export."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from dino_lab.errors import UserError
 from dino_lab.exports.formats import Format, choose_format
 from dino_lab.registry.plugin_files import load_plugins
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="As `run` prints it.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, or a checkpoint in it (best.pt, epoch_3.pt).")
+]
 
 
 def export(
-    folder: Folder,
+    run: Run,
     to: Annotated[Path, typer.Option(metavar="PATH", help="The file to write; of format timm, the folder.")],
     format_: Annotated[
         Format | None,
@@ -32,19 +34,21 @@ def export(
 
     A card lies beside it, with scores and spec. It is kept only if it gives the features of the run.
     """
-    _must_exist(folder)
+    _must_exist(run)
     chosen = choose_format(to, format_)
     load_plugins(plugin)
     from dino_lab.exports.export import export as write
     from dino_lab.registry import registry
 
     gc.enable()  # see __main__.py
-    done = write(folder, registry, to=to, format=chosen, of=of.value)
+    done = write(run, registry, to=to, format=chosen, of=of.value)
     print(f"wrote {', '.join(map(str, done.files))}")
     print(f"its features are the run's, to {done.difference:.1e} of the largest; it is loaded by\n")
     print(done.lines)
 
 
-def _must_exist(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder")
+def _must_exist(run: Path) -> None:
+    from dino_lab.runs.checkpoint import is_checkpoint
+
+    if not run.is_dir() and not is_checkpoint(run):
+        raise UserError(f"{run}: neither the folder of a run nor a checkpoint in one")

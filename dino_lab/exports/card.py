@@ -35,6 +35,7 @@ def card(run: SavedRun, subject: ExportedBackbone, *, of: str, lines: str, diffe
             f"- Method: {parts}",
             f"- Data: `{spec.data.name}`, {data.train_images} training and {data.test_images} test images",
             *_evaluated_on(run),
+            f"- Weights: of step {run.step}",
             f"- Training: {_progress(run.folder)}",
             f"- Images: in 0..1, less mean {mean}, over standard deviation {std}",
             f"- Checked: features of {len(subject.images)} test images differ from the run's by "
@@ -77,10 +78,10 @@ def _progress(folder: RunFolder) -> str:
 
 
 def _scores(run: SavedRun) -> list[str]:
-    """A table of the last scores, each with the protocol that it was measured by."""
-    scored = [row for row in run.folder.rows() if scores(row)]
+    """A table of the last scores up to the weights' step, each with the protocol that it was measured by."""
+    scored = [row for row in run.folder.rows() if scores(row) and row["step"] <= run.step]
     if not scored:
-        return ["None: no evaluator has run."]
+        return ["None: no evaluator had run."]
     protocols = {
         name: evaluator.protocol
         for name, evaluator in make_evaluators(run.spec.evaluators, run.registry).items()

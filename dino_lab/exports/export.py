@@ -53,12 +53,15 @@ class Exported:
     difference: float  # over the largest feature
 
 
-def export(folder: Path, registry: Registry, *, to: Path, format: Format, of: str) -> Exported:
-    """Write a run's backbone and its card; a UserError, and nothing on disk, where features differ."""
+def export(path: Path, registry: Registry, *, to: Path, format: Format, of: str) -> Exported:
+    """Write the backbone of a run, or of a checkpoint in its folder, and a card.
+
+    A UserError, and nothing on disk, where features differ.
+    """
     exporter, is_folder = EXPORTERS[format], format is Format.timm
     exporter.check()
     _check_place(to, is_folder)
-    run = open_run(folder, registry)
+    run = open_run(path, registry)
     subject = backbone_to_export(run, of)
     temporary = to.with_name(f"{to.name}.tmp")
     described = temporary / "README.md" if is_folder else to.with_name(f"{to.name}.md.tmp")

@@ -142,6 +142,28 @@ def test_the_card_has_the_last_scores(runs: Callable[[str], Path], tmp_path: Pat
     assert "finished, 4 of 4 steps" in card
 
 
+def test_a_kept_checkpoint_is_exported_with_its_own_scores(
+    tiny_spec: Callable, execute: Callable, tmp_path: Path
+) -> None:
+    folder = execute(tiny_spec("train.keep=[1]")).folder
+    to = tmp_path / "b.pt"
+    done = export(folder / "epoch_1.pt", registry, to=to, format=Format.torchscript, of="teacher")
+    rows = map(json.loads, (folder / "rows.jsonl").read_text().splitlines())
+    first = next(row for row in rows if row["epoch"] == 1)
+    card = to.with_name("b.pt.md").read_text()
+    assert f"- Weights: of step {first['step']}\n" in card
+    assert f"After step {first['step']}." in card
+    assert f"| knn.5nn | {first['knn.5nn']:.4f} |" in card
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        kept, last = (
+            open_run(path, registry, CPU).network("teacher").eval().encode(images)
+            for path in (folder / "epoch_1.pt", folder)
+        )
+    torch.testing.assert_close(read("torchscript", done.lines, images, images), kept, rtol=1e-4, atol=1e-5)
+    assert (kept - last).abs().max() > 1e-3
+
+
 # ---- backbones of others, and what does not come back alike
 
 
@@ -242,6 +264,8 @@ def test_bad_requests_are_one_line(
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("x")
+    assert cli.main(["export", str(tmp_path / "best.pt"), "--to", "b.pt"]) == 2
+    assert "neither the folder of a run nor a checkpoint in one" in capsys.readouterr().err
     for arguments, words in [
         (["--to", "b.bin"], "should end in .safetensors, .onnx, .pt"),
         (["--to", "b.pt", "--format", "onnx"], "of format onnx should end in .onnx"),
