@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from dino_lab.components.evaluators.dense import Dense
 from dino_lab.evaluation.scoring import score
 from dino_lab.protocols import Data
 from dino_lab.registry import registry
+from dino_lab.reports.study.estimate import paired
 from dino_lab.runs.open import SavedRun, open_run
 
 CPU = torch.device("cpu")
@@ -95,8 +97,8 @@ def on_davis(folder: Path, path: Path) -> str:
         trained.spec.name: trained,
     }
     frames = str(folder / "davis_masks")
-    data = Parquet(CPU, path=frames, size=256, train=None, label_column=None, mask_column="mask")
-    rows = []
+    data = Parquet(CPU, path=frames, size=256, train=None, label_column="sequence", mask_column="mask")
+    rows, wins = [], []
     crop = trained.size
     for pixels in (crop, 2 * crop, 4 * crop):
         masks = AttentionMasks(images=None, pixels=pixels)
@@ -105,8 +107,34 @@ def on_davis(folder: Path, path: Path) -> str:
             found = scores_of(run, data, [masks, boxes])
             shown = [key for key in found if not key.startswith(("head", "centre_box", "whole_image"))]
             rows.append([name, pixels, *(f"{found[key]:.3f}" for key in shown)])
+        first, last = (_of_sequences(run, data, masks) for run in networks.values())
+        for key, title in MASKS.items():
+            others = {"random weights": first[key], "the centre square": last["centre_box"]}
+            wins.append([pixels, title, *(_difference(last[key], other) for other in others.values())])
     text = table(["network", "pixels", *shown], rows)
-    return f"{text}\n\n{_floors(found, FLOORS)}\n\nOne run, 67 frames cut square, masks of 256 pixels."
+    over = table(["pixels", "Jaccard", *(f"{trained.spec.name} over {name}" for name in others)], wins)
+    return (
+        f"{text}\n\n{_floors(found, FLOORS)}\n\nOne run, 67 frames cut square, masks of 256 pixels.\n\n"
+        f"{over}\n\nMean over the sequences that the frames are from ± 95 % interval (Student's t)."
+    )
+
+
+def _difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
+    found = paired(values, others)
+    assert found is not None, "the sequences of both are the same"
+    return f"{found.mean:+.3f} ± {found.half:.3f}"
+
+
+def _of_sequences(run: SavedRun, data: Parquet, masks: AttentionMasks) -> dict[str, dict[int, float]]:
+    """The mean of each score over the frames of each sequence."""
+    with run.encoder("teacher") as encode:
+        frames = masks.of_each(encode, data)
+    labels = torch.cat([labels for _, labels in data.test(64)]).tolist()
+    found: dict[str, dict[int, list[float]]] = {}
+    for index, row in frames.items():
+        for key, value in row.items():
+            found.setdefault(key, {}).setdefault(labels[index], []).append(value.item())
+    return {key: {s: fmean(values) for s, values in of.items()} for key, of in found.items()}
 
 
 def _floors(found: Scores, names: Mapping[str, Sequence[str]]) -> str:

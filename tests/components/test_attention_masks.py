@@ -50,7 +50,9 @@ def test_scores_are_those_of_loops(size: int) -> None:
     images, maps = noise(5, size), objects(5, size)
     maps[3] = torch.where(maps[3] > 0, 255, 0)  # an image without an object
     asked, data = encoder(size, 2), Drawn(images, maps)
-    scores = AttentionMasks(images=None, masses=(0.3, 0.6)).forward(asked, data)
+    evaluator = AttentionMasks(images=None, masses=(0.3, 0.6))
+    scores, each = evaluator.forward(asked, data), evaluator.of_each(asked, data)
+    assert list(each) == [0, 1, 2, 4]
     attention = asked.annotated(data, None).output.attention
     assert attention is not None
     best: dict[float, list[float]] = {0.3: [], 0.6: []}

@@ -76,17 +76,21 @@ class AttentionMasks:
 
     def forward(self, encode: Encoder, data: Any) -> dict[str, float]:
         """Jaccard by mass and head, and the floors."""
+        rows = self.of_each(encode, data).values()
+        if not rows:
+            images = data.test_images if self.images is None else self.images
+            raise UserError(f"evaluator attention_masks: none of {images} images has an object")
+        return {name: torch.stack([row[name] for row in rows]).mean().item() for name in next(iter(rows))}
+
+    def of_each(self, encode: Encoder, data: Any) -> dict[int, dict[str, Tensor]]:
+        """The same of each test image that has an object, by its index."""
         seen = encode.at(self.pixels, data.channels).annotated(data, self.images)
         maps = maps_of(seen.output)
-        rows: dict[str, list[Tensor]] = {}
-        for values, objects in zip(maps.values, seen.objects, strict=True):
-            if ((objects == 0) | (objects == VOID)).all():
-                continue  # the square in the middle of the image holds none
-            for name, value in self._scores(maps.kind, values, objects).items():
-                rows.setdefault(name, []).append(value)
-        if not rows:
-            raise UserError(f"evaluator attention_masks: none of {len(seen.images)} images has an object")
-        return {name: torch.stack(values).mean().item() for name, values in rows.items()}
+        return {
+            i: self._scores(maps.kind, values, objects)
+            for i, (values, objects) in enumerate(zip(maps.values, seen.objects, strict=True))
+            if ((objects > 0) & (objects != VOID)).any()
+        }
 
     def _scores(self, kind: str, values: Tensor, objects: Tensor) -> dict[str, Tensor]:
         """Scores of one image from maps [heads, h, w] and objects [H, W]."""
