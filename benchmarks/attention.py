@@ -98,16 +98,20 @@ def on_davis(folder: Path, path: Path) -> str:
     }
     frames = str(folder / "davis_masks")
     data = Parquet(CPU, path=frames, size=256, train=None, label_column="sequence", mask_column="mask")
+    sequences = torch.cat([labels for _, labels in data.test(64)]).tolist()
     rows, wins = [], []
     crop = trained.size
     for pixels in (crop, 2 * crop, 4 * crop):
         masks = AttentionMasks(images=None, pixels=pixels)
         boxes = AttentionBoxes(images=None, pixels=pixels, centre=True)
+        of_networks = []
         for name, run in networks.items():
-            found = scores_of(run, data, [masks, boxes])
+            with run.encoder("teacher") as encode:
+                found = masks.forward(encode, data) | boxes.forward(encode, data)
+                of_networks.append(_of_sequences(masks.of_each(encode, data), sequences))
             shown = [key for key in found if not key.startswith(("head", "centre_box", "whole_image"))]
             rows.append([name, pixels, *(f"{found[key]:.3f}" for key in shown)])
-        first, last = (_of_sequences(run, data, masks) for run in networks.values())
+        first, last = of_networks
         for key, title in MASKS.items():
             others = {"random weights": first[key], "the centre square": last["centre_box"]}
             wins.append([pixels, title, *(_difference(last[key], other) for other in others.values())])
@@ -125,15 +129,14 @@ def _difference(values: Mapping[int, float], others: Mapping[int, float]) -> str
     return f"{found.mean:+.3f} ± {found.half:.3f}"
 
 
-def _of_sequences(run: SavedRun, data: Parquet, masks: AttentionMasks) -> dict[str, dict[int, float]]:
+def _of_sequences(
+    frames: Mapping[int, Mapping[str, torch.Tensor]], sequences: Sequence[int]
+) -> dict[str, dict[int, float]]:
     """The mean of each score over the frames of each sequence."""
-    with run.encoder("teacher") as encode:
-        frames = masks.of_each(encode, data)
-    labels = torch.cat([labels for _, labels in data.test(64)]).tolist()
     found: dict[str, dict[int, list[float]]] = {}
     for index, row in frames.items():
         for key, value in row.items():
-            found.setdefault(key, {}).setdefault(labels[index], []).append(value.item())
+            found.setdefault(key, {}).setdefault(sequences[index], []).append(value.item())
     return {key: {s: fmean(values) for s, values in of.items()} for key, of in found.items()}
 
 

@@ -48,7 +48,9 @@ def export(
 
 
 def _must_exist(run: Path) -> None:
-    from dino_lab.runs.checkpoint import is_checkpoint
+    if run.is_dir():
+        return
+    from dino_lab.runs.checkpoint import is_checkpoint  # imports torch
 
-    if not run.is_dir() and not is_checkpoint(run):
+    if not is_checkpoint(run):
         raise UserError(f"{run}: neither the folder of a run nor a checkpoint in one")
